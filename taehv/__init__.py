@@ -1,0 +1,3 @@
+"""Training tiny video autoencoders, reproducibly."""
+
+__version__ = "0.1.0"

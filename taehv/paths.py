@@ -1,0 +1,93 @@
+"""The one place that knows where things are, relative to the pipeline's working directory."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+PARAMS = Path("params.yaml")
+PROFILES = Path("profiles")
+
+DATA = Path("data")
+MANIFEST = DATA / "manifest.csv"
+CLIPS = DATA / "clips"
+TEACHER = DATA / "teacher"
+QUARANTINE = DATA / "quarantine.csv"
+DATASET = DATA / "dataset.json"
+PREPARE_PARAMS = DATA / "params.resolved.yaml"
+
+RUNS = Path("runs")
+GATE_VERDICT = RUNS / "gate_psnr.json"
+GATE_PARAMS = RUNS / "gate_psnr.params.yaml"
+REPORTS = Path("reports")
+
+
+def main_repository() -> Path:
+    """The repository that the user works in.
+
+    Queued and temporary DVC experiments run in a copy elsewhere; DVC_ROOT then names the main repository, where
+    stores that outlive the copy belong (the tracking database, work in progress).
+    """
+    return Path(os.environ.get("DVC_ROOT", ".")).resolve()
+
+
+@dataclass(frozen=True)
+class TrainingOutputs:
+    """The files of one training run, below ``root``."""
+
+    root: Path
+
+    @property
+    def best_model(self) -> Path:
+        return self.root / "best_model"
+
+    @property
+    def best_weights(self) -> Path:
+        return self.best_model / "model.safetensors"
+
+    @property
+    def best_info(self) -> Path:
+        return self.best_model / "model_info.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def history(self) -> Path:
+        return self.root / "validation_history.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.json"
+
+    @property
+    def log(self) -> Path:
+        return self.root / "train.log"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.root / "tensorboard"
+
+    @property
+    def samples(self) -> Path:
+        return self.root / "samples.png"
+
+    @property
+    def mlflow(self) -> Path:
+        return self.root / "mlflow.json"
+
+    @property
+    def params(self) -> Path:
+        return self.root / "params.resolved.yaml"
+
+
+def training_outputs(stage: str) -> TrainingOutputs:
+    """Where a finished training stage's outputs are."""
+    return TrainingOutputs(RUNS / stage)
+
+
+def work_folder(stage: str, fingerprint: str) -> Path:
+    """Where a stage's unfinished work lives: outside DVC's outputs, so that a rerun finds it again."""
+    return main_repository() / ".work" / stage / fingerprint[:16]

@@ -1,0 +1,78 @@
+"""Profiles: what a machine is, and what changes only speed and memory there. Nothing here changes a result."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+
+from taehv import paths
+from taehv.strict_config import Bounds, ConfigError, Problem, Reading, read
+
+ENVIRONMENT_VARIABLE = "TAEHV_PROFILE"
+DEFAULT_PROFILE = "local"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One machine (profiles/<name>.yaml)."""
+
+    name: str
+    description: str
+    launcher: Literal["inline", "torchrun", "accelerate"]
+    """`inline`: training runs in the stage's own process; the others start `processes` of them."""
+    processes: Annotated[int, Bounds(low=1)]
+    """Training processes on this machine; one per GPU where there are GPUs."""
+    gpus: Annotated[int, Bounds(low=0)]
+    """GPUs that must be present; 0 trains on the CPU."""
+    gpu_name: str | None
+    """Text that each GPU's name must contain, e.g. H100."""
+    per_device: Annotated[int, Bounds(low=1)]
+    """Clips per micro-batch on each device."""
+    validation_batch: Annotated[int, Bounds(low=1)]
+    """Clips per batch in validation on each device."""
+    threads: Annotated[int, Bounds(low=1)] | None
+    """CPU threads per process; null uses all cores, shared out over the processes."""
+    workers: Annotated[int, Bounds(low=1)] | None
+    """Processes that decode videos in prepare_data; null uses all cores."""
+    log_every: Annotated[int, Bounds(low=1)]
+    """Steps between logged training metrics."""
+    checkpoint_every: Annotated[int, Bounds(low=1)]
+    """Steps between rolling checkpoints, from which a crashed run goes on."""
+    keep_checkpoints: Annotated[int, Bounds(low=1)]
+    """Rolling checkpoints kept."""
+    targets: tuple[str, ...]
+    """The DVC stages that this machine runs up to."""
+
+
+def load_profile(name: str | None = None, folder: Path = paths.PROFILES) -> Profile:
+    """The named profile; without a name, the one of TAEHV_PROFILE, or `local`.
+
+    Raises:
+        ConfigError: no such profile, or its file has problems; all of them are listed.
+    """
+    name = name or os.environ.get(ENVIRONMENT_VARIABLE) or DEFAULT_PROFILE
+    path = folder / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml"))) or f"none in {folder}"
+        raise ConfigError("profile", [Problem("profile", f"must be one of {known}, got {name!r}")])
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(str(path), [Problem("(file)", f"is not valid YAML: {error}")]) from error
+    reading = Reading()
+    profile = read(Profile, raw, reading)
+    if {"launcher", "processes"} <= reading.values.keys():
+        if reading.values["launcher"] == "inline" and reading.values["processes"] != 1:
+            reading.reject("processes", "must be 1 with the inline launcher; use torchrun or accelerate for more")
+    if {"gpus", "processes"} <= reading.values.keys() and reading.values["gpus"] not in (
+        0,
+        reading.values["processes"],
+    ):
+        reading.reject("gpus", f"must be 0 or equal to processes ({reading.values['processes']})")
+    if reading.problems or profile is None:
+        raise ConfigError(str(path), reading.problems)
+    return profile

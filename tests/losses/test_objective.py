@@ -1,0 +1,106 @@
+"""Every configured weight is really used, on aligned frames, without a clamp in the way."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+
+from taehv.losses.encoder import encoder_per_clip
+from taehv.losses.objective import Objective
+from taehv.losses.recon import recon_per_clip
+from taehv.model.init import create_model
+from taehv.model.taehv import TAEHV
+from taehv.model.variants import VARIANTS
+from taehv.params import LossWeights
+
+VARIANT = VARIANTS["hunyuan_video"]
+WEIGHTS = LossWeights(recon=10.0, encoder=0.1, decoder=0.1, perceptual=0.0, seraena=0.0)
+TERMS = ("recon", "encoder", "decoder")
+
+
+def student() -> TAEHV:
+    return create_model(VARIANT, 1 / 16, "torch_default", seed=1)
+
+
+def frames() -> Tensor:
+    return torch.rand(2, 8, 3, 16, 16, generator=torch.Generator().manual_seed(2))
+
+
+def teacher_latents() -> Tensor:
+    return torch.randn(2, 2, 16, 2, 2, generator=torch.Generator().manual_seed(3))
+
+
+def gradient(weights: LossWeights) -> Tensor:
+    objective = Objective(student(), weights)
+    objective.weighted_sum(objective(frames(), teacher_latents())).backward()
+    return torch.cat([parameter.grad.flatten() for parameter in objective.parameters() if parameter.grad is not None])
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_changing_one_weight_alone_changes_the_gradient(term: str) -> None:
+    changed = dataclasses.replace(WEIGHTS, **{term: 2 * getattr(WEIGHTS, term)})
+    assert not torch.equal(gradient(WEIGHTS), gradient(changed))
+
+
+def test_the_gradient_is_the_weighted_sum_of_each_terms_gradient() -> None:
+    """Also: the recon weight holds with and without a teacher."""
+    alone = {term: Objective(student(), only(term)) for term in TERMS}
+    total = torch.zeros(())
+    for term, objective in alone.items():
+        total = total + getattr(WEIGHTS, term) * objective(frames(), teacher_latents())[term].sum()
+    expected = torch.zeros_like(gradient(WEIGHTS))
+    for term, objective in alone.items():
+        (getattr(WEIGHTS, term) * objective(frames(), teacher_latents())[term].sum()).backward()
+        parts = [p.grad.flatten() if p.grad is not None else torch.zeros(p.numel()) for p in objective.parameters()]
+        expected += torch.cat(parts)
+    torch.testing.assert_close(gradient(WEIGHTS), expected, rtol=1e-4, atol=1e-6)
+
+
+def only(term: str) -> LossWeights:
+    return LossWeights(**{name: 1.0 if name == term else 0.0 for name in (*TERMS, "perceptual", "seraena")})
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_a_term_without_weight_is_not_computed(term: str) -> None:
+    objective = Objective(student(), dataclasses.replace(WEIGHTS, **{term: 0.0}))
+    assert set(objective(frames(), teacher_latents())) == set(TERMS) - {term}
+
+
+def test_without_encoder_and_decoder_terms_no_teacher_is_needed() -> None:
+    objective = Objective(student(), only("recon"))
+    assert not objective.needs_teacher
+    assert set(objective(frames(), None)) == {"recon"}
+
+
+def test_the_target_of_decoded_frame_j_is_frame_j() -> None:
+    """Frames that show their number: the loss is zero only for the unshifted target."""
+    numbers = torch.arange(12.0).reshape(1, 12, 1, 1, 1).expand(1, 12, 3, 8, 8)
+    decoded = numbers[:, :9]
+    assert recon_per_clip(decoded, numbers).item() == 0.0
+    assert recon_per_clip(decoded, numbers[:, 3:]).item() == pytest.approx(9.0)
+
+
+def test_the_loss_sees_values_outside_0_1() -> None:
+    target = torch.ones(1, 1, 3, 8, 8)
+    too_bright = torch.full_like(target, 1.5).requires_grad_()
+    loss = recon_per_clip(too_bright, target)
+    loss.sum().backward()
+    assert loss.item() == pytest.approx(0.25)
+    assert too_bright.grad is not None
+    assert too_bright.grad.abs().min() > 0
+
+
+def test_the_models_decoder_output_is_not_clamped() -> None:
+    model = student()
+    with torch.no_grad():
+        for layer in (model.decoder[-1],):
+            layer.bias.fill_(3.0)  # type: ignore[union-attr,operator]
+        assert model.decode(teacher_latents()).min() > 1.0
+
+
+def test_latents_of_another_shape_are_refused_not_broadcast() -> None:
+    with pytest.raises(ValueError, match="different shapes"):
+        encoder_per_clip(torch.zeros(2, 3, 16, 2, 2), torch.zeros(2, 1, 16, 2, 2))
