@@ -1,0 +1,1 @@
+"""One thin script per DVC stage: read the parameters, call taehv, track."""

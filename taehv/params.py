@@ -147,13 +147,18 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Optim:
-    name: Literal["adamw"]
+    name: Literal["adamw", "muon"]
+    """`adamw` for everything, or `muon` for the convolution filters and AdamW for the biases."""
     lr: Annotated[float, Positive]
-    """Peak learning rate."""
+    """Peak learning rate of AdamW."""
+    muon_lr: Annotated[float, Positive] | None
+    """Peak learning rate of Muon; null with `adamw`."""
+    muon_momentum: Annotated[float, Bounds(0.0, 1.0, high_open=True)] | None
+    """Momentum of Muon; null with `adamw`."""
     betas: tuple[Annotated[float, Bounds(0.0, 1.0, high_open=True)], Annotated[float, Bounds(0.0, 1.0, high_open=True)]]
     eps: Annotated[float, Positive]
     weight_decay: Annotated[float, NonNegative]
-    """Decoupled weight decay, on convolution weights only."""
+    """Decoupled weight decay, on convolution filters only."""
     clip_grad_norm: Annotated[float, Positive]
     """Largest L2 norm of the whole gradient."""
     warmup_steps: Annotated[int, NonNegative]
@@ -322,9 +327,9 @@ def _impossible_combinations(values: Mapping[str, Any], raw: object) -> Iterator
     """Rules over several keys; a rule whose keys could not be read is left out (their own problem is listed)."""
     yield from _loss_problems(values)
     yield from _source_problems(values)
-    if {"evaluate.parity_tolerance_db", "evaluate.parity_fail_db"} <= values.keys():
-        if values["evaluate.parity_fail_db"] < values["evaluate.parity_tolerance_db"]:
-            yield Problem("evaluate.parity_fail_db", "must be at least evaluate.parity_tolerance_db")
+    tolerance, fail = values.get("evaluate.parity_tolerance_db"), values.get("evaluate.parity_fail_db")
+    if tolerance is not None and fail is not None and fail < tolerance:
+        yield Problem("evaluate.parity_fail_db", f"must be at least evaluate.parity_tolerance_db ({tolerance:g})")
     scales = raw.get("scales") if isinstance(raw, Mapping) else None
     names = [str(name) for name in scales] if isinstance(scales, Mapping) else []
     if names and "scale" in values and values["scale"] not in names:
@@ -362,8 +367,9 @@ def _data_problems(values: Mapping[str, Any], scale: str) -> Iterator[Problem]:
         pair = values.get(f"{data}.{size}"), values.get(f"{data}.{canvas}")
         if None not in pair and pair[1] < pair[0]:  # type: ignore[operator]
             yield Problem(f"{data}.{canvas}", f"must be >= {size} ({pair[0]}): the crop is cut from it, got {pair[1]}")
-    fractions = [values.get(f"{data}.split.{part}") for part in ("train", "val", "test")]
-    if None not in fractions and abs(sum(fractions) - 1.0) > 1e-9:
+    parts = [f"{data}.split.{part}" for part in ("train", "val", "test")]
+    fractions = [values[part] for part in parts if part in values]
+    if len(fractions) == len(parts) and abs(sum(fractions) - 1.0) > 1e-9:
         yield Problem(f"{data}.split", f"train + val + test must be 1, got {sum(fractions):g}")
     name = values.get(f"{scale}.model.variant")
     if name is None:
@@ -405,6 +411,11 @@ def _schedule_problems(values: Mapping[str, Any], scale: str) -> Iterator[Proble
             yield Problem("h100_train.resume_from_a800_step", message)
         elif resume >= train_steps:  # type: ignore[operator]
             yield Problem("h100_train.resume_from_a800_step", f"must be < {scale}.steps.h100_train ({train_steps})")
+    name = values.get(f"{scale}.optim.name")
+    for key in ("muon_lr", "muon_momentum"):
+        dotted = f"{scale}.optim.{key}"
+        if name is not None and dotted in values and (values[dotted] is None) == (name == "muon"):
+            yield Problem(dotted, "must be a number with muon" if name == "muon" else f"must be null with {name}")
     warmup, decay = values.get(f"{scale}.optim.warmup_steps"), values.get(f"{scale}.optim.decay_steps")
     if None not in (warmup, decay) and warmup >= decay:  # type: ignore[operator]
         yield Problem(f"{scale}.optim.warmup_steps", f"must be < decay_steps ({decay}), got {warmup}")

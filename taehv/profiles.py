@@ -65,9 +65,8 @@ def load_profile(name: str | None = None, folder: Path = paths.PROFILES) -> Prof
         raise ConfigError(str(path), [Problem("(file)", f"is not valid YAML: {error}")]) from error
     reading = Reading()
     profile = read(Profile, raw, reading)
-    if {"launcher", "processes"} <= reading.values.keys():
-        if reading.values["launcher"] == "inline" and reading.values["processes"] != 1:
-            reading.reject("processes", "must be 1 with the inline launcher; use torchrun or accelerate for more")
+    if reading.values.get("launcher") == "inline" and reading.values.get("processes", 1) != 1:
+        reading.reject("processes", "must be 1 with the inline launcher; use torchrun or accelerate for more")
     if {"gpus", "processes"} <= reading.values.keys() and reading.values["gpus"] not in (
         0,
         reading.values["processes"],

@@ -99,6 +99,8 @@ def test_a_wrong_value_is_one_problem_with_its_key(path: str, value: object) -> 
         ({"loss__recon": 0.0, "loss__decoder": 0.0}, "loss.decoder"),
         ({"loss__recon": 0.0, "loss__encoder": 0.0}, "loss.encoder"),
         ({"h100_train__resume_from_a800_step": 500}, "h100_train.resume_from_a800_step"),
+        ({"scales__embedded__optim__name": "adamw"}, "scales.embedded.optim.muon_lr"),
+        ({"scales__full__optim__name": "muon"}, "scales.full.optim.muon_lr"),
         ({"evaluate__parity_fail_db": 0.1}, "evaluate.parity_fail_db"),
         ({"scales__embedded__optim__warmup_steps": 1000}, "scales.embedded.optim.warmup_steps"),
     ],
@@ -114,7 +116,7 @@ def test_all_problems_are_listed_at_once_type_errors_and_combinations_together()
 
 def test_an_exponent_without_a_point_gets_a_hint() -> None:
     raw = yaml.safe_load((REPOSITORY / "params.yaml").read_text().replace("lr: 3.0e-3", "lr: 3e-3"))
-    with pytest.raises(ConfigError, match="write 1.0e-4, not 1e-4"):
+    with pytest.raises(ConfigError, match=r"write 1\.0e-4, not 1e-4"):
         parse_params(raw)
 
 

@@ -1,0 +1,1 @@
+"""One file per loss term, and the objective that weighs them."""

@@ -1,0 +1,1 @@
+"""The autoencoder: variants, layers, initial weights, model folders."""

@@ -1,0 +1,78 @@
+"""What a800_test and h100_train share: start the processes, train, report, publish."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from taehv import atomic, launch, paths, tracking
+from taehv.errors import UserError
+from taehv.params import Params, TrainingStage, load_params
+from taehv.profiles import load_profile
+from taehv.training.console import start_logging
+from taehv.training.job import TrainingJob
+from taehv.training.lock import work_lock
+from taehv.training.loop import Trainer, start_accelerator
+from taehv.training.outputs import publish
+from taehv.training.recorder import NullRecorder
+
+log = logging.getLogger("taehv.stages")
+
+
+def run_training_stage(stage: TrainingStage, resume_point: Callable[[Params], Path | None]) -> int:
+    """Run a training stage to its end; returns its exit code.
+
+    Args:
+        stage: which one.
+        resume_point: checks what must be true before training may start, and names a checkpoint to start from.
+    """
+    params = load_params()
+    profile = load_profile()
+    job = TrainingJob(stage, params, profile, dataset_sha256(), paths.CLIPS, paths.TEACHER, resume=resume_point(params))
+    launched = launch.run_if_launcher_needed(profile, stage)
+    if launched is not None:
+        return launched
+    accelerator = start_accelerator(job)
+    start_logging(job.work.log, main_process=accelerator.is_main_process)
+    if not accelerator.is_main_process:
+        Trainer(job, accelerator, NullRecorder()).run()
+        return 0
+    with work_lock(job.work.root):
+        train_and_publish(job, accelerator)
+    shutil.rmtree(job.work.root)
+    return 0
+
+
+def dataset_sha256() -> str:
+    """The identity of the prepared data.
+
+    Raises:
+        UserError: prepare_data has not run.
+    """
+    try:
+        return str(json.loads(paths.DATASET.read_text(encoding="utf-8"))["dataset_sha256"])
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{paths.DATASET} is missing or unreadable; run: dvc repro prepare_data") from error
+
+
+def train_and_publish(job: TrainingJob, accelerator: Accelerator) -> None:
+    """The first process's part: train, publish the outputs, and track all of it."""
+    work, published = job.work, paths.training_outputs(job.stage)
+    log.info("%s: work in progress is in %s", job.stage, work.root)
+    with tracking.stage_run(
+        job.stage, job.params, job.profile, journal=work.root / "journal.jsonl", tensorboard=work.tensorboard
+    ) as run:
+        run.dataset(paths.DATASET)
+        outcome = Trainer(job, accelerator, run).run()
+        metrics = outcome.metrics | {"git_commit": tracking.current_git().commit}
+        publish(work, published, job, metrics)
+        write_sample_strips(published, job)
+        for path in (published.history, published.metrics, published.log, published.params, published.samples):
+            run.artifact(path)
+        model_id = run.model(published.best_model, metrics=metrics["best"])
+        atomic.write_json(published.mlflow, {"schema": 1, "run_id": run.run_id, "model_id": model_id})
+        if outcome.stopped_early is not None:
+            run.tags({"stopped_early": outcome.stopped_early})

@@ -1,0 +1,174 @@
+"""The gate's findings in words that help: what failed, what the run looked like, what to look at next.
+
+The hints say what a number is consistent with, not what it proves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from taehv.params import Params
+from taehv.records import HistoryRow, finite
+
+LEGACY_BALANCE = {"recon": 0.1, "encoder": 1.0, "decoder": 1.0}
+MEAN_COLOUR_DB = 17.2
+"""PSNR of each sample clip's own mean colour, measured: what a model reaches that reproduces no structure at all."""
+BROKEN_BELOW_DB = 10.0
+"""Well below mean colour: longer training does not mend that."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a run left, as far as it could be read."""
+
+    gate_step: int
+    history: tuple[HistoryRow, ...]
+    history_problem: str | None
+    """Why the history is empty."""
+    metrics: dict[str, Any]
+    """metrics.json, or empty."""
+    metrics_problem: str | None
+    dataset_sha256: str | None
+
+    @property
+    def gate_row(self) -> HistoryRow | None:
+        return next((row for row in self.history if row["step"] == self.gate_step), None)
+
+    @property
+    def up_to_gate(self) -> tuple[HistoryRow, ...]:
+        return tuple(row for row in self.history if row["step"] <= self.gate_step)
+
+
+def diagnose(evidence: Evidence, params: Params, failures: list[str], warnings: list[str]) -> str:
+    """Readable text, several lines: findings, the run's course, hints, and how to tell which run it was."""
+    lines: list[str | None] = [f"gate_psnr {'failed' if failures else 'passed'}"]
+    lines += [f"  FAILED   {failure}" for failure in failures]
+    lines += [f"  warning  {warning}" for warning in warnings]
+    lines += ["", _course(evidence), _sources(evidence), _dominating_term(evidence)]
+    hints = _hints(evidence, params) if failures else []
+    if hints:
+        lines += ["", "What this is consistent with:", *(f"  - {hint}" for hint in hints)]
+    lines += ["", _identity(evidence, params)]
+    if failures:
+        lines += [
+            "",
+            "Next: look at runs/a800_test/train.log and the validation curve (make ui), mend params.yaml or the data, "
+            "then run: dvc repro",
+        ]
+    return "\n".join(line for line in lines if line is not None)
+
+
+def _course(evidence: Evidence) -> str | None:
+    if not evidence.history:
+        return f"Validation PSNR: none; {evidence.history_problem}"
+    shown = "  ".join(f"{row['step']}: {_decibel(row.get('psnr'))}" for row in _thinned(evidence.history))
+    return f"Validation PSNR in dB by step: {shown}"
+
+
+def _thinned(rows: tuple[HistoryRow, ...], most: int = 12) -> list[HistoryRow]:
+    every = -(-len(rows) // most)
+    return [row for i, row in enumerate(rows) if i % every == 0 or i == len(rows) - 1]
+
+
+def _sources(evidence: Evidence) -> str | None:
+    by_source = (evidence.gate_row or {}).get("psnr_by_source")
+    if not isinstance(by_source, dict) or not by_source:
+        return None
+    worst_first = sorted(by_source.items(), key=lambda item: finite(item[1]) or float("-inf"))
+    shown = ", ".join(f"{source} {_decibel(value)}" for source, value in worst_first[:5])
+    return f"By source at step {evidence.gate_step}, worst first: {shown}"
+
+
+def _dominating_term(evidence: Evidence) -> str:
+    shares = _shares(evidence)
+    if not shares:
+        return f"Loss terms: not recorded{f' ({evidence.metrics_problem})' if evidence.metrics_problem else ''}"
+    shown = ", ".join(f"{term} {share:.0%}" for term, share in shares)
+    return f"Loss terms, weighted, at the end of the run: {shown}; {shares[0][0]} dominates"
+
+
+def _shares(evidence: Evidence) -> list[tuple[str, float]]:
+    terms = evidence.metrics.get("loss_terms")
+    if not isinstance(terms, dict):
+        return []
+    shares = [(str(term), finite(entry.get("share"))) for term, entry in terms.items() if isinstance(entry, dict)]
+    return sorted(((term, share) for term, share in shares if share is not None), key=lambda pair: -pair[1])
+
+
+def _hints(evidence: Evidence, params: Params) -> list[str]:
+    return [*_configuration_hints(evidence, params), *_level_hints(evidence), *_course_hints(evidence, params)]
+
+
+def _configuration_hints(evidence: Evidence, params: Params) -> list[str]:
+    hints = []
+    loss = params.loss
+    if loss.recon == 0:
+        hints.append("loss.recon is 0: nothing compares the round trip with its input, which is what the gate measures")
+    elif all(getattr(loss, term) == weight for term, weight in LEGACY_BALANCE.items()):
+        hints.append(
+            "the guide's legacy balance (recon 0.1, encoder 1.0, decoder 1.0; with it perceptual 0.02, seraena 0.3, "
+            "lr 5e-5), reported with 4.2 dB at step 1,000. With every term really working the balance alone was "
+            "measured to cost little (at step 150: 18.5 dB against 18.1 dB for the guide's weights), so look for a "
+            "second cause too. Try: loss.recon=10 loss.encoder=0.1 loss.decoder=0.1"
+        )
+    shares = dict(_shares(evidence))
+    if 0 < shares.get("recon", 1.0) < 0.2:
+        hints.append(f"recon is only {shares['recon']:.0%} of the weighted loss: try a larger loss.recon")
+    lr = params.active.optim.lr
+    if params.scale == "embedded" and lr <= 1e-4:
+        hints.append(f"lr {lr:g} is small for a short run of the embedded scale (3e-3 is its default)")
+    return hints
+
+
+def _level_hints(evidence: Evidence) -> list[str]:
+    psnr = finite((evidence.gate_row or {}).get("psnr"))
+    if psnr is None:
+        return []
+    if psnr < BROKEN_BELOW_DB:
+        return [
+            f"{psnr:.1f} dB is worse than a clip's mean colour (about {MEAN_COLOUR_DB} dB on the sample clips): rather "
+            "a broken comparison or a diverged run than too little training. Look at: targets shifted against the "
+            "output (a shift of 3 frames alone ruins PSNR), frames not in [0, 1], channels in another order, a "
+            "learning rate that diverges, weights not finite"
+        ]
+    if psnr < MEAN_COLOUR_DB:
+        return [
+            f"{psnr:.1f} dB is no better than a clip's mean colour (about {MEAN_COLOUR_DB} dB on the sample clips): "
+            "the model reproduces no structure yet. Look at the learning rate and at which loss term dominates"
+        ]
+    return []
+
+
+def _course_hints(evidence: Evidence, params: Params) -> list[str]:
+    hints = []
+    stopped = evidence.metrics.get("stopped_early")
+    if stopped == "aborted_at_gate":
+        hints.append(f"a800_test ended itself: at most {params.a800_test.abort_below_db:g} dB at the gate step")
+    if stopped == "patience" and evidence.gate_row is None:
+        hints.append("early stopping ended the run before the gate step: validation PSNR had stopped improving")
+    row = evidence.gate_row or {}
+    averaged, raw = finite(row.get("psnr")), finite(row.get("psnr_raw"))
+    if averaged is not None and raw is not None and raw > averaged + 1.0:
+        hints.append(
+            f"the raw weights reach {raw:.2f} dB: the moving average lags behind, try a smaller optim.ema_decay"
+        )
+    rows = evidence.up_to_gate
+    if len(rows) > 1 and averaged is not None and averaged > MEAN_COLOUR_DB:
+        before = finite(rows[-2].get("psnr"))
+        if before is not None and averaged - before > 0.5:
+            gain = f"{averaged - before:.1f} dB between steps {rows[-2]['step']} and {rows[-1]['step']}"
+            hints.append(f"PSNR is still rising ({gain}): slow rather than broken")
+    return hints
+
+
+def _identity(evidence: Evidence, params: Params) -> str:
+    dataset = evidence.dataset_sha256 or evidence.metrics.get("dataset_sha256")
+    hashes = {"dataset": dataset, "params": evidence.metrics.get("params_sha256")}
+    shown = ", ".join(f"{name} {str(value)[:12] if value else 'unknown'}" for name, value in hashes.items())
+    return f"Run: seed {params.seed}, scale {params.scale}, {shown}"
+
+
+def _decibel(value: object) -> str:
+    number = finite(value)
+    return "not measured" if number is None else f"{number:.2f}"

@@ -1,0 +1,59 @@
+"""Reading what a training run left behind, strictly enough to be judged by it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from taehv.errors import UserError
+
+HistoryRow = dict[str, Any]
+"""One validation, a row of the history: ``step``, ``psnr``, ``ssim``, ``lpips``, ``train_loss`` and more."""
+
+
+class RecordError(UserError):
+    """A file of a training run that is missing, unreadable or not what it should be."""
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A JSON file of ours: a mapping with ``"schema": 1``.
+
+    Raises:
+        RecordError: it is missing, not JSON, or of another schema.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RecordError(f"{path} is missing") from error
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{path} cannot be read: {error}") from error
+    if not isinstance(record, dict) or record.get("schema") != 1:
+        raise RecordError(f'{path} is not a mapping with "schema": 1')
+    return record
+
+
+def read_history(path: Path) -> tuple[HistoryRow, ...]:
+    """The validations of a run, by rising step; possibly none.
+
+    Raises:
+        RecordError: as ``read_record``, or rows without a step, or steps that do not rise.
+    """
+    rows = read_record(path).get("history")
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise RecordError(f'{path}: "history" is not a list of validations')
+    steps = [row.get("step") for row in rows]
+    if not all(isinstance(step, int) and not isinstance(step, bool) for step in steps):
+        raise RecordError(f"{path}: a validation has no whole-numbered step")
+    if any(later <= earlier for earlier, later in itertools.pairwise(steps)):
+        raise RecordError(f"{path}: the steps do not rise: {steps}")
+    return tuple(rows)
+
+
+def finite(value: object) -> float | None:
+    """``value`` as a float where it is a finite number; None for NaN, infinity, null and anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)

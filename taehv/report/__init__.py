@@ -1,0 +1,1 @@
+"""Figures, videos and the HTML report of finished runs."""

@@ -1,0 +1,1 @@
+"""One training loop: step, validation, schedule, checkpoints, resume."""

@@ -1,0 +1,51 @@
+"""The clips of a step, read one step ahead of the computation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import torch
+from torch import Tensor
+
+from taehv.data.sampler import SlotDraw, SlotSampler, load_slots
+from taehv.data.store import ClipStore
+
+
+class SlotLoader:
+    """Reads this process's slots of any step; which clips they are depends on (seed, step, slot) alone.
+
+    A background thread prepares the next step, so that reading overlaps with computing. The order of calls changes
+    nothing but the waiting time.
+    """
+
+    def __init__(self, store: ClipStore, sampler: SlotSampler, slots: Sequence[int], device: torch.device) -> None:
+        self._store = store
+        self._sampler = sampler
+        self._slots = slots
+        self._device = device
+        self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="clip-reader")
+        self._ahead: tuple[int, Future[Tensor]] | None = None
+
+    def draws(self, step: int) -> list[SlotDraw]:
+        """What this process's slots of ``step`` show."""
+        return [self._sampler.draw(step, slot) for slot in self._slots]
+
+    def frames(self, step: int) -> Tensor:
+        """(slots, T, 3, H, W) uint8 on the device; the following step is read meanwhile."""
+        if self._ahead is not None and self._ahead[0] == step:
+            frames = self._ahead[1].result()
+        else:
+            frames = self._read(step)
+        self._ahead = (step + 1, self._reader.submit(self._read, step + 1))
+        return frames.to(self._device, non_blocking=True)
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        self._reader.shutdown(wait=True, cancel_futures=True)
+
+    def _read(self, step: int) -> Tensor:
+        frames = load_slots(
+            self._store, self.draws(step), self._sampler.height, self._sampler.width, self._sampler.frames
+        )
+        return frames.pin_memory() if self._device.type == "cuda" else frames

@@ -1,0 +1,86 @@
+"""The files that a training run leaves: validation history, best model, metrics; and publishing them."""
+
+from __future__ import annotations
+
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from taehv import atomic
+from taehv.params import dump_resolved
+from taehv.paths import TrainingOutputs
+from taehv.training.job import TrainingJob
+from taehv.training.state import HistoryEntry, TrainingState
+
+
+def write_history(outputs: TrainingOutputs, history: list[HistoryEntry]) -> None:
+    """validation_history.json."""
+    atomic.write_json(outputs.history, {"schema": 1, "history": history})
+
+
+def write_best_model(outputs: TrainingOutputs, state: TrainingState, job: TrainingJob, entry: HistoryEntry) -> None:
+    """best_model/: the averaged weights under their published names, and what they are."""
+    model = state.ema
+    info = {
+        "schema": 1,
+        "stage": job.stage,
+        "step": entry["step"],
+        "psnr": entry["psnr"],
+        "ssim": entry["ssim"],
+        "lpips": entry["lpips"],
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "fingerprint": job.fingerprint,
+        "params_sha256": job.params_sha256,
+        "dataset_sha256": job.dataset_sha256,
+        "variant": model.variant.name,
+        "width": model.width,
+        "seed": job.params.seed,
+    }
+    partial = outputs.root / ".best_model.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(weights, partial / outputs.best_weights.name)
+    atomic.write_json(partial / outputs.best_info.name, info)
+    shutil.rmtree(outputs.best_model, ignore_errors=True)
+    partial.rename(outputs.best_model)
+
+
+def oom_events(work: TrainingOutputs) -> int:
+    """How often this run, over all its restarts, ran out of GPU memory."""
+    file = work.root / "oom_events"
+    return int(file.read_text(encoding="utf-8")) if file.exists() else 0
+
+
+def count_oom_event(work: TrainingOutputs) -> None:
+    """Remember one more, beyond the end of this process."""
+    atomic.write_text(work.root / "oom_events", str(oom_events(work) + 1))
+
+
+def publish(work: TrainingOutputs, published: TrainingOutputs, job: TrainingJob, metrics: dict[str, Any]) -> None:
+    """Move the finished outputs from the work folder to where DVC and people look for them."""
+    atomic.write_json(work.metrics, metrics)
+    dump_resolved(job.params, work.params)
+    work.checkpoints.mkdir(exist_ok=True)
+    for source in (
+        work.best_model,
+        work.checkpoints,
+        work.history,
+        work.metrics,
+        work.log,
+        work.tensorboard,
+        work.params,
+    ):
+        _replace(published.root / source.name, source)
+
+
+def _replace(target: Path, source: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.is_dir():
+        shutil.rmtree(target)
+    else:
+        target.unlink(missing_ok=True)
+    shutil.move(source, target)

@@ -1,0 +1,59 @@
+"""Everything that a training run is at one moment: what a checkpoint holds and a resumed run gets back."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from taehv.model.taehv import TAEHV
+from taehv.params import Optim
+from taehv.training.optimizers import Optimizers
+from taehv.training.schedule import ema_decay
+
+HistoryEntry = dict[str, Any]
+"""One validation: a row of validation_history.json."""
+
+
+@dataclass
+class Progress:
+    """The part of the state that is numbers and text."""
+
+    step: int = 0
+    """Updates done."""
+    best_psnr: float | None = None
+    best_step: int | None = None
+    validations_without_gain: int = 0
+    skipped_steps: int = 0
+    """Updates not applied because loss or gradient was not finite."""
+    loss_sum: float = 0.0
+    """Sum of the training losses since the last validation, and of how many."""
+    loss_count: int = 0
+    term_sums: dict[str, float] = field(default_factory=dict)
+    """Sums of the unweighted loss terms since the last validation."""
+    loss_terms: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Value, weighted value and share of each term over the window that ended with the last validation."""
+    history: list[HistoryEntry] = field(default_factory=list)
+    resumed_from: dict[str, Any] | None = None
+    """The stage and step of another stage's checkpoint that this run started from."""
+
+
+class TrainingState:
+    """Student, its moving average, optimiser and progress."""
+
+    def __init__(self, student: TAEHV, optim: Optim) -> None:
+        self.student = student
+        self.ema = copy.deepcopy(student).requires_grad_(False).eval()
+        self.optim = optim
+        self.optimizers = Optimizers(student, optim)
+        self.progress = Progress()
+
+    @torch.no_grad()
+    def update_ema(self, step: int) -> None:
+        """Move the averaged weights towards the student's after update ``step``."""
+        averaged: list[Tensor] = list(self.ema.parameters())
+        current: list[Tensor] = list(self.student.parameters())
+        torch._foreach_lerp_(averaged, current, 1.0 - ema_decay(self.optim, step))
