@@ -8,10 +8,19 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+from accelerate import Accelerator
+
 from taehv import atomic, launch, paths, tracking
+from taehv.codecs import round_trip
+from taehv.data.store import ClipStore
 from taehv.errors import UserError
+from taehv.model.weights import load_model
 from taehv.params import Params, TrainingStage, load_params
+from taehv.paths import TrainingOutputs
 from taehv.profiles import load_profile
+from taehv.report.examples import make_examples
+from taehv.report.strips import write_strip
 from taehv.training.console import start_logging
 from taehv.training.job import TrainingJob
 from taehv.training.lock import work_lock
@@ -69,10 +78,19 @@ def train_and_publish(job: TrainingJob, accelerator: Accelerator) -> None:
         outcome = Trainer(job, accelerator, run).run()
         metrics = outcome.metrics | {"git_commit": tracking.current_git().commit}
         publish(work, published, job, metrics)
-        write_sample_strips(published, job)
+        draw_samples(published, accelerator.device)
         for path in (published.history, published.metrics, published.log, published.params, published.samples):
             run.artifact(path)
         model_id = run.model(published.best_model, metrics=metrics["best"])
         atomic.write_json(published.mlflow, {"schema": 1, "run_id": run.run_id, "model_id": model_id})
         if outcome.stopped_early is not None:
             run.tags({"stopped_early": outcome.stopped_early})
+
+
+def draw_samples(published: TrainingOutputs, device: torch.device) -> None:
+    """A strip of frames of one validation clip per source: original, best model, error."""
+    model, _ = load_model(published.best_model)
+    published.samples.mkdir(parents=True, exist_ok=True)
+    codec = {"best model": round_trip(model.to(device))}
+    for example in make_examples(ClipStore.open(paths.CLIPS, "val"), codec, device):
+        write_strip(example, published.samples / f"{example.file_stem}.png")

@@ -5,9 +5,7 @@ The hints say what a number is consistent with, not what it proves.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
+from taehv.gate_checks import Evidence
 from taehv.params import Params
 from taehv.records import HistoryRow, finite
 
@@ -16,28 +14,6 @@ MEAN_COLOUR_DB = 17.2
 """PSNR of each sample clip's own mean colour, measured: what a model reaches that reproduces no structure at all."""
 BROKEN_BELOW_DB = 10.0
 """Well below mean colour: longer training does not mend that."""
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What a run left, as far as it could be read."""
-
-    gate_step: int
-    history: tuple[HistoryRow, ...]
-    history_problem: str | None
-    """Why the history is empty."""
-    metrics: dict[str, Any]
-    """metrics.json, or empty."""
-    metrics_problem: str | None
-    dataset_sha256: str | None
-
-    @property
-    def gate_row(self) -> HistoryRow | None:
-        return next((row for row in self.history if row["step"] == self.gate_step), None)
-
-    @property
-    def up_to_gate(self) -> tuple[HistoryRow, ...]:
-        return tuple(row for row in self.history if row["step"] <= self.gate_step)
 
 
 def diagnose(evidence: Evidence, params: Params, failures: list[str], warnings: list[str]) -> str:
@@ -115,9 +91,9 @@ def _configuration_hints(evidence: Evidence, params: Params) -> list[str]:
     shares = dict(_shares(evidence))
     if 0 < shares.get("recon", 1.0) < 0.2:
         hints.append(f"recon is only {shares['recon']:.0%} of the weighted loss: try a larger loss.recon")
-    lr = params.active.optim.lr
-    if params.scale == "embedded" and lr <= 1e-4:
-        hints.append(f"lr {lr:g} is small for a short run of the embedded scale (3e-3 is its default)")
+    optim = params.active.optim
+    if params.scale == "embedded" and optim.name == "adamw" and optim.lr <= 1e-4:
+        hints.append(f"lr {optim.lr:g} is small for a short run of the embedded scale")
     return hints
 
 
@@ -125,6 +101,12 @@ def _level_hints(evidence: Evidence) -> list[str]:
     psnr = finite((evidence.gate_row or {}).get("psnr"))
     if psnr is None:
         return []
+    earlier = [finite(row.get("psnr")) or 0.0 for row in evidence.up_to_gate[:-1]]
+    if psnr < MEAN_COLOUR_DB < max(earlier, default=0.0):
+        return [
+            f"{max(earlier):.1f} dB had been reached before: training works and then diverges. Look at the learning "
+            "rate, and at the clips of the steps before the fall"
+        ]
     if psnr < BROKEN_BELOW_DB:
         return [
             f"{psnr:.1f} dB is worse than a clip's mean colour (about {MEAN_COLOUR_DB} dB on the sample clips): rather "

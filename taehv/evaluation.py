@@ -138,17 +138,44 @@ def conclude(measured: Mapping[str, Any], parity: Parity, final_psnr_db: float) 
     }
 
 
-def numbers(nested: Mapping[str, Any], prefix: str) -> dict[str, float]:
-    """Every finite number in nested mappings, by its path with slashes: the form that tracking wants."""
+def describe(report: Mapping[str, Any]) -> str:
+    """evaluation.json's conclusion in a few lines of text."""
+    lines = [f"evaluate {'passed' if report['passed'] else 'failed'}"]
+    lines += [f"  FAILED   {reason}" for reason in report["reasons"]]
+    for name, entry in report["models"].items():
+        round_trip, on_latents = _decibel(entry["round_trip"]), _decibel(entry["on_teacher_latents"])
+        lines.append(f"  {name}: test PSNR {round_trip} round trip, {on_latents} on teacher latents")
+    lines.append(f"  teacher {_decibel(report['teacher'])}, mean colour {_decibel(report['mean_colour'])}")
+    lines.append(f"  parity: {report['parity']['verdict']}")
+    absent = [name for name, measured in report["lpips_measured"].items() if not measured]
+    if absent:
+        lines.append(f"  LPIPS ({', '.join(absent)}) is absent: its backbone weights are not on this machine")
+    return "\n".join(lines)
+
+
+def tracked_numbers(report: Mapping[str, Any]) -> dict[str, float]:
+    """Every measured number of evaluation.json as a tracked metric, by its path: ``test/teacher/psnr_db``."""
+    codecs_measured = {**report["models"], "teacher": report["teacher"], "mean_colour": report["mean_colour"]}
+    return _numbers(codecs_measured, "test")
+
+
+def _numbers(nested: Mapping[str, Any], prefix: str) -> dict[str, float]:
     flat: dict[str, float] = {}
     for key, value in nested.items():
+        # Where the worst clip lies is no metric, only its PSNR is.
+        if key in ("clip_id", "first_frame", "frame_stride", "frames", "top", "left", "clips"):
+            continue
         path = f"{prefix}/{key}"
         number = finite(value)
         if isinstance(value, Mapping):
-            flat |= numbers(value, path)
+            flat |= _numbers(value, path)
         elif number is not None:
             flat[path] = number
     return flat
+
+
+def _decibel(summary: Mapping[str, Any]) -> str:
+    return "not a number" if summary["psnr_db"] is None else f"{summary['psnr_db']:.2f} dB"
 
 
 def _evaluate_model(model: TAEHV, teacher: Teacher, reference: Mapping[str, Any], bench: Bench) -> dict[str, Any]:

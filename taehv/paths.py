@@ -72,7 +72,7 @@ class TrainingOutputs:
 
     @property
     def samples(self) -> Path:
-        return self.root / "samples.png"
+        return self.root / "samples"
 
     @property
     def mlflow(self) -> Path:

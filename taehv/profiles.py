@@ -12,6 +12,7 @@ import yaml
 from taehv import paths
 from taehv.strict_config import Bounds, ConfigError, Problem, Reading, read
 
+PROFILES_FOLDER = paths.PROFILES
 ENVIRONMENT_VARIABLE = "TAEHV_PROFILE"
 DEFAULT_PROFILE = "local"
 
@@ -48,7 +49,7 @@ class Profile:
     """The DVC stages that this machine runs up to."""
 
 
-def load_profile(name: str | None = None, folder: Path = paths.PROFILES) -> Profile:
+def load_profile(name: str | None = None, folder: Path = PROFILES_FOLDER) -> Profile:
     """The named profile; without a name, the one of TAEHV_PROFILE, or `local`.
 
     Raises:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -57,3 +58,28 @@ def finite(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return float(value)
+
+
+@dataclass(frozen=True)
+class TrackingIds:
+    """Under which ids a training run and its best model were tracked; None where they were not."""
+
+    run_id: str | None
+    model_id: str | None
+
+    def tags(self, prefix: str) -> dict[str, str]:
+        """Tags that link another run to this one."""
+        ids = {f"{prefix}.run_id": self.run_id, f"{prefix}.model_id": self.model_id}
+        return {name: value for name, value in ids.items() if value is not None}
+
+
+def read_tracking_ids(path: Path) -> TrackingIds:
+    """The ids that a training stage noted; both None where it did not track.
+
+    Raises:
+        RecordError: the file is there but unreadable.
+    """
+    if not path.exists():
+        return TrackingIds(None, None)
+    record = read_record(path)
+    return TrackingIds(record.get("run_id"), record.get("model_id"))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.axes import Axes
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from taehv.params import Gate
@@ -23,10 +24,11 @@ class Curve:
     key: str
     label: str
     band: tuple[tuple[float, float], ...]
+    digits: int = 3
 
 
 CURVES = (
-    Curve("psnr", "PSNR, dB", ((18, 22), (25, 28), (27, 30), (28, 31), (29, 32))),
+    Curve("psnr", "PSNR, dB", ((18, 22), (25, 28), (27, 30), (28, 31), (29, 32)), digits=2),
     Curve("ssim", "SSIM", ((0.70, 0.80), (0.85, 0.90), (0.88, 0.92), (0.90, 0.94), (0.92, 0.95))),
     Curve("lpips", "LPIPS (lower is better)", ((0.15, 0.25), (0.10, 0.15), (0.08, 0.12), (0.06, 0.10), (0.05, 0.08))),
 )
@@ -52,7 +54,7 @@ def write_curves(histories: Mapping[str, Sequence[HistoryRow]], gate: Gate, path
     for axis, (curve, runs) in zip(axes, shown.items(), strict=True):
         _draw_band(axis, curve, right)
         for run, line in runs.items():
-            _draw_run(axis, run, line)
+            _draw_run(axis, curve, run, line)
         if curve.key == "psnr":
             _draw_gate(axis, gate)
         _decorate(axis, curve, right)
@@ -75,7 +77,7 @@ def _draw_band(axis: Axes, curve: Curve, right: float) -> None:
         axis.plot([step, step], [bottom, top], color=BAND, linewidth=3, alpha=0.55, solid_capstyle="butt")
 
 
-def _draw_run(axis: Axes, run: str, line: Series) -> None:
+def _draw_run(axis: Axes, curve: Curve, run: str, line: Series) -> None:
     if not line:
         return
     steps, values = zip(*line, strict=True)
@@ -92,14 +94,20 @@ def _draw_run(axis: Axes, run: str, line: Series) -> None:
         linewidth=1.8,
         label=run,
     )
+    # The runs often end close together: one value above its line, the other below.
+    below = run == "a800_test"
     axis.annotate(
-        f"{values[-1]:.4g}",
+        f"{values[-1]:.{curve.digits}f}",
         (steps[-1], values[-1]),
-        xytext=(7, 0),
+        xytext=(0, -9 if below else 9),
         textcoords="offset points",
-        va="center",
+        ha="center",
+        va="top" if below else "bottom",
         fontsize=8.5,
+        fontweight="bold",
         color=RUN_COLOURS.get(run, INK),
+        path_effects=[withStroke(linewidth=2.5, foreground="white")],
+        zorder=5,
     )
 
 

@@ -13,7 +13,7 @@ from taehv.report.style import INK, MUTED, new_figure, save_png
 
 MAX_FRAMES = 6
 ERROR_GAIN = 4
-CELL_INCHES = 1.55
+CELL_INCHES = 1.3
 LABEL_INCHES = 1.5
 
 Row = tuple[str, str, Video | npt.NDArray[np.float32]]

@@ -22,14 +22,16 @@ def write_side_by_side(example: Example, codec: str, path: Path) -> None:
 
     frames = _side_by_side(example.original, example.decoded[codec].video)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
-        # One thread and bit-exact flags: the same pictures give the same file.
-        options = {"crf": "16", "preset": "medium", "threads": "1"}
+    with av.open(str(path), "w", options={"movflags": "faststart", "fflags": "+bitexact"}) as container:
+        # One thread, no look-ahead, no B-frames: with them x264 does not always give the same file for the same frames.
+        settings = {"threads": "1", "bf": "0", "x264-params": "rc-lookahead=0:sync-lookahead=0:weightp=0"}
+        options = {"crf": "16", "preset": "medium", **settings}
         stream = container.add_stream("libx264", rate=Fraction(FRAMES_PER_SECOND), options=options)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format="yuv420p")
+            container.mux(stream.encode(picture))
         container.mux(stream.encode(None))
 
 

@@ -1,0 +1,82 @@
+"""Stage 5: measure both best models on the test clips, compare the two runs, write the report."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+
+from stages.entry import EXIT_FAILED, run_stage
+from taehv import atomic, codecs, evaluation, parity, paths, tracking
+from taehv.data.store import ClipStore
+from taehv.model.variants import VARIANTS
+from taehv.model.weights import load_model
+from taehv.params import Params, dump_resolved, load_params
+from taehv.parity import Parity
+from taehv.profiles import Profile, load_profile
+from taehv.records import read_tracking_ids
+from taehv.report.build import write_report
+from taehv.report.examples import make_examples
+from taehv.teachers import load_teacher
+
+STAGES = ("a800_test", "h100_train")
+ALIAS = "h100-passed"
+
+
+def main() -> int:
+    """Exit code 1 where the final PSNR or parity fails, after everything was written and tracked."""
+    params, profile = load_params(), load_profile()
+    report, compared = measure(params, profile)
+    track(params, profile, report, compared)
+    print(evaluation.describe(report), file=sys.stdout if report["passed"] else sys.stderr)
+    return 0 if report["passed"] else EXIT_FAILED
+
+
+def measure(params: Params, profile: Profile) -> tuple[dict[str, Any], Parity]:
+    """Everything below reports/; returns evaluation.json and the comparison of the runs."""
+    scale = params.active
+    device = torch.device("cuda" if profile.gpus else "cpu")
+    if profile.threads is not None:
+        torch.set_num_threads(profile.threads)
+    runs = {stage: parity.read_run(paths.training_outputs(stage)) for stage in STAGES}
+    models = {stage: load_model(paths.training_outputs(stage).best_model)[0].to(device) for stage in STAGES}
+    teacher = load_teacher(scale.teacher.name, paths.TEACHER, VARIANTS[scale.model.variant]).to(device)
+    store = ClipStore.open(paths.CLIPS, "test")
+
+    compared = parity.compare(runs["a800_test"], runs["h100_train"], params.evaluate)
+    bench = evaluation.Bench(store, evaluation.available_metrics(device), device, profile.validation_batch)
+    report = evaluation.conclude(
+        evaluation.evaluate(models, teacher, scale.teacher.name, bench), compared, scale.final_psnr_db
+    )
+    shown = {
+        "h100_train": codecs.round_trip(models["h100_train"]),
+        f"teacher ({scale.teacher.name})": codecs.teacher_round_trip(teacher),
+    }
+    atomic.write_json(paths.REPORTS / "evaluation.json", report)
+    parity.write_parity(compared, paths.REPORTS / "parity.json")
+    write_report(paths.REPORTS, report, compared, runs, make_examples(store, shown, device), params.gate)
+    dump_resolved(params, paths.REPORTS / "params.resolved.yaml")
+    return report, compared
+
+
+def track(params: Params, profile: Profile, report: dict[str, Any], compared: Parity) -> None:
+    """Log the report, link both models, and register the H100 model if the evaluation passed."""
+    with tracking.stage_run("evaluate", params, profile) as run:
+        ids = {stage: read_tracking_ids(paths.training_outputs(stage).mlflow) for stage in STAGES}
+        for stage in STAGES:
+            run.tags(ids[stage].tags(stage))
+        run.tags({"verdict": "passed" if report["passed"] else "failed", "parity": compared.verdict})
+        run.metrics(0, evaluation.tracked_numbers(report))
+        for step in compared.steps:
+            run.metrics(step.step, parity.tracked_numbers(step))
+        run.artifact(paths.REPORTS)
+        model_id = ids["h100_train"].model_id
+        if not report["passed"]:
+            run.fail("; ".join(report["reasons"]))
+        elif model_id is not None:
+            run.register(model_id, ALIAS)
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,38 @@
+"""Stage 3: judge the short training. A failed gate ends the pipeline here, before the long training is paid for."""
+
+from __future__ import annotations
+
+import sys
+
+from stages.entry import EXIT_FAILED, run_stage
+from taehv import gate, paths, tracking
+from taehv.params import dump_resolved, load_params
+from taehv.profiles import load_profile
+from taehv.records import read_tracking_ids
+
+ALIAS = "a800-passed"
+
+
+def main() -> int:
+    """Exit code 1 where the gate fails, after the verdict was written and tracked."""
+    params, profile = load_params(), load_profile()
+    tested = paths.training_outputs("a800_test")
+    verdict = gate.judge(tested, params, paths.DATASET)
+    gate.write_verdict(verdict, paths.GATE_VERDICT)
+    dump_resolved(params, paths.GATE_PARAMS)
+    with tracking.stage_run("gate_psnr", params, profile) as run:
+        judged = read_tracking_ids(tested.mlflow)
+        run.tags({"verdict": "passed" if verdict.passed else "failed", **judged.tags("judged")})
+        run.metrics(verdict.step, gate.tracked_numbers(verdict))
+        run.artifact(paths.GATE_VERDICT)
+        run.artifact(paths.GATE_PARAMS)
+        if not verdict.passed:
+            run.fail(f"gate failed: {', '.join(verdict.failed_checks)}")
+        elif judged.model_id is not None:
+            run.register(judged.model_id, ALIAS)
+    print(verdict.diagnosis, file=sys.stdout if verdict.passed else sys.stderr)
+    return 0 if verdict.passed else EXIT_FAILED
+
+
+if __name__ == "__main__":
+    run_stage(main)

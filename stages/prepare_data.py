@@ -1,0 +1,33 @@
+"""DVC stage prepare_data: videos to clips, teacher and dataset.json."""
+
+from __future__ import annotations
+
+from stages.entry import run_stage
+
+# The worker processes that decode videos import this file too, but need none of its imports: those of ``main`` stay
+# inside it, or each worker would load torch and MLflow.
+
+
+def main() -> int:
+    """Prepare the data and track what was made; returns the exit code."""
+    from taehv import paths
+    from taehv.data.prepare import prepare
+    from taehv.params import dump_resolved, load_params
+    from taehv.profiles import load_profile
+    from taehv.teachers.pca import INFO
+    from taehv.tracking import stage_run
+
+    params, profile = load_params(), load_profile()
+    with stage_run("prepare_data", params, profile) as run:
+        dataset = prepare(params, profile)
+        dump_resolved(params, paths.PREPARE_PARAMS)
+        run.dataset(paths.DATASET)
+        run.metrics(0, {f"data/{split}_clips": float(facts["clips"]) for split, facts in dataset["splits"].items()})
+        run.metrics(0, {"data/quarantined": float(dataset["quarantined"]), "data/bytes": float(dataset["bytes"])})
+        for file in (paths.DATASET, paths.QUARANTINE, paths.PREPARE_PARAMS, paths.TEACHER / INFO):
+            run.artifact(file, "data")
+    return 0
+
+
+if __name__ == "__main__":
+    run_stage(main)

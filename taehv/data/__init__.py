@@ -1,0 +1,1 @@
+"""Videos to clips: probing, decoding, splitting, storing, sampling."""

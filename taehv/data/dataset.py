@@ -1,0 +1,72 @@
+"""data/dataset.json: what a dataset is made of, and the hash that identifies it."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from taehv import atomic
+from taehv.data.inspect_video import Quarantined
+from taehv.data.plan import DatasetPlan
+from taehv.data.splits import SPLITS
+from taehv.data.store import ClipRecord
+from taehv.fingerprint import sha256_of_file, sha256_of_json
+from taehv.params import Params
+from taehv.teachers.pca import WEIGHTS
+
+SCHEMA = 1
+
+
+def describe_dataset(
+    params: Params, plan: DatasetPlan, records: Sequence[ClipRecord], quarantined: int, teacher: Path
+) -> dict[str, Any]:
+    """The content of dataset.json. It depends on the clips and the teacher alone, not on time, machine or workers."""
+    data = params.active.data
+    teacher_sha256 = sha256_of_file(teacher / WEIGHTS)
+    return {
+        "schema": SCHEMA,
+        "dataset_sha256": dataset_sha256(records, teacher_sha256),
+        "teacher_sha256": teacher_sha256,
+        "split_rule": plan.rule,
+        "splits": {split: _split_facts([r for r in records if r.split == split]) for split in SPLITS},
+        "sizes": {
+            "train_clip": [data.canvas_frames, 3, data.canvas_height, data.canvas_width],
+            "held_out_clip": [data.frames, 3, data.height, data.width],
+        },
+        "bytes": plan.bytes,
+        "videos": [
+            {
+                "path": video.video.entry.path,
+                "sha256": video.video.entry.sha256,
+                "frames": video.video.info.frames,
+                "height": video.video.info.height,
+                "width": video.video.info.width,
+                "clips": {split: sum(clip.split == split for clip in video.clips) for split in SPLITS},
+            }
+            for video in plan.videos
+        ],
+        "unused": list(plan.unused),
+        "quarantined": quarantined,
+    }
+
+
+def dataset_sha256(records: Sequence[ClipRecord], teacher_sha256: str) -> str:
+    """The hash of the index, which holds every clip's hash, in order, and of the teacher."""
+    return sha256_of_json({"clips": [dataclasses.asdict(record) for record in records], "teacher": teacher_sha256})
+
+
+def write_quarantine(path: Path, quarantined: Sequence[Quarantined]) -> None:
+    """Write quarantine.csv: every video that was left out, and why."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(field.name for field in dataclasses.fields(Quarantined))
+    writer.writerows(dataclasses.astuple(video) for video in quarantined)
+    atomic.write_text(path, text.getvalue())
+
+
+def _split_facts(records: Sequence[ClipRecord]) -> dict[str, Any]:
+    return {"clips": len(records), "sources": sorted({record.source for record in records})}

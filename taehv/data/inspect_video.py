@@ -1,0 +1,47 @@
+"""The first look at every video of the manifest: is it the file that was listed, and is it a usable video."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from taehv.data.decode import Reason, VideoError, VideoInfo, probe
+from taehv.data.manifest import ManifestEntry
+from taehv.data.workers import advance
+from taehv.fingerprint import sha256_of_file
+
+
+@dataclass(frozen=True)
+class Video:
+    """A video that can be read."""
+
+    entry: ManifestEntry
+    file: Path
+    info: VideoInfo
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """A video that is left out, and why."""
+
+    path: str
+    reason: Reason
+    detail: str
+
+
+def inspect_video(task: tuple[ManifestEntry, Path]) -> Video | Quarantined:
+    """Compare one file with its manifest entry and probe it; runs in a worker process, one unit of work per video."""
+    entry, file = task
+    try:
+        if not file.is_file():
+            raise VideoError("missing", f"{file} does not exist")
+        size = file.stat().st_size
+        if size != entry.bytes:
+            raise VideoError("changed", f"{size} bytes, the manifest says {entry.bytes}")
+        if sha256_of_file(file) != entry.sha256:
+            raise VideoError("changed", "its sha256 is not the manifest's")
+        return Video(entry, file, probe(file))
+    except VideoError as error:
+        return Quarantined(entry.path, error.reason, error.detail)
+    finally:
+        advance()

@@ -1,0 +1,97 @@
+"""data/manifest.csv: which videos a dataset is made of, with their sizes and checksums."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from taehv import atomic
+from taehv.data.sources import VideoFiles
+from taehv.errors import UserError
+from taehv.fingerprint import sha256_of_file
+
+COLUMNS = ("path", "bytes", "sha256")
+HOW_TO_WRITE = "write it with `taehv manifest FOLDER`, `taehv manifest ANNOTATIONS` or `taehv manifest --samples`"
+
+
+@dataclass(frozen=True)
+class ManifestEntry:
+    path: str
+    """Relative, with forward slashes; params.yaml's data section says to what."""
+    bytes: int
+    sha256: str
+
+
+class ManifestError(UserError):
+    """The manifest cannot be used; the message lists every problem with its line."""
+
+
+def describe(files: VideoFiles, names: Iterable[str]) -> list[ManifestEntry]:
+    """The manifest entries of existing files.
+
+    Raises:
+        UserError: one of the files does not exist or may not be used.
+    """
+    entries = []
+    for name in names:
+        file = files.locate(name)
+        if not file.is_file():
+            raise UserError(f"{name}: no such file ({file})")
+        entries.append(ManifestEntry(name, file.stat().st_size, sha256_of_file(file)))
+    return entries
+
+
+def write_manifest(path: Path, entries: Iterable[ManifestEntry]) -> None:
+    """Replace the manifest."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows((entry.path, entry.bytes, entry.sha256) for entry in entries)
+    atomic.write_text(path, text.getvalue())
+
+
+def read_manifest(path: Path) -> list[ManifestEntry]:
+    """The manifest's entries, in order.
+
+    Raises:
+        ManifestError: it is missing, empty, or has problems; all of them are listed.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(f"{path} cannot be read ({error}); {HOW_TO_WRITE}") from error
+    rows = list(csv.reader(io.StringIO(text)))
+    if not rows or tuple(rows[0]) != COLUMNS:
+        raise ManifestError(f"{path} must start with the line {','.join(COLUMNS)}; {HOW_TO_WRITE}")
+    problems: list[str] = []
+    entries: dict[str, ManifestEntry] = {}
+    for line, row in enumerate(rows[1:], start=2):
+        problem = _problem(row, entries)
+        if problem:
+            problems.append(f"  - line {line}: {problem}")
+        else:
+            entries[row[0]] = ManifestEntry(row[0], int(row[1]), row[2])
+    if problems:
+        raise ManifestError("\n".join([f"{path} has {len(problems)} bad lines; {HOW_TO_WRITE}", *problems]))
+    if not entries:
+        raise ManifestError(f"{path} lists no videos; {HOW_TO_WRITE}")
+    return list(entries.values())
+
+
+def _problem(row: list[str], entries: dict[str, ManifestEntry]) -> str | None:
+    if len(row) != len(COLUMNS):
+        return f"must have {len(COLUMNS)} values, got {len(row)}"
+    path, size, sha256 = row
+    if not path:
+        return "the path is empty"
+    if path in entries:
+        return f"{path} is listed twice"
+    if not re.fullmatch(r"[0-9]+", size):
+        return f"bytes must be a whole number, got {size!r}"
+    if not re.fullmatch(r"[0-9a-f]{64}", sha256):
+        return f"sha256 must be 64 lower-case hexadecimal digits, got {sha256!r}"
+    return None

@@ -1,0 +1,187 @@
+"""prepare_data: from the videos of the manifest to the clip store, the teacher and dataset.json."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from taehv import atomic, paths
+from taehv.data.cut import CutFailed, CutResult, CutShort, cut_video, planned_shards
+from taehv.data.dataset import describe_dataset, write_quarantine
+from taehv.data.fit_teacher import fit_teacher
+from taehv.data.inspect_video import Quarantined, Video, inspect_video
+from taehv.data.manifest import read_manifest
+from taehv.data.plan import DatasetPlan, VideoPlan, plan_dataset
+from taehv.data.sources import open_source
+from taehv.data.splits import SPLITS
+from taehv.data.store import ClipRecord, ClipStore, write_index
+from taehv.data.workers import Workers, worker_count
+from taehv.errors import UserError
+from taehv.model.variants import VARIANTS
+from taehv.params import Params
+from taehv.profiles import Profile
+
+# Room on the disk for the index, the teacher and file system overhead.
+_DISK_MARGIN_BYTES = 64 * 2**20
+
+
+class NoDatasetError(UserError):
+    """The videos do not make a dataset; the message lists why each is left out, and what to change."""
+
+
+def prepare(params: Params, profile: Profile) -> dict[str, Any]:
+    """Make the dataset that ``params`` describes; returns the content of dataset.json.
+
+    Everything is built in a folder beside its final place and moved there at the end: a crash leaves no half dataset.
+
+    Raises:
+        UserError: the manifest or source cannot be used, no dataset can be made of the videos, or the disk is too full.
+    """
+    with _building() as folder:
+        with Workers(worker_count(profile)) as workers:
+            videos, unreadable = _inspect(params, workers)
+            plan, records, undecodable = _cut(params, videos, unreadable, folder / "clips", workers)
+        quarantined = [*unreadable, *undecodable, *plan.quarantined]
+        _report(plan, quarantined)
+        write_index(folder / "clips", records)
+        train = ClipStore.open(folder / "clips", "train")
+        variant = VARIANTS[params.active.model.variant]
+        fit_teacher(train, params.active.data.frames, variant, folder / "teacher")
+        dataset = describe_dataset(params, plan, records, len(quarantined), folder / "teacher")
+        _replace(folder / "clips", paths.CLIPS)
+        _replace(folder / "teacher", paths.TEACHER)
+    atomic.write_json(paths.DATASET, dataset)
+    return dataset
+
+
+def _inspect(params: Params, workers: Workers) -> tuple[list[Video], list[Quarantined]]:
+    source = open_source(params.data)
+    tasks = [(entry, source.locate(entry.path)) for entry in read_manifest(paths.MANIFEST)]
+    found = workers.map(inspect_video, tasks, label="inspecting videos", unit="video", total=len(tasks))
+    videos = [video for video in found if isinstance(video, Video)]
+    return videos, [problem for problem in found if isinstance(problem, Quarantined)]
+
+
+def _cut(
+    params: Params, videos: list[Video], unreadable: Sequence[Quarantined], store: Path, workers: Workers
+) -> tuple[DatasetPlan, list[ClipRecord], list[Quarantined]]:
+    """Plan and write the clips, and plan again without the videos that do not decode, until all of them do."""
+    written: dict[VideoPlan, tuple[ClipRecord, ...]] = {}
+    undecodable: list[Quarantined] = []
+    while True:
+        plan = plan_dataset(videos, params.active.data, params.active.validation.samples)
+        quarantined = [*unreadable, *undecodable, *plan.quarantined]
+        write_quarantine(paths.QUARANTINE, sorted(quarantined, key=lambda video: video.path))
+        _check_splits(plan, quarantined)
+        wanted = [video for video in plan.videos if video not in written]
+        if not wanted:
+            records = _numbered([record for video in plan.videos for record in written[video]])
+            _remove_others(store, plan)
+            return plan, records, undecodable
+        _check_disk(wanted, store)
+        results = workers.map(
+            functools.partial(cut_video, store=store),
+            wanted,
+            label="cutting clips",
+            unit="frame",
+            total=sum(video.stop for video in wanted),
+        )
+        # A video whose plan changed has overwritten its shards: only what the current plan wants stays valid.
+        written = {video: written[video] for video in plan.videos if video in written}
+        videos = _sorted_out(videos, dict(zip(wanted, results, strict=True)), written, undecodable)
+
+
+def _sorted_out(
+    videos: Sequence[Video],
+    results: dict[VideoPlan, CutResult],
+    written: dict[VideoPlan, tuple[ClipRecord, ...]],
+    undecodable: list[Quarantined],
+) -> list[Video]:
+    """File each result where it belongs; returns the videos to go on with."""
+    changed: dict[str, Video | None] = {}
+    for plan, result in results.items():
+        path = plan.video.entry.path
+        if isinstance(result, CutFailed):
+            undecodable.append(Quarantined(path, result.reason, result.detail))
+            changed[path] = None
+        elif isinstance(result, CutShort):
+            info = dataclasses.replace(plan.video.info, frames=result.frames)
+            changed[path] = dataclasses.replace(plan.video, info=info)
+        else:
+            written[plan] = result
+    kept = (changed.get(video.entry.path, video) for video in videos)
+    return [video for video in kept if video is not None]
+
+
+def _check_splits(plan: DatasetPlan, quarantined: Sequence[Quarantined]) -> None:
+    empty = [split for split in SPLITS if not plan.clips(split)]
+    if not empty:
+        return
+    left_out = [f"  - {video.path}: {video.reason}: {video.detail}" for video in quarantined]
+    listed = [f"{len(left_out)} videos are left out:", *left_out] if left_out else []
+    if not plan.videos:
+        advice = "No video can be used. Mend or replace the videos and write data/manifest.csv again."
+    else:
+        advice = (
+            f"The split {plan.rule} of {len(plan.videos)} videos leaves no clips for {', '.join(empty)}. Add videos to "
+            "data/manifest.csv, raise that part of data.split, or raise data.split.by_video_from above "
+            f"{len(plan.videos)} to split every video by time."
+        )
+    raise NoDatasetError("\n".join([advice, *listed]))
+
+
+def _check_disk(videos: Sequence[VideoPlan], store: Path) -> None:
+    needed = sum(clip.bytes for video in videos for clip in video.clips) + _DISK_MARGIN_BYTES
+    free = shutil.disk_usage(store.parent).free
+    print(f"disk: {needed / 2**20:,.0f} MiB needed, {free / 2**20:,.0f} MiB free (DVC's cache may keep a second copy)")
+    if needed > free:
+        raise UserError(
+            f"the clips need {needed / 2**20:,.0f} MiB, {store.parent.resolve()} has {free / 2**20:,.0f} MiB left. "
+            "Free some space, or lower clips_per_video or the canvas sizes in params.yaml."
+        )
+
+
+def _numbered(records: Sequence[ClipRecord]) -> list[ClipRecord]:
+    """All records, split after split, with clip ids counting from 0 in each."""
+    by_split = ([record for record in records if record.split == split] for split in SPLITS)
+    return [dataclasses.replace(record, clip_id=i) for split in by_split for i, record in enumerate(split)]
+
+
+def _remove_others(store: Path, plan: DatasetPlan) -> None:
+    """Delete the shards of earlier plans."""
+    wanted = {store / name for video in plan.videos for name, _ in planned_shards(video)}
+    for shard in store.rglob("*.npy"):
+        if shard not in wanted:
+            shard.unlink()
+
+
+def _report(plan: DatasetPlan, quarantined: Sequence[Quarantined]) -> None:
+    counts = ", ".join(f"{plan.clips(split)} {split}" for split in SPLITS)
+    print(f"{len(plan.videos)} videos, split {plan.rule}: {counts} clips, {plan.bytes / 2**20:,.0f} MiB")
+    for path in plan.unused:
+        print(f"not needed: {path}: validation.samples is smaller than the number of held-out videos")
+    for video in quarantined:
+        print(f"left out: {video.path}: {video.reason}: {video.detail}")
+
+
+@contextmanager
+def _building() -> Iterator[Path]:
+    """A fresh folder on the same file system as the final places; removed in the end, whatever happens."""
+    folder = paths.DATA / "prepare_data.partial"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def _replace(new: Path, place: Path) -> None:
+    if place.exists():
+        shutil.rmtree(place)
+    new.rename(place)

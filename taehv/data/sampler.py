@@ -1,0 +1,111 @@
+"""Which clip, crop and flip each slot of each step shows: a pure function of (seed, step, slot).
+
+Nothing here remembers anything between draws, so that no number of processes, workers or restarts changes a draw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from taehv.data.store import ClipRecord, ClipStore
+
+# Separates the random numbers of different questions asked with the same seed.
+_PURPOSE_SOURCE_ORDER = 1
+_PURPOSE_DRAW = 2
+
+
+@dataclass(frozen=True)
+class SlotDraw:
+    """What one slot shows."""
+
+    clip_id: int
+    first_frame: int
+    """Offset, in frames, inside the stored clip."""
+    top: int
+    """Upper border of the crop inside the stored clip, in pixels."""
+    left: int
+    flip: bool
+    """Whether the crop is mirrored left to right."""
+
+
+class SlotSampler:
+    """Draws clips of the training split.
+
+    Sources take turns: with n = step * global_batch + slot, every run of ``len(sources)`` successive n that starts at
+    a multiple of it visits each source once, in an order of its own. The source mix is therefore exact, which matters
+    because sources differ by many dB. Within the source clip, offset, crop and flip are uniform.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[ClipRecord],
+        *,
+        seed: int,
+        global_batch: int,
+        height: int,
+        width: int,
+        frames: int,
+        horizontal_flip: bool,
+    ) -> None:
+        for record in records:
+            if record.frames < frames or record.height < height or record.width < width:
+                stored = f"{record.frames}x{record.height}x{record.width}"
+                raise ValueError(f"clip {record.clip_id} ({stored}) is smaller than {frames}x{height}x{width}")
+        self.seed = seed
+        self.global_batch = global_batch
+        self.height = height
+        self.width = width
+        self.frames = frames
+        self.horizontal_flip = horizontal_flip
+        by_source: dict[str, list[ClipRecord]] = {}
+        for record in records:
+            by_source.setdefault(record.source, []).append(record)
+        self._by_source = [by_source[source] for source in sorted(by_source)]
+
+    def draw(self, step: int, slot: int) -> SlotDraw:
+        """The draw of one slot of one step."""
+        turn, place = divmod(step * self.global_batch + slot, len(self._by_source))
+        order = np.argsort(_words(self.seed, _PURPOSE_SOURCE_ORDER, (turn, 0), len(self._by_source)), kind="stable")
+        records = self._by_source[int(order[place])]
+        which, start, top, left, flip = (int(word) for word in _words(self.seed, _PURPOSE_DRAW, (step, slot), 5))
+        record = records[_below(which, len(records))]
+        return SlotDraw(
+            clip_id=record.clip_id,
+            first_frame=_below(start, record.frames - self.frames + 1),
+            top=_below(top, record.height - self.height + 1),
+            left=_below(left, record.width - self.width + 1),
+            flip=self.horizontal_flip and _below(flip, 2) == 1,
+        )
+
+
+def load_slots(store: ClipStore, draws: Sequence[SlotDraw], height: int, width: int, frames: int) -> Tensor:
+    """The drawn crops: (slots, frames, 3, height, width) uint8, contiguous, a copy."""
+    crops = np.empty((len(draws), frames, 3, height, width), dtype=np.uint8)
+    for crop, draw in zip(crops, draws, strict=True):
+        time = slice(draw.first_frame, draw.first_frame + frames)
+        rows, columns = slice(draw.top, draw.top + height), slice(draw.left, draw.left + width)
+        pixels = store.clip(draw.clip_id)[time, :, rows, columns]
+        crop[...] = pixels[..., ::-1] if draw.flip else pixels
+    return torch.from_numpy(crops)
+
+
+def _words(seed: int, purpose: int, where: tuple[int, int], count: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+    """``count`` random 64-bit words for one place in the run.
+
+    Raw words of a counter-based generator are used, never numpy's distributions, whose results may change between
+    numpy versions.
+    """
+    bits = np.random.Philox(
+        key=np.array([seed, purpose], dtype=np.uint64), counter=np.array([0, 0, *where], dtype=np.uint64)
+    )
+    return bits.random_raw(count)
+
+
+def _below(word: int, bound: int) -> int:
+    """A uniform whole number in 0 .. bound - 1 from a 64-bit word (the bias is below 2^-40 for any real bound)."""
+    return word * bound >> 64

@@ -1,0 +1,143 @@
+"""Where videos come from, and finding the file behind a path of the manifest."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from taehv.data.samples import sample_videos
+from taehv.errors import UserError
+from taehv.params import DataSource
+
+VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"})
+
+
+class VideoFiles(Protocol):
+    """The files that one data source may use."""
+
+    def locate(self, name: str) -> Path:
+        """The file of a manifest path; it may not exist. Raises UserError if the path may not be used."""
+        ...
+
+
+@dataclass(frozen=True)
+class FolderFiles:
+    """Everything below one folder."""
+
+    root: Path
+
+    def locate(self, name: str) -> Path:
+        """See VideoFiles; a path may not lead out of the folder."""
+        return inside(self.root, name)
+
+
+@dataclass(frozen=True)
+class SampleFiles:
+    """The sample videos, by name."""
+
+    by_name: Mapping[str, Path]
+
+    def locate(self, name: str) -> Path:
+        """See VideoFiles; nothing but the sample videos may be used."""
+        if name not in self.by_name:
+            raise UserError(
+                f"{name!r} is not a sample video ({', '.join(sorted(self.by_name))}). Set data.source and data.path in "
+                "params.yaml to where your videos are, or write the manifest again with `taehv manifest --samples`."
+            )
+        return self.by_name[name]
+
+
+def open_source(source: DataSource) -> VideoFiles:
+    """The files that params.yaml's ``data`` section points at.
+
+    Raises:
+        UserError: the folder or the annotation file does not exist.
+    """
+    if source.source == "samples":
+        return SampleFiles(sample_videos())
+    assert source.path is not None
+    path = Path(source.path)
+    if source.source == "videos":
+        if not path.is_dir():
+            raise UserError(f"data.path: {path} is not a folder; name the folder of videos")
+        return FolderFiles(path)
+    if not path.is_file():
+        raise UserError(f"data.path: {path} is not a file; name the annotation file (JSON or CSV)")
+    return FolderFiles(path.parent)
+
+
+def videos_in_folder(folder: Path) -> list[str]:
+    """All videos below a folder, by suffix, as sorted relative paths."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder")
+    files = (file for file in folder.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES and file.is_file())
+    names = sorted(file.relative_to(folder).as_posix() for file in files)
+    if not names:
+        raise UserError(f"no video below {folder}; looked for {', '.join(sorted(VIDEO_SUFFIXES))}")
+    for name in names:
+        inside(folder, name)
+    return names
+
+
+def videos_in_annotations(path: Path) -> list[str]:
+    """The ``path`` entries of an annotation file, in its order: JSON ``{"list": [{"path": ...}]}``, or CSV."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    names = _json_paths(path, text) if path.suffix.lower() == ".json" else _csv_paths(path, text)
+    if not names:
+        raise UserError(f"{path} lists no videos")
+    for name in names:
+        inside(path.parent, name)
+    names = [PurePosixPath(name).as_posix() for name in names]
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise UserError(f"{path}: {repeated[0]} is listed twice; each video may be listed once")
+    return names
+
+
+def inside(root: Path, name: str) -> Path:
+    """``root / name``, which must lie below ``root``, symbolic links followed.
+
+    Raises:
+        UserError: the path is absolute, contains ``..``, or a link on it leads out of ``root``.
+    """
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or not path.parts:
+        raise UserError(f"{name!r} must be a path below {root}: relative, with forward slashes, without '..'")
+    file = root.joinpath(*path.parts)
+    if not file.resolve().is_relative_to(root.resolve()):
+        raise UserError(f"{name!r} leads out of {root} through a symbolic link; put the video itself below {root}")
+    return file
+
+
+def _json_paths(path: Path, text: str) -> list[str]:
+    expected = f'{path} must be JSON like {{"list": [{{"path": "clip.mp4"}}]}}'
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{expected}: {error}") from error
+    entries = content.get("list") if isinstance(content, dict) else None
+    if not isinstance(entries, list):
+        raise UserError(f"{expected}: it has no list called 'list'")
+    for number, entry in enumerate(entries):
+        if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
+            raise UserError(f"{expected}: entry {number} has no text called 'path'")
+    return [entry["path"] for entry in entries]
+
+
+def _csv_paths(path: Path, text: str) -> list[str]:
+    rows = csv.DictReader(io.StringIO(text))
+    if "path" not in (rows.fieldnames or []):
+        raise UserError(f"{path} must be CSV with a column called 'path', or JSON with the suffix .json")
+    names = [row["path"] or "" for row in rows]
+    if "" in names:
+        raise UserError(f"{path}: the path in row {names.index('') + 1} is empty")
+    return names

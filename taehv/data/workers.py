@@ -1,0 +1,106 @@
+"""Work on many videos in parallel processes, with a progress bar. The results do not depend on how many there are."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+from taehv.errors import UserError
+from taehv.profiles import Profile
+
+TaskT = TypeVar("TaskT")
+ResultT = TypeVar("ResultT")
+
+_TERMINAL_SECONDS = 0.2
+_LOG_SECONDS = 10.0
+"""How often the progress bar is drawn anew, on a terminal and in a log file."""
+
+_progress: Any = None
+"""In a worker process: the counter of finished units, shared by all of them."""
+
+
+def worker_count(profile: Profile) -> int:
+    """Processes that decode videos on this machine: the profile's, or one per core."""
+    if profile.workers is not None:
+        return profile.workers
+    # The cores that this process may use, where the system can tell.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def advance() -> None:
+    """Count one finished unit of work; does nothing outside a worker process."""
+    if _progress is None:
+        return
+    with _progress.get_lock():
+        _progress.value += 1
+
+
+class Workers:
+    """A pool of worker processes.
+
+    They are started afresh (spawn): a fork would inherit the threads of whatever runs here.
+    """
+
+    def __init__(self, processes: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._processes = processes
+        self._counter = context.Value("q", 0)
+        self._pool = ProcessPoolExecutor(processes, context, initializer=_start_worker, initargs=(self._counter,))
+
+    def map(
+        self, function: Callable[[TaskT], ResultT], tasks: Sequence[TaskT], *, label: str, unit: str, total: int
+    ) -> list[ResultT]:
+        """``function`` of each task, in the order of the tasks.
+
+        Args:
+            function: runs in a worker process and calls ``advance`` once per unit.
+            tasks: its arguments.
+            label, unit, total: what the progress bar shows.
+
+        Raises:
+            UserError: a worker process died.
+        """
+        interval = _TERMINAL_SECONDS if sys.stderr.isatty() else _LOG_SECONDS
+        already = self._counter.value
+        with tqdm(total=total, desc=label, unit=unit, mininterval=interval) as bar:
+            waiting = set(futures := [self._pool.submit(function, task) for task in tasks])
+            try:
+                while waiting:
+                    done, waiting = wait(waiting, timeout=_TERMINAL_SECONDS, return_when=FIRST_COMPLETED)
+                    bar.update(self._counter.value - already - bar.n)
+                    for future in done:
+                        future.result()
+            except BrokenProcessPool as error:
+                raise UserError(
+                    f"{label}: a worker process died, most likely for want of memory. "
+                    f"Set `workers` in the profile below {self._processes}, and look into the system's log."
+                ) from error
+        return [future.result() for future in futures]
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+
+def _start_worker(counter: Any) -> None:
+    global _progress
+    _progress = counter
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    """A killed stage must not leave processes behind that wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

@@ -1,0 +1,165 @@
+"""From a profile to processes: `python -m taehv.launch` runs the pipeline, and the training stages start their workers.
+
+Nothing here changes a result. DVC does not see the profile: it reaches the stages as the environment variable
+TAEHV_PROFILE, so that moving to another machine invalidates nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from types import FrameType
+
+from taehv.errors import exit_with
+from taehv.params import Params, TrainingStage, load_params
+from taehv.profiles import DEFAULT_PROFILE, ENVIRONMENT_VARIABLE, PROFILES_FOLDER, Profile, load_profile
+from taehv.strict_config import ConfigError, Problem
+from taehv.training.slots import micro_batches, slots_of_rank
+
+
+def training_command(profile: Profile, stage: TrainingStage) -> list[str]:
+    """How the training processes of a stage are started. Precision is the scale's business, set inside the code."""
+    module = ["-m", f"stages.{stage}"]
+    if profile.launcher == "inline":
+        return [sys.executable, *module]
+    count = str(profile.processes)
+    if profile.launcher == "torchrun":
+        return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", count, *module]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
+    return [*launch, "--num_processes", count, "--mixed_precision", "no", "--dynamo_backend", "no", *module]
+
+
+def pipeline_command(profile: Profile, targets: Sequence[str] = ()) -> list[str]:
+    """How DVC is asked for the profile's stages."""
+    return [sys.executable, "-m", "dvc", "repro", *(targets or profile.targets)]
+
+
+def run_if_launcher_needed(profile: Profile, stage: TrainingStage) -> int | None:
+    """Start a stage's training processes and wait for them; returns their exit code.
+
+    Returns None where this process trains itself: it is one of the started ones, or the profile needs only one.
+
+    Raises:
+        ConfigError: the profile's GPUs are not on this machine.
+    """
+    if "RANK" in os.environ:
+        return None
+    check_gpus(profile)
+    if profile.launcher == "inline":
+        return None
+    return _run_and_forward_signals(training_command(profile, stage), os.environ)
+
+
+def check_gpus(profile: Profile) -> None:
+    """Compare the GPUs of this machine with the profile's.
+
+    Raises:
+        ConfigError: there are too few, or they are of another kind.
+    """
+    if profile.gpus == 0:
+        return
+    import torch
+
+    found = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    wanted = f"{profile.gpus} GPU(s)" + (f" named {profile.gpu_name}" if profile.gpu_name else "")
+    fitting = [name for name in found if (profile.gpu_name or "") in name]
+    if len(fitting) < profile.gpus:
+        shown = ", ".join(found) or "no GPU"
+        raise ConfigError(
+            f"profile {profile.name}",
+            [
+                Problem(
+                    "gpus",
+                    f"needs {wanted}, this machine has {shown}; choose another profile with --profile "
+                    f"(known: {_known_profiles()}), or describe this machine in profiles/<name>.yaml",
+                )
+            ],
+        )
+
+
+def describe(profile: Profile, params: Params) -> str:
+    """What would be run, and the arithmetic of a step."""
+    lines = [
+        f"profile    {profile.name}: {profile.description}",
+        f"pipeline   {ENVIRONMENT_VARIABLE}={profile.name} {_shown(pipeline_command(profile))}",
+    ]
+    stages: tuple[TrainingStage, ...] = ("a800_test", "h100_train")
+    for stage in stages:
+        lines.append(f"{stage:<10} {_shown(training_command(profile, stage))}")
+    for name, scale in params.scales.items():
+        chosen = "scale" if name == params.scale else "(scale"
+        steps = f"{scale.steps.a800_test:,} and {scale.steps.h100_train:,} steps in {scale.precision}"
+        try:
+            batch = describe_batch(profile, scale.batch.global_)
+        except ConfigError as error:
+            batch = f"does not run on this profile: {error.problems[0]}"
+        lines.append(f"{chosen:<10} {name}: {steps}; batch {batch}{')' if name != params.scale else ''}")
+    return "\n".join(lines)
+
+
+def describe_batch(profile: Profile, global_batch: int) -> str:
+    """How the global batch is shared out.
+
+    Raises:
+        ConfigError: there are more processes than clips in a batch.
+    """
+    shares = [slots_of_rank(global_batch, profile.processes, rank) for rank in range(profile.processes)]
+    sizes = [[len(group) for group in micro_batches(share, profile.per_device)] for share in shares]
+    if all(size == sizes[0] for size in sizes) and len(set(sizes[0])) == 1:
+        arithmetic = f"{profile.processes} processes x {len(shares[0])} slots"
+        return f"{global_batch} global = {arithmetic} = {len(sizes[0])} micro-batches of {sizes[0][0]} per process"
+    listed = " + ".join(str(len(share)) for share in shares)
+    groups = "; ".join("+".join(map(str, size)) for size in sizes)
+    return f"{global_batch} global = {listed} slots over {profile.processes} processes (micro-batches {groups})"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m taehv.launch", description="Run the pipeline on a machine.")
+    parser.add_argument("--profile", default=None, help=f"a file of profiles/ (default: {DEFAULT_PROFILE})")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the commands and the batch arithmetic, run nothing"
+    )
+    parser.add_argument("targets", nargs="*", help="DVC stages to run up to (default: the profile's)")
+    options = parser.parse_args(arguments)
+    profile, params = load_profile(options.profile), load_params()
+    if options.dry_run:
+        print(describe(profile, params))
+        return 0
+    check_gpus(profile)
+    describe_batch(profile, params.active.batch.global_)
+    environment = {**os.environ, ENVIRONMENT_VARIABLE: profile.name}
+    return _run_and_forward_signals(pipeline_command(profile, options.targets), environment)
+
+
+def _run_and_forward_signals(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Run a child to its end; a request to stop that reaches only us reaches it too."""
+    child = subprocess.Popen(command, env=dict(environment))
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        child.send_signal(number)
+
+    previous = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        code = child.wait()
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    return 128 - code if code < 0 else code
+
+
+def _shown(command: Sequence[str]) -> str:
+    return shlex.join(["python", *command[1:]])
+
+
+def _known_profiles() -> str:
+    return ", ".join(sorted(path.stem for path in PROFILES_FOLDER.glob("*.yaml")))
+
+
+if __name__ == "__main__":
+    exit_with(main)

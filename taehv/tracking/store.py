@@ -1,0 +1,96 @@
+"""Where runs are recorded: MLFLOW_TRACKING_URI, or a sqlite file in the main repository."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from filelock import FileLock
+
+from taehv.errors import UserError
+from taehv.paths import main_repository
+
+# Before mlflow is imported, which reads them then. A dead server costs minutes per call with its own defaults.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+# The database's migrations announce every step at INFO.
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+
+EXPERIMENT = "taehv"
+CONNECT_SECONDS = 5.0
+
+
+class StoreError(UserError):
+    """The tracking store cannot be used."""
+
+
+def tracking_uri() -> str:
+    """The user's store, or `sqlite:///<main repository>/mlflow.db`."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{main_repository() / 'mlflow.db'}"
+
+
+def artifact_root() -> Path:
+    """Where the sqlite store keeps artifacts; frozen into the experiment when it is created."""
+    return main_repository() / "mlartifacts"
+
+
+def without_password(uri: str) -> str:
+    """The URI as it may be shown."""
+    return re.sub(r"//[^/@]*@", "//***@", uri)
+
+
+def open_store() -> str:
+    """Connect, create the experiment if it is not there, and return its id.
+
+    Raises:
+        StoreError: the URI is not one that MLflow can use.
+        ConnectionError: a server does not answer.
+    """
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    uri = tracking_uri()
+    _check_server_answers(uri)
+    try:
+        mlflow.set_tracking_uri(uri)
+        client = mlflow.MlflowClient(uri)
+        if not uri.startswith("sqlite:"):
+            return _experiment_id(client, artifact_location=None)
+        # Two processes that create the database or the experiment at once would race.
+        main_repository().mkdir(parents=True, exist_ok=True)
+        with FileLock(main_repository() / "mlflow.db.lock"):
+            return _experiment_id(client, artifact_location=artifact_root().as_uri())
+    except MlflowException as error:
+        raise StoreError(f"MLFLOW_TRACKING_URI={without_password(uri)} cannot be used: {error.message}") from error
+
+
+def _experiment_id(client: object, artifact_location: str | None) -> str:
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    assert isinstance(client, MlflowClient)
+    existing = client.get_experiment_by_name(EXPERIMENT)
+    if existing is not None:
+        return str(existing.experiment_id)
+    try:
+        return str(client.create_experiment(EXPERIMENT, artifact_location=artifact_location))
+    except MlflowException:
+        # Another machine may have created it on the same server in between.
+        created = client.get_experiment_by_name(EXPERIMENT)
+        if created is None:
+            raise
+        return str(created.experiment_id)
+
+
+def _check_server_answers(uri: str) -> None:
+    parts = urlsplit(uri)
+    if parts.scheme not in ("http", "https"):
+        return
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    with socket.create_connection((parts.hostname or "localhost", port), timeout=CONNECT_SECONDS):
+        pass

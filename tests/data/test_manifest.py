@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from taehv.cli import main
+from taehv.data.manifest import ManifestEntry, ManifestError, read_manifest, write_manifest
+from taehv.data.samples import NAMES
+from taehv.data.sources import inside, videos_in_annotations
+from taehv.errors import UserError
+from taehv.fingerprint import sha256_of_file
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two videos, one of them in a subfolder, and a file that is none."""
+    (tmp_path / "trip/day 1").mkdir(parents=True)
+    (tmp_path / "trip/b.mp4").write_bytes(b"bb")
+    (tmp_path / "trip/day 1/a.MOV").write_bytes(b"a")
+    (tmp_path / "trip/notes.txt").write_text("none")
+    return tmp_path / "trip"
+
+
+def listed(manifest: Path) -> list[str]:
+    return [entry.path for entry in read_manifest(manifest)]
+
+
+def test_the_shipped_manifest_is_what_the_command_writes_for_the_samples(tmp_path: Path) -> None:
+    output = tmp_path / "manifest.csv"
+    assert main(["manifest", "--samples", "--output", str(output)]) == 0
+    assert output.read_bytes() == (REPOSITORY / "data/manifest.csv").read_bytes()
+    assert listed(output) == list(NAMES)
+
+
+def test_a_folder_is_searched_recursively_for_videos(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "manifest.csv"
+    assert main(["manifest", str(folder), "--output", str(output)]) == 0
+    assert read_manifest(output) == [
+        ManifestEntry("b.mp4", 2, sha256_of_file(folder / "b.mp4")),
+        ManifestEntry("day 1/a.MOV", 1, sha256_of_file(folder / "day 1/a.MOV")),
+    ]
+    assert f"data: {{source: videos, path: {folder.as_posix()}}}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["list.json", "list.csv"])
+def test_an_annotation_file_lists_videos_relative_to_itself_in_its_order(
+    folder: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["day 1/a.MOV", "b.mp4"]
+    if kind == "list.json":
+        (folder / kind).write_text(json.dumps({"list": [{"path": name, "caption": "x"} for name in names]}))
+    else:
+        (folder / kind).write_text("caption,path\n" + "".join(f'"a, b",{name}\n' for name in names))
+    monkeypatch.chdir(tmp_path)
+    assert main(["manifest", f"trip/{kind}", "--output", "manifest.csv"]) == 0
+    assert listed(Path("manifest.csv")) == names
+
+
+@pytest.mark.parametrize("escape", ["../b.mp4", "/etc/passwd", "day 1/../../b.mp4", "..\\b.mp4", "", "link/b.mp4"])
+def test_annotated_paths_that_leave_the_folder_are_refused(
+    folder: Path, escape: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outside = folder.parent / "outside"
+    outside.mkdir()
+    (outside / "b.mp4").write_bytes(b"secret")
+    (folder / "link").symlink_to(outside)
+    (folder / "list.json").write_text(json.dumps({"list": [{"path": escape}]}))
+    output = folder / "manifest.csv"
+    assert main(["manifest", str(folder / "list.json"), "--output", str(output)]) == 1
+    assert "error: " in (message := capsys.readouterr().err)
+    assert "must be a path below" in message or "leads out of" in message
+    assert not output.exists()
+
+
+@given(st.lists(st.sampled_from(["..", ".", "a", "b.mp4", "", "/"]), max_size=6).map("/".join))
+def test_no_accepted_path_lies_outside(name: str) -> None:
+    root = Path("/nowhere/videos")
+    try:
+        file = inside(root, name)
+    except UserError:
+        return
+    assert file.resolve().is_relative_to(root)
+    assert file != root
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("list.json", "{", "must be JSON like"),
+        ("list.json", '{"videos": []}', "it has no list called 'list'"),
+        ("list.json", '{"list": [{"file": "a.mp4"}]}', "entry 0 has no text called 'path'"),
+        ("list.json", '{"list": []}', "lists no videos"),
+        ("list.csv", "file\na.mp4\n", "a column called 'path'"),
+        ("list.csv", "path,caption\n,x\n", "the path in row 1 is empty"),
+        ("list.csv", "path\nabsent.mp4\n", "absent.mp4: no such file"),
+    ],
+)
+def test_a_wrong_annotation_file_is_one_clear_error(
+    folder: Path, name: str, content: str, problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / name).write_text(content)
+    assert main(["manifest", str(folder / name), "--output", str(folder / "manifest.csv")]) == 1
+    assert problem in capsys.readouterr().err
+
+
+def test_a_folder_without_videos_or_no_folder_at_all_is_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["manifest", str(tmp_path)]) == 1
+    assert main(["manifest", str(tmp_path / "absent")]) == 1
+    assert "no video below" in capsys.readouterr().err
+
+
+def test_all_wrong_lines_of_a_manifest_are_listed_at_once(tmp_path: Path) -> None:
+    good = f"a.mp4,1,{'0' * 64}"
+    lines = ["path,bytes,sha256", good, good, "b.mp4,many,0", f"c.mp4,2,{'G' * 64}", "d.mp4,3", f",4,{'1' * 64}"]
+    path = tmp_path / "manifest.csv"
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(ManifestError) as caught:
+        read_manifest(path)
+    message = str(caught.value)
+    assert "5 bad lines" in message
+    for line, problem in enumerate(
+        ["a.mp4 is listed twice", "bytes must be", "sha256 must be", "must have 3 values, got 2", "the path is empty"],
+        3,
+    ):
+        assert f"line {line}: {problem}" in message
+
+
+@pytest.mark.parametrize(("text", "problem"), [(None, "cannot be read"), ("a,b\n", "must start"), ("", "must start")])
+def test_a_missing_or_foreign_manifest_says_how_to_write_one(tmp_path: Path, text: str | None, problem: str) -> None:
+    path = tmp_path / "manifest.csv"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(ManifestError, match=rf"{problem}.*taehv manifest"):
+        read_manifest(path)
+
+
+names = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=1)
+
+
+@given(
+    st.lists(st.builds(ManifestEntry, names, st.integers(0), st.just("0" * 64)), min_size=1, unique_by=lambda e: e.path)
+)
+def test_any_file_name_survives_writing_and_reading(
+    tmp_path_factory: pytest.TempPathFactory, entries: list[ManifestEntry]
+) -> None:
+    path = tmp_path_factory.mktemp("manifest") / "manifest.csv"
+    write_manifest(path, entries)
+    assert read_manifest(path) == entries
+
+
+def test_the_command_also_runs_as_a_module(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "taehv.cli", "manifest", "--samples", "--output", str(tmp_path / "manifest.csv")]
+    subprocess.run(command, check=True, cwd=REPOSITORY, capture_output=True)
+    with (tmp_path / "manifest.csv").open(encoding="utf-8") as file:
+        assert [row["path"] for row in csv.DictReader(file)] == list(NAMES)
+
+
+def test_repeated_paths_in_an_annotation_file_are_refused(folder: Path) -> None:
+    (folder / "list.csv").write_text("path\nb.mp4\nb.mp4\n")
+    with pytest.raises(UserError, match=r"b\.mp4 is listed twice"):
+        videos_in_annotations(folder / "list.csv")

@@ -1,0 +1,287 @@
+"""prepare_data on real files: real decoding, real worker processes, real stores."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from video_files import list_videos, numbered_video, small_params, write_audio_only, write_mp4
+
+from taehv.data import prepare as prepare_module
+from taehv.data.prepare import prepare
+from taehv.data.sampler import SlotDraw, SlotSampler, load_slots
+from taehv.data.splits import SPLITS
+from taehv.data.store import ClipRecord, ClipStore, read_index
+from taehv.errors import UserError
+from taehv.model.variants import VARIANTS
+from taehv.params import Params
+from taehv.profiles import Profile, load_profile
+from taehv.teachers import load_teacher
+
+CLIPS, TEACHER = Path("data/clips"), Path("data/teacher")
+
+
+def with_workers(workers: int) -> Profile:
+    return dataclasses.replace(load_profile("local", Path(__file__).parents[2] / "profiles"), workers=workers)
+
+
+def run(params: Params, workers: int = 1) -> dict[str, Any]:
+    return prepare(params, with_workers(workers))
+
+
+def quarantine() -> dict[str, str]:
+    with Path("data/quarantine.csv").open(encoding="utf-8") as file:
+        return {row["path"]: f"{row['reason']}: {row['detail']}" for row in csv.DictReader(file)}
+
+
+def expected_clip(record: ClipRecord) -> np.ndarray[Any, Any]:
+    """Red and green of a clip cut from a numbered video: frame number, and (x + 3 y) mod 256."""
+    numbers = record.first_frame + record.frame_stride * np.arange(record.frames)
+    y, x = np.mgrid[record.top : record.top + record.height, record.left : record.left + record.width]
+    red = np.broadcast_to(numbers[:, None, None], (record.frames, record.height, record.width))
+    return np.stack([red, np.broadcast_to((x + 3 * y) % 256, red.shape)], axis=1)
+
+
+@pytest.fixture
+def videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder for videos in an empty project, which is the working directory."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    return folder
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_frame_numbers_and_places_survive_from_the_video_to_the_training_batch(videos: Path, stride: int) -> None:
+    numbered_video(videos / "a.mkv", 100)
+    list_videos(["a.mkv"])
+    run(small_params(frame_stride=stride))
+    for split in SPLITS:
+        store = ClipStore.open(CLIPS, split)
+        for record in store.records:
+            np.testing.assert_array_equal(store.clip(record.clip_id)[:, :2], expected_clip(record))
+    train = ClipStore.open(CLIPS, "train")
+    sampler = SlotSampler(train.records, seed=1, global_batch=6, height=16, width=16, frames=4, horizontal_flip=True)
+    draws = [sampler.draw(step, slot) for step in range(4) for slot in range(6)]
+    for draw, crop in zip(draws, load_slots(train, draws, 16, 16, 4).numpy(), strict=True):
+        np.testing.assert_array_equal(crop[:, :2], expected_crop(train, draw))
+
+
+def expected_crop(train: ClipStore, draw: SlotDraw) -> np.ndarray[Any, Any]:
+    record = train.records[draw.clip_id]
+    cut = dataclasses.replace(
+        record,
+        first_frame=record.first_frame + draw.first_frame * record.frame_stride,
+        top=record.top + draw.top,
+        left=record.left + draw.left,
+        frames=4,
+        height=16,
+        width=16,
+    )
+    clip = expected_clip(cut)
+    return clip[..., ::-1] if draw.flip else clip
+
+
+def test_no_stored_validation_or_test_frame_is_in_a_stored_training_clip(videos: Path) -> None:
+    for number in range(2):
+        numbered_video(videos / f"{number}.mkv", 60, first=100 * number)
+    list_videos(["0.mkv", "1.mkv"])
+    dataset = run(small_params())
+    assert dataset["split_rule"] == "by time"
+    shown = {
+        split: {int(frame) for record in store.records for frame in store.clip(record.clip_id)[:, 0].reshape(-1)}
+        for split in SPLITS
+        if (store := ClipStore.open(CLIPS, split))
+    }
+    assert not shown["train"] & shown["val"]
+    assert not shown["train"] & shown["test"]
+    assert not shown["val"] & shown["test"]
+
+
+def test_whole_videos_are_in_one_split_when_there_are_enough(videos: Path) -> None:
+    names = [numbered_video(videos / f"{number}.mkv", 8, first=number).name for number in range(16)]
+    list_videos(names)
+    dataset = run(small_params(split={"by_video_from": 16}), workers=2)
+    assert dataset["split_rule"] == "by video"
+    sources = [set(facts["sources"]) for facts in dataset["splits"].values()]
+    assert sum(map(len, sources)) == len(set.union(*sources)) == 16 - len(dataset["unused"])
+
+
+def test_one_and_two_workers_make_the_same_dataset_byte_for_byte(videos: Path) -> None:
+    for number in range(3):
+        numbered_video(videos / f"{number}.mkv", 40 + number, first=20 * number)
+    list_videos(["0.mkv", "1.mkv", "2.mkv"])
+
+    def made(workers: int) -> tuple[dict[str, Any], dict[str, bytes]]:
+        dataset = run(small_params(samples=6), workers)
+        files = [path for path in Path("data").rglob("*") if path.is_file()]
+        return dataset, {path.as_posix(): path.read_bytes() for path in files}
+
+    first, second = made(1), made(2)
+    assert first[0]["dataset_sha256"] == second[0]["dataset_sha256"]
+    assert first == second
+
+
+def test_the_outputs_are_complete_and_checked(videos: Path) -> None:
+    numbered_video(videos / "a.mkv", 60)
+    list_videos(["a.mkv"])
+    dataset = run(small_params(samples=4))
+    assert json.loads(Path("data/dataset.json").read_text()) == dataset
+    assert dataset["schema"] == 1
+    assert dataset["splits"]["val"] == {"clips": 4, "sources": ["a.mkv"]}
+    assert dataset["sizes"] == {"train_clip": [8, 3, 32, 48], "held_out_clip": [4, 3, 16, 16]}
+    assert dataset["bytes"] == sum(3 * r.frames * r.height * r.width for r in read_index(CLIPS))
+    for split in SPLITS:
+        ClipStore.open(CLIPS, split).verify()
+    teacher = load_teacher("pca", TEACHER, VARIANTS["hunyuan_video"])
+    assert teacher.latent_channels == 16
+    assert sorted(path.name for path in Path("data").iterdir()) == [
+        "clips",
+        "dataset.json",
+        "manifest.csv",
+        "quarantine.csv",
+        "teacher",
+    ]
+
+
+def test_broken_files_are_left_out_with_reasons_and_the_run_goes_on(videos: Path) -> None:
+    numbered_video(videos / "good.mkv", 60)
+    numbered_video(videos / "three frames.mkv", 3)
+    numbered_video(videos / "small.mkv", 60, height=16, width=64)
+    for name, index_first in [("no index.mp4", False), ("cut.mp4", True)]:
+        path = write_mp4(videos / name, 60, index_first=index_first)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    (videos / "zero.mp4").write_bytes(b"")
+    (videos / "text.mp4").write_text("not a video\n" * 100)
+    write_audio_only(videos / "audio.mp4")
+    (videos / "copy.mkv").write_bytes((videos / "good.mkv").read_bytes())
+    for name in ("gone.mkv", "changed.mkv"):
+        (videos / name).write_bytes(b"as listed")
+    list_videos(["good.mkv", *sorted(path.name for path in videos.iterdir() if path.name != "good.mkv")])
+    (videos / "gone.mkv").unlink()
+    (videos / "changed.mkv").write_bytes(b"as it is!")
+
+    dataset = run(small_params(), workers=2)
+
+    assert [video["path"] for video in dataset["videos"]] == ["good.mkv"]
+    assert dataset["quarantined"] == 10
+    reasons = quarantine()
+    assert {path: reason.split(":")[0] for path, reason in reasons.items()} == {
+        "audio.mp4": "no video stream",
+        "changed.mkv": "changed",
+        "copy.mkv": "duplicate",
+        "cut.mp4": "truncated",
+        "gone.mkv": "missing",
+        "no index.mp4": "corrupt",
+        "small.mkv": "too small",
+        "text.mp4": "corrupt",
+        "three frames.mkv": "too short",
+        "zero.mp4": "corrupt",
+    }
+    assert reasons["changed.mkv"] == "changed: its sha256 is not the manifest's"
+    assert reasons["small.mkv"] == "too small: 64x16 pixels, the stored canvas is 48x32 (width x height)"
+
+
+def test_a_video_that_breaks_only_when_decoded_leaves_its_place_to_the_others(videos: Path) -> None:
+    numbered_video(videos / "good.mkv", 60)
+    data = bytearray(write_mp4(videos / "bad.mp4", 60, index_first=True).read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 400] = bytes(byte ^ 0xFF for byte in data[middle : middle + 400])
+    (videos / "bad.mp4").write_bytes(bytes(data))
+    list_videos(["bad.mp4", "good.mkv"])
+    dataset = run(small_params(samples=4))
+    assert quarantine()["bad.mp4"].startswith("corrupt: frame ")
+    assert dataset["splits"]["val"] == {"clips": 4, "sources": ["good.mkv"]}
+    stored = {path.relative_to(CLIPS).as_posix() for path in CLIPS.rglob("*.npy")}
+    assert stored == {record.shard for record in read_index(CLIPS)}
+
+    (videos / "bad.mp4").unlink()
+    list_videos(["good.mkv"])
+    assert run(small_params(samples=4))["dataset_sha256"] == dataset["dataset_sha256"]
+
+
+def test_all_videos_bad_is_an_error_that_lists_the_reasons(videos: Path) -> None:
+    (videos / "zero.mp4").write_bytes(b"")
+    numbered_video(videos / "tiny.mkv", 60, height=16, width=16)
+    list_videos(["tiny.mkv", "zero.mp4"])
+    with pytest.raises(UserError) as caught:
+        run(small_params())
+    message = str(caught.value)
+    assert "No video can be used" in message
+    assert "  - zero.mp4: corrupt: it cannot be opened" in message
+    assert "  - tiny.mkv: too small: 16x16 pixels" in message
+    assert set(quarantine()) == {"tiny.mkv", "zero.mp4"}
+    assert not CLIPS.exists()
+
+
+def test_an_empty_split_is_an_error_that_says_what_to_change(videos: Path) -> None:
+    numbered_video(videos / "a.mkv", 60)
+    list_videos(["a.mkv"])
+    with pytest.raises(UserError, match=r"leaves no clips for .*raise data.split.by_video_from above 1"):
+        run(small_params(split={"by_video_from": 1}))
+
+
+def test_too_little_disk_is_an_error_before_anything_is_written(videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbered_video(videos / "a.mkv", 60)
+    list_videos(["a.mkv"])
+    usage = type("Usage", (), {"free": 10**6})
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(UserError, match=r"the clips need \d+ MiB, .* has 1 MiB left"):
+        run(small_params())
+    assert not list(Path("data").rglob("*.npy"))
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 128), (128, 64)])
+def test_covering_scales_without_stretching_and_cuts_the_centre(videos: Path, height: int, width: int) -> None:
+    numbered_video(videos / "a.mkv", 60, height=height, width=width)
+    list_videos(["a.mkv"])
+    run(small_params(resize="cover"))
+    for record in ClipStore.open(CLIPS, "train").records:
+        scaled = (record.scaled_height, record.scaled_width)
+        assert scaled == ((32, 64) if width > height else (96, 48))
+        assert (record.height, record.width) == (32, 48)
+        assert (record.top, record.left) == ((0, 8) if width > height else (32, 0))
+    store = ClipStore.open(CLIPS, "train")
+    numbers = store.clip(0)[:, 0].mean((1, 2)).round()
+    np.testing.assert_array_equal(numbers, np.arange(8))
+
+
+def test_a_crash_leaves_no_half_dataset_and_keeps_the_old_one(videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbered_video(videos / "a.mkv", 60)
+    list_videos(["a.mkv"])
+    run(small_params())
+    index = (CLIPS / "index.parquet").read_bytes()
+
+    def crash(*_: Any, **__: Any) -> None:
+        raise RuntimeError("crash")
+
+    monkeypatch.setattr(prepare_module, "fit_teacher", crash)
+    with pytest.raises(RuntimeError, match="crash"):
+        run(small_params(clips_per_video=1))
+    assert (CLIPS / "index.parquet").read_bytes() == index
+    assert not list(Path("data").glob("*.partial"))
+
+
+def test_annotated_videos_are_read_from_the_annotation_files_folder(videos: Path) -> None:
+    numbered_video(videos / "a.mkv", 60)
+    (videos / "list.json").write_text(json.dumps({"list": [{"path": "a.mkv", "text": "a caption"}]}))
+    list_videos(["a.mkv"])
+    params = small_params()
+    source = dataclasses.replace(params.data, source="annotations", path="videos/list.json")
+    assert run(dataclasses.replace(params, data=source))["splits"]["train"]["sources"] == ["a.mkv"]
+
+
+@pytest.mark.parametrize("escape", ["../secret.mkv", "link.mkv"])
+def test_a_manifest_that_leads_out_of_its_folder_is_refused(videos: Path, escape: str) -> None:
+    secret = numbered_video(videos.parent / "secret.mkv", 60)
+    (videos / "link.mkv").symlink_to(secret)
+    Path("data").mkdir()
+    Path("data/manifest.csv").write_text(f"path,bytes,sha256\n{escape},1,{'0' * 64}\n")
+    with pytest.raises(UserError, match="must be a path below videos|leads out of videos"):
+        run(small_params())

@@ -1,0 +1,117 @@
+"""Projects to test on: real copies of this repository, run by real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+REPOSITORY = Path(__file__).parent.parent
+
+TINY: dict[str, Any] = {
+    "gate": {"step": 6, "min_psnr_db": 4.0, "max_collapse_db": 50.0},
+    "a800_test": {"abort_below_db": 0.0},
+    "scales": {
+        "embedded": {
+            "data": {"height": 32, "width": 32, "canvas_height": 64, "canvas_width": 64, "clips_per_video": 4},
+            "model": {"width": 0.0625},
+            "optim": {"warmup_steps": 2, "decay_steps": 6, "lr": 1.0e-3, "muon_lr": 3.0e-3},
+            "validation": {"every": 3, "samples": 6},
+            "checkpoint": {"every": 3},
+            "steps": {"a800_test": 6, "h100_train": 9},
+            "final_psnr_db": 4.0,
+        }
+    },
+}
+"""Changes to params.yaml after which the pipeline takes seconds: same videos, same code, small numbers."""
+
+
+@dataclass(frozen=True)
+class Project:
+    """A copy of this repository with a git history of its own."""
+
+    root: Path
+
+    def run(self, *command: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of the environment that runs the tests, in the project; its output is in the result."""
+        result = subprocess.run(
+            [sys.executable, "-m", *command],
+            cwd=self.root,
+            env=self.environment(environment),
+            capture_output=True,
+            text=True,
+        )
+        if check and result.returncode != 0:
+            pytest.fail(f"{' '.join(command)} ended with {result.returncode}\n{result.stdout}\n{result.stderr}")
+        return result
+
+    def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+        """The test's environment without settings that would lead outside the project."""
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("MLFLOW_", "DVC_", "TAEHV_", "PYTEST_", "GIT_"))
+        }
+        path = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"
+        return {**kept, "PATH": path, "MLFLOW_DISABLE_TELEMETRY": "true", "DVC_NO_ANALYTICS": "1", **(extra or {})}
+
+    def git(self, *arguments: str) -> str:
+        identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+        command = ["git", *identity, *arguments]
+        return subprocess.run(command, cwd=self.root, check=True, capture_output=True, text=True).stdout
+
+    def commit(self, message: str) -> None:
+        self.git("add", "-A")
+        self.git("commit", "-qm", message)
+
+    def json(self, path: str) -> Any:
+        return json.loads((self.root / path).read_text(encoding="utf-8"))
+
+    def copy(self, target: Path) -> Project:
+        """This project as it is, in another folder, free to be changed."""
+        shutil.copytree(self.root, target, symlinks=True)
+        return Project(target)
+
+    def change_params(self, changes: Mapping[str, Any]) -> None:
+        """Merge ``changes`` into params.yaml."""
+        path = self.root / "params.yaml"
+        params = yaml.safe_load(path.read_text(encoding="utf-8"))
+        merge(params, changes)
+        path.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+
+
+def merge(target: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    for key, value in changes.items():
+        if isinstance(value, Mapping) and isinstance(target.get(key), dict):
+            merge(target[key], value)
+        else:
+            target[key] = value
+
+
+def copy_repository(target: Path) -> Project:
+    """What a fresh clone would hold, uncommitted changes included."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=REPOSITORY,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        source = REPOSITORY / name
+        if source.is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target / name)
+    project = Project(target)
+    project.git("init", "-q")
+    project.commit("copy")
+    return project

@@ -1,0 +1,96 @@
+"""One training process of the distributed tests: trains in a prepared project and writes down what it saw.
+
+    torchrun --nproc_per_node W worker.py REPORT_FOLDER [poison]
+
+``poison``: in step 2 the last process gets a gradient that is not a number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from taehv import paths
+from taehv.params import load_params
+from taehv.profiles import load_profile
+from taehv.training.job import TrainingJob
+from taehv.training.loop import Trainer, start_accelerator
+
+
+class Keeper:
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        self.rows.append({"step": step, **values})
+
+
+def main() -> None:
+    report_folder = Path(sys.argv[1])
+    job = TrainingJob(
+        "a800_test",
+        load_params(),
+        load_profile(),
+        json.loads(paths.DATASET.read_text())["dataset_sha256"],
+        paths.CLIPS,
+        paths.TEACHER,
+    )
+    accelerator = start_accelerator(job)
+    keeper = Keeper()
+    trainer = Trainer(job, accelerator, keeper)
+    draws: dict[int, list[Any]] = {}
+    first_gradient: list[list[float]] = []
+    load, clip = trainer.loader.frames, torch.nn.utils.clip_grad_norm_
+
+    def remember_draws(step: int) -> Any:
+        draws[step] = [vars(draw) for draw in trainer.loader.draws(step)]
+        return load(step)
+
+    def remember_gradient(parameters: Any, limit: float) -> Any:
+        listed = list(parameters)
+        if not first_gradient:
+            first_gradient.append(torch.cat([p.grad.flatten() for p in listed]).tolist())
+        return clip(listed, limit)
+
+    trainer.loader.frames = remember_draws  # type: ignore[method-assign]
+    torch.nn.utils.clip_grad_norm_ = remember_gradient  # type: ignore[assignment]
+    if "poison" in sys.argv and accelerator.process_index == accelerator.num_processes - 1:
+        poison_step_2(trainer)
+    outcome = trainer.run()
+    weights = b"".join(value.numpy().tobytes() for value in trainer.state.student.state_dict().values())
+    report = {
+        "rank": int(os.environ.get("RANK", "0")),
+        "draws": draws,
+        "rows": keeper.rows,
+        "gradient": first_gradient[0] if first_gradient else None,
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        "history": trainer.state.progress.history,
+        "metrics": outcome.metrics,
+    }
+    (report_folder / f"rank-{report['rank']}.json").write_text(json.dumps(report))
+
+
+def poison_step_2(trainer: Trainer) -> None:
+    teacher = trainer.train_step._teacher
+    assert teacher is not None
+    encode, calls = teacher.encode, [0]
+
+    def poisoned(frames: torch.Tensor) -> torch.Tensor:
+        calls[0] += 1
+        return encode(frames) * (math.nan if calls[0] == 2 else 1.0)
+
+    teacher.encode = poisoned  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    main()
