@@ -70,10 +70,9 @@ def dataset_sha256() -> str:
 def train_and_publish(job: TrainingJob, accelerator: Accelerator) -> None:
     """The first process's part: train, publish the outputs, and track all of it."""
     work, published = job.work, paths.training_outputs(job.stage)
+    journal = work.root / "journal.jsonl"
     log.info("%s: work in progress is in %s", job.stage, work.root)
-    with tracking.stage_run(
-        job.stage, job.params, job.profile, journal=work.root / "journal.jsonl", tensorboard=work.tensorboard
-    ) as run:
+    with tracking.stage_run(job.stage, job.params, job.profile, journal=journal, tensorboard=work.tensorboard) as run:
         run.dataset(paths.DATASET)
         outcome = Trainer(job, accelerator, run).run()
         metrics = outcome.metrics | {"git_commit": tracking.current_git().commit}
@@ -85,6 +84,10 @@ def train_and_publish(job: TrainingJob, accelerator: Accelerator) -> None:
         atomic.write_json(published.mlflow, {"schema": 1, "run_id": run.run_id, "model_id": model_id})
         if outcome.stopped_early is not None:
             run.tags({"stopped_early": outcome.stopped_early})
+    if not run.complete:
+        kept = work.root.with_name(f"unsent-{run.started}-{work.root.name}.jsonl")
+        journal.rename(kept)
+        log.warning("what MLflow did not hear of this run is kept in %s", kept)
 
 
 def draw_samples(published: TrainingOutputs, device: torch.device) -> None:

@@ -262,7 +262,7 @@ STAGE_KEYS: Mapping[StageName, tuple[str, ...]] = {
     "a800_test": (*TRAINING_KEYS, "a800_test", "gate.step", "@.steps.a800_test"),
     "gate_psnr": ("scale", "gate"),
     "h100_train": (*TRAINING_KEYS, "h100_train", "@.steps.h100_train"),
-    "evaluate": ("scale", "evaluate", "@.final_psnr_db"),
+    "evaluate": ("scale", "evaluate", "gate", "@.final_psnr_db"),
 }
 
 

@@ -148,6 +148,7 @@ class TestLpips:
         with pytest.raises(MetricError, match=str(path)):
             Lpips("alex", "cpu")
 
+    @pytest.mark.filterwarnings("ignore::UserWarning")
     def test_pictures_reach_the_network_in_minus_one_to_one(self, alexnet_file: Path) -> None:
         frames = moving_noise(4, size=64)
         decoded = (frames[:, :3] + 0.2 * torch.randn(1, 3, 3, 64, 64, generator=torch.Generator().manual_seed(1))) * 1.5

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from finished_run import FinishedRun, history_row, make_params
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from taehv.params import Evaluate, TrainingStage, resolved
@@ -25,7 +25,10 @@ def run_of(psnr_by_step: Mapping[int, float | None], resumed_from: int | None = 
     same = {"seed": 42, "dataset_sha256": "d" * 64, "git_commit": "c0ffee", "device": "cpu", "resumed_from": start}
     batch = {"batch": {"global": 4, "processes": 1, "per_device": 4}}
     rows = tuple(history_row(step, psnr) for step, psnr in psnr_by_step.items())
-    return RunRecord(rows, {**same, **batch, **metrics}, resolved(make_params()))
+    return RunRecord(rows, {**same, **batch, **metrics}, PARAMS)
+
+
+PARAMS = resolved(make_params())
 
 
 TRAINING_STAGES: tuple[TrainingStage, ...] = ("a800_test", "h100_train")
@@ -43,6 +46,7 @@ class TestVerdict:
         assert parity.max_abs_delta_db == abs(delta)
         assert [step.delta for step in parity.steps] == [0.0, delta]
 
+    @settings(max_examples=30, deadline=None)
     @given(st.floats(0, 60), st.floats(0, 60))
     def test_exchanging_the_runs_changes_signs_only(self, first: float, second: float) -> None:
         a, b = run_of({250: first}), run_of({250: second})

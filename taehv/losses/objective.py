@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from taehv.losses.encoder import encoder_per_clip
 from taehv.losses.recon import recon_per_clip
+from taehv.model import cheaper
 from taehv.model.taehv import TAEHV
 from taehv.params import LossWeights
 
@@ -45,10 +46,10 @@ class Objective(nn.Module):
                 assert teacher_latents_ntchw is not None
                 terms["encoder"] = encoder_per_clip(latents, teacher_latents_ntchw)
         if "recon" in self.weights:
-            terms["recon"] = recon_per_clip(self.student.decode(latents), frames_ntchw)
+            terms["recon"] = recon_per_clip(cheaper.decode(self.student, latents), frames_ntchw)
         if "decoder" in self.weights:
             assert teacher_latents_ntchw is not None
-            terms["decoder"] = recon_per_clip(self.student.decode(teacher_latents_ntchw), frames_ntchw)
+            terms["decoder"] = recon_per_clip(cheaper.decode(self.student, teacher_latents_ntchw), frames_ntchw)
         return {term: terms[term] for term in self.weights}
 
     def weighted_sum(self, terms: Mapping[str, Tensor]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,6 +135,8 @@ class Trainer:
                 bar.set_postfix(self.meter.postfix(report, progress.history), refresh=False)
                 bar.update()
         self.loader.close()
+        if progress.best_psnr is None:
+            raise UserError(f"{self.job.stage}: no validation gave a finite PSNR; see {self.work.history}")
         stop = self._stop_reason()
         if stop is not None:
             log.info("stopped early at step %d: %s", progress.step, _STOP_REASONS[stop])
@@ -180,7 +183,7 @@ class Trainer:
         entry = self.validate(self.state, train_loss)
         self.meter.window_done(progress)
         progress.history = [row for row in progress.history if row["step"] < progress.step] + [entry]
-        is_best = progress.best_psnr is None or entry["psnr"] > progress.best_psnr
+        is_best = math.isfinite(entry["psnr"]) and (progress.best_psnr is None or entry["psnr"] > progress.best_psnr)
         if is_best:
             progress.best_psnr, progress.best_step, progress.validations_without_gain = entry["psnr"], progress.step, 0
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,8 +18,9 @@ from taehv.training.state import HistoryEntry, TrainingState
 
 
 def write_history(outputs: TrainingOutputs, history: list[HistoryEntry]) -> None:
-    """validation_history.json."""
-    atomic.write_json(outputs.history, {"schema": 1, "history": history})
+    """validation_history.json; a number that is not finite becomes null, which no judgement takes for a number."""
+    rows = [{key: _finite_or_null(value) for key, value in row.items()} for row in history]
+    atomic.write_json(outputs.history, {"schema": 1, "history": rows})
 
 
 def write_best_model(outputs: TrainingOutputs, state: TrainingState, job: TrainingJob, entry: HistoryEntry) -> None:
@@ -75,6 +77,12 @@ def publish(work: TrainingOutputs, published: TrainingOutputs, job: TrainingJob,
         work.params,
     ):
         _replace(published.root / source.name, source)
+
+
+def _finite_or_null(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite_or_null(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _replace(target: Path, source: Path) -> None:

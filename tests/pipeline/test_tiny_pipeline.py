@@ -1,0 +1,165 @@
+"""What DVC does with the stages: real repositories, real processes, small numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tests_support import Project
+
+pytestmark = pytest.mark.slow
+
+FAILED_STAGE = 255
+"""What `dvc repro` returns when a stage fails."""
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def stages_that_would_run(project: Project) -> list[str]:
+    printed = project.run("dvc", "repro", "--dry").stdout
+    return [line.split("'")[1] for line in printed.splitlines() if line.startswith("Running stage")]
+
+
+@pytest.fixture(scope="module")
+def finished(prepared_tiny_project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The tiny pipeline after `dvc repro`. Only read from it, or copy it."""
+    project = prepared_tiny_project.copy(tmp_path_factory.mktemp("finished") / "project")
+    project.run("dvc", "repro")
+    project.commit("finished")
+    return project
+
+
+def test_every_declared_output_is_there_and_git_sees_none_of_them(finished: Project) -> None:
+    assert finished.run("dvc", "status").stdout.strip() == "Data and pipelines are up to date."
+    assert finished.git("status", "--porcelain") == ""
+
+
+def test_a_second_run_runs_nothing(finished: Project) -> None:
+    assert stages_that_would_run(finished) == []
+
+
+def test_another_loss_weight_reruns_training_but_not_prepare_data(finished: Project, tmp_path: Path) -> None:
+    project = finished.copy(tmp_path / "project")
+    project.change_params({"loss": {"recon": 20.0}})
+    assert stages_that_would_run(project) == ["a800_test", "gate_psnr", "h100_train", "evaluate"]
+
+
+def test_another_gate_limit_reruns_only_the_gate_and_what_is_behind_it(finished: Project, tmp_path: Path) -> None:
+    project = finished.copy(tmp_path / "project")
+    project.change_params({"gate": {"min_psnr_db": 99.0}})
+    result = project.run("dvc", "repro", check=False)
+    assert result.returncode == FAILED_STAGE
+    assert "a800_test" not in [line.split("'")[1] for line in result.stdout.splitlines() if "Running stage" in line]
+    assert "must be above 99" in result.stderr or "99" in result.stderr
+    assert project.json("runs/gate_psnr.json")["passed"] is False
+    assert "h100_train" not in result.stdout.split("Running stage 'gate_psnr'")[1]
+
+
+def test_the_profile_is_invisible_to_dvc(finished: Project, tmp_path: Path) -> None:
+    project = finished.copy(tmp_path / "project")
+    local = (project.root / "profiles/local.yaml").read_text()
+    (project.root / "profiles/other.yaml").write_text(local.replace("name: local", "name: other"))
+    printed = project.run("dvc", "repro", "--dry", TAEHV_PROFILE="other").stdout
+    assert "Running stage" not in printed
+
+
+def test_h100_train_refuses_a_verdict_on_other_files(finished: Project, tmp_path: Path) -> None:
+    project = finished.copy(tmp_path / "project")
+    history = project.root / "runs/a800_test/validation_history.json"
+    changed = json.loads(history.read_text())
+    changed["history"][-1]["psnr"] += 1.0
+    history.unlink()
+    history.write_text(json.dumps(changed))
+    result = project.run("stages.h100_train", check=False)
+    assert result.returncode == 1
+    assert "validation_history.json" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_h100_train_refuses_without_a_verdict(tiny_project: Project) -> None:
+    result = tiny_project.run("stages.h100_train", check=False)
+    assert result.returncode == 1
+    assert "gate" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_the_same_seed_gives_the_same_model_bit_for_bit(finished: Project, tiny_project: Project) -> None:
+    tiny_project.run("stages.a800_test")
+    model = "runs/a800_test/best_model/model.safetensors"
+    assert sha256(tiny_project.root / model) == sha256(finished.root / model)
+
+
+def test_a_killed_training_goes_on_and_ends_with_the_same_bits(finished: Project, tiny_project: Project) -> None:
+    profile = tiny_project.root / "profiles/local.yaml"
+    profile.write_text(profile.read_text().replace("checkpoint_every: 100", "checkpoint_every: 1"))
+    command = [sys.executable, "-m", "stages.a800_test"]
+    process = subprocess.Popen(
+        command,
+        cwd=tiny_project.root,
+        env=tiny_project.environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while not list(tiny_project.root.glob(".work/a800_test/*/rolling/step-2")):
+        assert process.poll() is None, "the stage ended before its second checkpoint"
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    result = tiny_project.run("stages.a800_test")
+    assert "resumed unfinished work" in result.stdout
+    for file in ("best_model/model.safetensors", "validation_history.json"):
+        assert sha256(tiny_project.root / "runs/a800_test" / file) == sha256(finished.root / "runs/a800_test" / file)
+    assert not list(tiny_project.root.glob(".work/a800_test/*/rolling"))
+
+
+def test_h100_train_continues_the_named_a800_checkpoint(finished: Project, tmp_path: Path) -> None:
+    project = finished.copy(tmp_path / "project")
+    project.change_params({"h100_train": {"resume_from_a800_step": 3}})
+    project.run("stages.h100_train")
+    metrics = project.json("runs/h100_train/metrics.json")
+    assert metrics["resumed_from"] == {"stage": "a800_test", "step": 3}
+    steps = [row["step"] for row in project.json("runs/h100_train/validation_history.json")["history"]]
+    assert steps == [0, 3, 6, 9]
+
+
+def test_a_named_checkpoint_that_is_not_there_is_an_error_not_a_fresh_start(finished: Project, tmp_path: Path) -> None:
+    project = finished.copy(tmp_path / "project")
+    project.change_params({"h100_train": {"resume_from_a800_step": 3}})
+    shutil.rmtree(project.root / "runs/a800_test/checkpoints/step-3")
+    result = project.run("stages.h100_train", check=False)
+    assert result.returncode == 1
+    assert "step-3" in result.stderr
+
+
+def test_a_damaged_validation_shard_stops_training_and_is_named(tiny_project: Project) -> None:
+    shard = next((tiny_project.root / "data/clips/val").glob("*.npy"))
+    shard.chmod(0o644)
+    shard.write_bytes(shard.read_bytes()[:200])
+    result = tiny_project.run("stages.a800_test", check=False)
+    assert result.returncode == 1
+    assert shard.name in result.stderr
+    assert "dvc" in result.stderr
+
+
+def test_an_experiment_shows_in_dvc_and_in_mlflow(finished: Project, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    project = finished.copy(tmp_path / "project")
+    project.run("dvc", "exp", "run", "-n", "more-recon", "-S", "loss.recon=20")
+    shown = json.loads(project.run("dvc", "exp", "show", "--json").stdout)
+    assert "more-recon" in json.dumps(shown)
+    client = MlflowClient(f"sqlite:///{project.root}/mlflow.db")
+    experiment = client.get_experiment_by_name("taehv")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], "tags.dvc_exp_name = 'more-recon'")
+    assert {run.data.tags["stage"] for run in runs} == {"a800_test", "gate_psnr", "h100_train", "evaluate"}
+    assert {run.data.params["loss.recon"] for run in runs} == {"20.0"}
