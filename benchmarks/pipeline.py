@@ -1,4 +1,4 @@
-"""The whole embedded pipeline, timed, in fresh clones: minutes, peak memory, PSNR, and whether two runs agree bit for bit.
+"""The whole embedded pipeline, timed, in fresh clones: minutes, peak memory, PSNR, and whether runs agree bit for bit.
 
     python benchmarks/pipeline.py --runs 2
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -85,7 +86,7 @@ def train_and_publish(job: TrainingJob, accelerator: Accelerator) -> None:
         if outcome.stopped_early is not None:
             run.tags({"stopped_early": outcome.stopped_early})
     if not run.complete:
-        kept = work.root.with_name(f"unsent-{run.started}-{work.root.name}.jsonl")
+        kept = work.root.with_name(f"unsent-{time.time_ns()}-{work.root.name}.jsonl")
         journal.rename(kept)
         log.warning("what MLflow did not hear of this run is kept in %s", kept)
 

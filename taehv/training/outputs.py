@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
@@ -63,7 +64,10 @@ def count_oom_event(work: TrainingOutputs) -> None:
 
 
 def publish(work: TrainingOutputs, published: TrainingOutputs, job: TrainingJob, metrics: dict[str, Any]) -> None:
-    """Move the finished outputs from the work folder to where DVC and people look for them."""
+    """Put the finished outputs where DVC and people look for them.
+
+    The work folder stays as it is: whoever calls deletes it when nothing can fail any more.
+    """
     atomic.write_json(work.metrics, metrics)
     dump_resolved(job.params, work.params)
     work.checkpoints.mkdir(exist_ok=True)
@@ -91,4 +95,15 @@ def _replace(target: Path, source: Path) -> None:
         shutil.rmtree(target)
     else:
         target.unlink(missing_ok=True)
-    shutil.move(source, target)
+    if source.is_dir():
+        shutil.copytree(source, target, copy_function=_link_or_copy)
+    else:
+        _link_or_copy(source, target)
+
+
+def _link_or_copy(source: Path | str, target: Path | str) -> None:
+    """A hard link costs no space for a hundred checkpoints; another file system needs a copy."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from taehv.metrics import psnr_per_clip
+from taehv.model.blocks import TGrow
 from taehv.model.init import create_model
 from taehv.model.variants import VARIANTS
 
@@ -40,8 +41,9 @@ def test_a_constant_video_stays_constant_in_time_through_pool_and_grow() -> None
     features = torch.rand(1, 16, 4, 4)
     pooled = model.encoder[2](features.repeat(4, 1, 1, 1))
     torch.testing.assert_close(pooled, features.repeat(2, 1, 1, 1))
-    channels = model.decoder[13].conv.weight.shape[1]  # type: ignore[union-attr]
-    grown = model.decoder[13](torch.rand(1, channels, 4, 4))
+    grow = model.decoder[13]
+    assert isinstance(grow, TGrow)
+    grown = grow(torch.rand(1, grow.conv.in_channels, 4, 4))
     assert torch.equal(grown[0], grown[1])
 
 

@@ -90,6 +90,7 @@ def test_training_runs_hold_the_dataset_the_curves_and_the_best_model(
     dataset = pipeline_run.json("data/dataset.json")["dataset_sha256"]
     for stage in ("a800_test", "h100_train"):
         run = runs[stage]
+        assert run.inputs is not None
         assert run.inputs.dataset_inputs[0].dataset.digest == dataset[:32]
         history = pipeline_run.json(f"runs/{stage}/validation_history.json")["history"]
         points = client.get_metric_history(run.info.run_id, "val/psnr")

@@ -89,7 +89,7 @@ def poison_step_2(trainer: Trainer) -> None:
         calls[0] += 1
         return encode(frames) * (math.nan if calls[0] == 2 else 1.0)
 
-    teacher.encode = poisoned  # type: ignore[method-assign]
+    teacher.encode = poisoned  # type: ignore[method-assign,assignment]
 
 
 if __name__ == "__main__":
