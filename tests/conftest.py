@@ -19,6 +19,8 @@ def prepared_tiny_project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A tiny project after prepare_data. Copy it before changing it: ``tiny_project`` does."""
     project = copy_repository(tmp_path_factory.mktemp("tiny") / "project")
     project.change_params(TINY)
+    profile = project.root / "profiles/local.yaml"
+    profile.write_text(profile.read_text().replace("threads: null", "threads: 1"))
     project.commit("tiny")
     project.run("dvc", "repro", "prepare_data")
     project.commit("prepared")

@@ -18,16 +18,16 @@ import yaml
 REPOSITORY = Path(__file__).parent.parent
 
 TINY: dict[str, Any] = {
-    "gate": {"step": 6, "min_psnr_db": 4.0, "max_collapse_db": 50.0},
+    "gate": {"step": 24, "min_psnr_db": 4.0, "max_collapse_db": 50.0},
     "a800_test": {"abort_below_db": 0.0},
     "scales": {
         "embedded": {
             "data": {"height": 32, "width": 32, "canvas_height": 64, "canvas_width": 64, "clips_per_video": 4},
             "model": {"width": 0.0625},
-            "optim": {"warmup_steps": 2, "decay_steps": 6, "lr": 1.0e-3, "muon_lr": 3.0e-3},
-            "validation": {"every": 3, "samples": 6},
-            "checkpoint": {"every": 3},
-            "steps": {"a800_test": 6, "h100_train": 9},
+            "optim": {"warmup_steps": 4, "decay_steps": 24},
+            "validation": {"every": 8, "samples": 6},
+            "checkpoint": {"every": 8},
+            "steps": {"a800_test": 24, "h100_train": 32},
             "final_psnr_db": 4.0,
         }
     },

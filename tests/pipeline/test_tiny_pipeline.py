@@ -50,7 +50,7 @@ def test_a_second_run_runs_nothing(finished: Project) -> None:
 def test_another_loss_weight_reruns_training_but_not_prepare_data(finished: Project, tmp_path: Path) -> None:
     project = finished.copy(tmp_path / "project")
     project.change_params({"loss": {"recon": 20.0}})
-    assert stages_that_would_run(project) == ["a800_test", "gate_psnr", "h100_train", "evaluate"]
+    assert stages_that_would_run(project) == ["a800_test", "h100_train"]
 
 
 def test_another_gate_limit_reruns_only_the_gate_and_what_is_behind_it(finished: Project, tmp_path: Path) -> None:
@@ -123,21 +123,21 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_bits(finished: Project
 
 def test_h100_train_continues_the_named_a800_checkpoint(finished: Project, tmp_path: Path) -> None:
     project = finished.copy(tmp_path / "project")
-    project.change_params({"h100_train": {"resume_from_a800_step": 3}})
+    project.change_params({"h100_train": {"resume_from_a800_step": 8}})
     project.run("stages.h100_train")
     metrics = project.json("runs/h100_train/metrics.json")
-    assert metrics["resumed_from"] == {"stage": "a800_test", "step": 3}
+    assert metrics["resumed_from"] == {"stage": "a800_test", "step": 8}
     steps = [row["step"] for row in project.json("runs/h100_train/validation_history.json")["history"]]
-    assert steps == [0, 3, 6, 9]
+    assert steps == [0, 8, 16, 24, 32]
 
 
 def test_a_named_checkpoint_that_is_not_there_is_an_error_not_a_fresh_start(finished: Project, tmp_path: Path) -> None:
     project = finished.copy(tmp_path / "project")
-    project.change_params({"h100_train": {"resume_from_a800_step": 3}})
-    shutil.rmtree(project.root / "runs/a800_test/checkpoints/step-3")
+    project.change_params({"h100_train": {"resume_from_a800_step": 8}})
+    shutil.rmtree(project.root / "runs/a800_test/checkpoints/step-8")
     result = project.run("stages.h100_train", check=False)
     assert result.returncode == 1
-    assert "step-3" in result.stderr
+    assert "step-8" in result.stderr
 
 
 def test_a_damaged_validation_shard_stops_training_and_is_named(tiny_project: Project) -> None:

@@ -14,7 +14,7 @@ from tests_support import Project
 pytestmark = pytest.mark.slow
 
 WORKER = str(Path(__file__).parent / "worker.py")
-STEPS = 6
+STEPS = 24
 
 
 def write_profile(project: Project, processes: int, per_device: int = 4) -> None:
@@ -120,4 +120,4 @@ def test_early_stopping_stops_all_processes(prepared_tiny_project: Project, tmp_
     project.change_params(never_better)
     ranks = train(project, 2)
     assert [rank["metrics"]["stopped_early"] for rank in ranks] == ["patience", "patience"]
-    assert [rank["metrics"]["steps"] for rank in ranks] == [3, 3]
+    assert [rank["metrics"]["steps"] for rank in ranks] == [8, 8]
