@@ -11,11 +11,12 @@ from typing import Any
 import mlflow
 import numpy as np
 import torch
+from mlflow.pyfunc.model import PythonModel
 
 from taehv.model.weights import load_model
 
 
-class Reconstruction(mlflow.pyfunc.PythonModel):
+class Reconstruction(PythonModel):
     """predict(): NTCHW video, float32 in [0, 1], to its reconstruction, aligned with the input and clamped."""
 
     def load_context(self, context: Any) -> None:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from taehv import paths
 from taehv.tracking.journal import Event
 from taehv.tracking.store import open_store, tracking_uri
 
 # isort: split
 # store sets MLflow's environment, so mlflow comes after it.
 import mlflow
+from mlflow.data.dataset_source_registry import get_dataset_source_from_json
+from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
@@ -22,6 +26,9 @@ PARAM_BATCH = 100
 """MLflow's limit per call."""
 PARAM_VALUE_LENGTH = 6000
 """MLflow's limit per value; a longer one is refused."""
+
+DIGEST_LENGTH = 32
+"""Of a dataset's hash; MLflow allows 36."""
 
 
 class MlflowSink:
@@ -86,7 +93,7 @@ class MlflowSink:
     def _metrics(self, event: Event) -> None:
         # MLflow turns infinities into the largest float; the journal keeps what they were.
         points = {key: value for key, value in event["values"].items() if not math.isinf(value)}
-        metrics = [Metric(key, value, event["time"], event["step"]) for key, value in points.items()]
+        metrics = [Metric(_allowed(key), value, event["time"], event["step"]) for key, value in points.items()]
         self.client.log_batch(self.run_id, metrics=metrics)
 
     def _params(self, event: Event) -> None:
@@ -105,11 +112,17 @@ class MlflowSink:
 
     def _dataset(self, event: Event) -> None:
         facts = event["facts"]
-        source = mlflow.data.http_dataset_source.HTTPDatasetSource("file:data/manifest.csv")
-        dataset = mlflow.data.meta_dataset.MetaDataset(
-            source, name=f"taehv-{facts['split_rule'].replace(' ', '-')}", digest=facts["dataset_sha256"][:32]
+        dataset = MetaDataset(  # type: ignore[abstract]
+            get_dataset_source_from_json(json.dumps({"uri": str(paths.MANIFEST)}), "local"),
+            name=f"taehv-{facts['split_rule'].replace(' ', '-')}",
+            digest=facts["dataset_sha256"][:DIGEST_LENGTH],
         )
-        mlflow.log_input(dataset, context="training")
+        mlflow.log_input(dataset)
+
+
+def _allowed(key: str) -> str:
+    """MLflow refuses some characters in a metric's name, which a video's file name may hold."""
+    return re.sub(r"[^\w\-. /]", "_", key, flags=re.ASCII)
 
 
 def parent_from_environment() -> str | None:

@@ -56,15 +56,14 @@ def open_store() -> str:
 
     uri = tracking_uri()
     _check_server_answers(uri)
+    mlflow.set_tracking_uri(uri)
     try:
-        mlflow.set_tracking_uri(uri)
-        client = mlflow.MlflowClient(uri)
         if not uri.startswith("sqlite:"):
-            return _experiment_id(client, artifact_location=None)
-        # Two processes that create the database or the experiment at once would race.
+            return _experiment_id(mlflow.MlflowClient(uri), artifact_location=None)
+        # The first client creates the database's tables; two processes that do so at once would race.
         main_repository().mkdir(parents=True, exist_ok=True)
         with FileLock(main_repository() / "mlflow.db.lock"):
-            return _experiment_id(client, artifact_location=artifact_root().as_uri())
+            return _experiment_id(mlflow.MlflowClient(uri), artifact_location=artifact_root().as_uri())
     except MlflowException as error:
         raise StoreError(f"MLFLOW_TRACKING_URI={without_password(uri)} cannot be used: {error.message}") from error
 
