@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,6 +62,15 @@ def test_nothing_in_it_is_pickled(model_id: str) -> None:
     names = {path.name for path in folder.rglob("*")}
     assert "model.safetensors" in names
     assert not [name for name in names if name.endswith((".pkl", ".pickle", ".pt", ".pth"))]
+
+
+def test_it_brings_its_own_code(model_id: str, tmp_path: Path) -> None:
+    folder = mlflow.artifacts.download_artifacts(f"models:/{model_id}", dst_path=str(tmp_path))
+    script = "import sys, mlflow; mlflow.pyfunc.load_model(sys.argv[1]); import taehv; print(taehv.__file__)"
+    printed = subprocess.run(
+        [sys.executable, "-c", script, folder], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert str(tmp_path) in printed.stdout
 
 
 def test_it_is_registered_under_its_alias(model_id: str) -> None:
