@@ -52,7 +52,7 @@ def run_if_launcher_needed(profile: Profile, stage: TrainingStage) -> int | None
     check_gpus(profile)
     if profile.launcher == "inline":
         return None
-    return _run_and_forward_signals(training_command(profile, stage), os.environ)
+    return run_and_forward_signals(training_command(profile, stage), os.environ)
 
 
 def check_gpus(profile: Profile) -> None:
@@ -92,13 +92,13 @@ def describe(profile: Profile, params: Params) -> str:
     for stage in stages:
         lines.append(f"{stage:<10} {_shown(training_command(profile, stage))}")
     for name, scale in params.scales.items():
-        chosen = "scale" if name == params.scale else "(scale"
+        chosen = " (params.yaml)" if name == params.scale else ""
         steps = f"{scale.steps.a800_test:,} and {scale.steps.h100_train:,} steps in {scale.precision}"
         try:
             batch = describe_batch(profile, scale.batch.global_)
         except ConfigError as error:
             batch = f"does not run on this profile: {error.problems[0]}"
-        lines.append(f"{chosen:<10} {name}: {steps}; batch {batch}{')' if name != params.scale else ''}")
+        lines += [f"scale      {name}{chosen}: {steps}", f"           batch: {batch}"]
     return "\n".join(lines)
 
 
@@ -111,11 +111,16 @@ def describe_batch(profile: Profile, global_batch: int) -> str:
     shares = [slots_of_rank(global_batch, profile.processes, rank) for rank in range(profile.processes)]
     sizes = [[len(group) for group in micro_batches(share, profile.per_device)] for share in shares]
     if all(size == sizes[0] for size in sizes) and len(set(sizes[0])) == 1:
-        arithmetic = f"{profile.processes} processes x {len(shares[0])} slots"
-        return f"{global_batch} global = {arithmetic} = {len(sizes[0])} micro-batches of {sizes[0][0]} per process"
+        slots = f"{_count(profile.processes, 'process')} x {_count(len(shares[0]), 'slot')}"
+        return f"{global_batch} global = {slots} = {_count(len(sizes[0]), 'micro-batch')} of {sizes[0][0]} per process"
     listed = " + ".join(str(len(share)) for share in shares)
     groups = "; ".join("+".join(map(str, size)) for size in sizes)
     return f"{global_batch} global = {listed} slots over {profile.processes} processes (micro-batches {groups})"
+
+
+def _count(number: int, noun: str) -> str:
+    plural = noun + ("es" if noun.endswith(("s", "ch")) else "s")
+    return f"{number} {noun if number == 1 else plural}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -134,10 +139,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check_gpus(profile)
     describe_batch(profile, params.active.batch.global_)
     environment = {**os.environ, ENVIRONMENT_VARIABLE: profile.name}
-    return _run_and_forward_signals(pipeline_command(profile, options.targets), environment)
+    return run_and_forward_signals(pipeline_command(profile, options.targets), environment)
 
 
-def _run_and_forward_signals(command: Sequence[str], environment: Mapping[str, str]) -> int:
+def run_and_forward_signals(command: Sequence[str], environment: Mapping[str, str]) -> int:
     """Run a child to its end; a request to stop that reaches only us reaches it too."""
     child = subprocess.Popen(command, env=dict(environment))
 

@@ -43,6 +43,9 @@ class MlflowSink:
         """
         experiment_id = open_store()
         self.client = mlflow.MlflowClient(tracking_uri())
+        if parent_run_id is not None:
+            # The UI nests runs only within one experiment.
+            experiment_id = self.client.get_run(parent_run_id).info.experiment_id
         self.continued = continue_run_id is not None and self._is_unfinished(continue_run_id)
         self.run_id = str(
             mlflow.start_run(

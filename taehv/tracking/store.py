@@ -21,7 +21,8 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 # The database's migrations announce every step at INFO.
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 
-EXPERIMENT = "taehv"
+DEFAULT_EXPERIMENT = "taehv"
+"""Unless MLFLOW_EXPERIMENT_NAME names another one."""
 CONNECT_SECONDS = 5.0
 
 
@@ -73,14 +74,15 @@ def _experiment_id(client: object, artifact_location: str | None) -> str:
     from mlflow.exceptions import MlflowException
 
     assert isinstance(client, MlflowClient)
-    existing = client.get_experiment_by_name(EXPERIMENT)
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or DEFAULT_EXPERIMENT
+    existing = client.get_experiment_by_name(name)
     if existing is not None:
         return str(existing.experiment_id)
     try:
-        return str(client.create_experiment(EXPERIMENT, artifact_location=artifact_location))
+        return str(client.create_experiment(name, artifact_location=artifact_location))
     except MlflowException:
         # Another machine may have created it on the same server in between.
-        created = client.get_experiment_by_name(EXPERIMENT)
+        created = client.get_experiment_by_name(name)
         if created is None:
             raise
         return str(created.experiment_id)

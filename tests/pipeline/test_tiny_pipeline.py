@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 from tests_support import Project
 
 pytestmark = pytest.mark.slow
@@ -59,9 +60,29 @@ def test_another_gate_limit_reruns_only_the_gate_and_what_is_behind_it(finished:
     result = project.run("dvc", "repro", check=False)
     assert result.returncode == FAILED_STAGE
     assert "a800_test" not in [line.split("'")[1] for line in result.stdout.splitlines() if "Running stage" in line]
-    assert "must be above 99" in result.stderr or "99" in result.stderr
+    assert "must be > 99 dB" in result.stderr
     assert project.json("runs/gate_psnr.json")["passed"] is False
     assert "h100_train" not in result.stdout.split("Running stage 'gate_psnr'")[1]
+
+
+@pytest.mark.parametrize(("limit", "code", "status"), [(5.0, 0, "FINISHED"), (99.0, 1, "FAILED")])
+def test_mlflow_run_is_the_parent_of_the_stages_and_has_the_pipelines_status(
+    finished: Project, tmp_path: Path, limit: float, code: int, status: str
+) -> None:
+    project = finished.copy(tmp_path / "project")
+    project.change_params({"gate": {"min_psnr_db": limit}})
+    arguments = ["--env-manager", "local", "--experiment-name", "by-mlflow-run", "-P", "profile=local"]
+    result = project.run("mlflow", "run", ".", *arguments, check=False)
+    assert result.returncode == code, result.stderr
+    client = MlflowClient(f"sqlite:///{project.root}/mlflow.db")
+    experiment = client.get_experiment_by_name("by-mlflow-run")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    (parent,) = (run for run in runs if "mlflow.parentRunId" not in run.data.tags)
+    children = [run for run in runs if run is not parent]
+    assert parent.info.status == status
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
+    assert {run.info.run_name: run.info.status for run in children}["gate_psnr"] == status
 
 
 def test_the_profile_is_invisible_to_dvc(finished: Project, tmp_path: Path) -> None:
@@ -151,8 +172,6 @@ def test_a_damaged_validation_shard_stops_training_and_is_named(tiny_project: Pr
 
 
 def test_an_experiment_shows_in_dvc_and_in_mlflow(finished: Project, tmp_path: Path) -> None:
-    from mlflow import MlflowClient
-
     project = finished.copy(tmp_path / "project")
     project.run("dvc", "exp", "run", "-n", "more-recon", "-S", "loss.recon=20")
     shown = json.loads(project.run("dvc", "exp", "show", "--json").stdout)

@@ -1,0 +1,142 @@
+"""A profile becomes exact commands; what a machine cannot run is one clear message."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests_support import Project
+
+from taehv.launch import describe, describe_batch, training_command
+from taehv.params import load_params
+from taehv.profiles import Profile, load_profile
+from taehv.training.slots import micro_batches, slots_of_rank
+
+REPOSITORY = Path(__file__).parent.parent
+PARAMS = load_params(REPOSITORY / "params.yaml")
+LAUNCH = [sys.executable, "-m", "taehv.launch"]
+
+ACCELERATE = (
+    "python -m accelerate.commands.launch --multi_gpu --num_machines 1 --num_processes 8 "
+    "--mixed_precision no --dynamo_backend no -m stages.h100_train"
+)
+
+
+def profile(name: str) -> Profile:
+    return load_profile(name, REPOSITORY / "profiles")
+
+
+def launch(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*LAUNCH, *arguments], cwd=REPOSITORY, env={**os.environ, **environment}, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("local", ["TAEHV_PROFILE=local python -m dvc repro evaluate", "h100_train python -m stages.h100_train"]),
+        ("a800", ["TAEHV_PROFILE=a800 python -m dvc repro gate_psnr", f"h100_train {ACCELERATE}"]),
+        ("h100", ["TAEHV_PROFILE=h100 python -m dvc repro evaluate", f"h100_train {ACCELERATE}"]),
+    ],
+)
+def test_a_dry_run_prints_the_exact_commands_on_a_machine_without_gpus(name: str, lines: list[str]) -> None:
+    result = launch("--profile", name, "--dry-run")
+    assert result.returncode == 0
+    for line in lines:
+        assert any(shown.endswith(line) for shown in result.stdout.splitlines()), result.stdout
+
+
+def test_the_large_scale_on_eight_gpus_is_the_guides_batch_arithmetic() -> None:
+    shown = describe(profile("h100"), PARAMS)
+    assert "128 global = 8 processes x 16 slots = 8 micro-batches of 2 per process" in shown
+
+
+@given(st.integers(1, 64), st.integers(1, 16), st.integers(1, 9))
+def test_the_printed_arithmetic_is_what_the_processes_compute(batch: int, processes: int, per_device: int) -> None:
+    machine = Profile(**{**vars(profile("local")), "processes": processes, "per_device": per_device})
+    if processes > batch:
+        return
+    groups = [
+        [len(group) for group in micro_batches(slots_of_rank(batch, processes, rank), per_device)]
+        for rank in range(processes)
+    ]
+    assert sum(map(sum, groups)) == batch
+    text = describe_batch(machine, batch)
+    assert text.startswith(f"{batch} global = ")
+    if all(group == [per_device] * len(groups[0]) for group in groups):
+        assert text.endswith(f" of {per_device} per process")
+
+
+def test_precision_is_never_left_to_the_launcher() -> None:
+    command = training_command(profile("h100"), "h100_train")
+    assert command[command.index("--mixed_precision") + 1] == "no"
+
+
+def test_a_torchrun_profile_starts_as_many_processes_as_it_says() -> None:
+    two = Profile(**{**vars(profile("local")), "launcher": "torchrun", "processes": 2})
+    command = training_command(two, "a800_test")
+    assert command[1:] == [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        "-m",
+        "stages.a800_test",
+    ]
+
+
+def test_absent_gpus_stop_everything_with_one_message() -> None:
+    result = launch("--profile", "h100", CUDA_VISIBLE_DEVICES="")
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert "needs 8 GPU(s) named H100, this machine has no GPU" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_an_unknown_profile_is_an_error_that_lists_the_known_ones() -> None:
+    result = launch("--profile", "b200")
+    assert result.returncode == 2
+    assert "must be one of a800, h100, local, got 'b200'" in result.stderr
+
+
+def test_a_broken_params_file_stops_before_dvc_starts(project: Project) -> None:
+    project.change_params({"seed": "none", "loss": {"recon": -1}})
+    result = project.run("taehv.launch", check=False)
+    assert result.returncode == 2
+    assert "seed" in result.stderr and "loss.recon" in result.stderr
+    assert "Running stage" not in result.stdout
+
+
+def test_the_exit_code_is_the_pipelines(project: Project) -> None:
+    assert project.run("taehv.launch", "no_such_stage", check=False).returncode == 255
+
+
+def test_a_request_to_stop_reaches_the_stage(project: Project) -> None:
+    stages = project.root / "stages"
+    (stages / "prepare_data.py").write_text(
+        "import signal, sys, time\n"
+        "from pathlib import Path\n"
+        "def stop(*_):\n    Path('stopped').touch(); sys.exit(1)\n"
+        "signal.signal(signal.SIGTERM, stop)\n"
+        "Path('started').touch()\n"
+        "time.sleep(60)\n"
+    )
+    code = "import os, sys; from taehv.launch import run_and_forward_signals as run\n"
+    code += "sys.exit(run([sys.executable, '-m', 'stages.prepare_data'], os.environ))"
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=project.root, env=project.environment())
+    deadline = time.monotonic() + 60
+    while not (project.root / "started").exists():
+        assert time.monotonic() < deadline, "the stage did not start"
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 1
+    assert (project.root / "stopped").exists()
