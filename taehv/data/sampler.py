@@ -13,10 +13,7 @@ import torch
 from torch import Tensor
 
 from taehv.data.store import ClipRecord, ClipStore
-
-# Separates the random numbers of different questions asked with the same seed.
-_PURPOSE_SOURCE_ORDER = 1
-_PURPOSE_DRAW = 2
+from taehv.keyed_random import Purpose, below, words
 
 
 @dataclass(frozen=True)
@@ -70,16 +67,17 @@ class SlotSampler:
     def draw(self, step: int, slot: int) -> SlotDraw:
         """The draw of one slot of one step."""
         turn, place = divmod(step * self.global_batch + slot, len(self._by_source))
-        order = np.argsort(_words(self.seed, _PURPOSE_SOURCE_ORDER, (turn, 0), len(self._by_source)), kind="stable")
-        records = self._by_source[int(order[place])]
-        which, start, top, left, flip = (int(word) for word in _words(self.seed, _PURPOSE_DRAW, (step, slot), 5))
-        record = records[_below(which, len(records))]
+        keys = words(self.seed, Purpose.SOURCE_ORDER, (turn, 0), len(self._by_source))
+        order = sorted(range(len(keys)), key=keys.__getitem__)
+        records = self._by_source[order[place]]
+        which, start, top, left, flip = words(self.seed, Purpose.SLOT_DRAW, (step, slot), 5)
+        record = records[below(which, len(records))]
         return SlotDraw(
             clip_id=record.clip_id,
-            first_frame=_below(start, record.frames - self.frames + 1),
-            top=_below(top, record.height - self.height + 1),
-            left=_below(left, record.width - self.width + 1),
-            flip=self.horizontal_flip and _below(flip, 2) == 1,
+            first_frame=below(start, record.frames - self.frames + 1),
+            top=below(top, record.height - self.height + 1),
+            left=below(left, record.width - self.width + 1),
+            flip=self.horizontal_flip and below(flip, 2) == 1,
         )
 
 
@@ -92,20 +90,3 @@ def load_slots(store: ClipStore, draws: Sequence[SlotDraw], height: int, width: 
         pixels = store.clip(draw.clip_id)[time, :, rows, columns]
         crop[...] = pixels[..., ::-1] if draw.flip else pixels
     return torch.from_numpy(crops)
-
-
-def _words(seed: int, purpose: int, where: tuple[int, int], count: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
-    """``count`` random 64-bit words for one place in the run.
-
-    Raw words of a counter-based generator are used, never numpy's distributions, whose results may change between
-    numpy versions.
-    """
-    bits = np.random.Philox(
-        key=np.array([seed, purpose], dtype=np.uint64), counter=np.array([0, 0, *where], dtype=np.uint64)
-    )
-    return bits.random_raw(count)
-
-
-def _below(word: int, bound: int) -> int:
-    """A uniform whole number in 0 .. bound - 1 from a 64-bit word (the bias is below 2^-40 for any real bound)."""
-    return word * bound >> 64
