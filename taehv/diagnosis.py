@@ -5,6 +5,8 @@ The hints say what a number is consistent with, not what it proves.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from taehv.gate_checks import Evidence
 from taehv.params import Params
 from taehv.records import HistoryRow, finite
@@ -61,14 +63,22 @@ def _dominating_term(evidence: Evidence) -> str:
     if not shares:
         return f"Loss terms: not recorded{f' ({evidence.metrics_problem})' if evidence.metrics_problem else ''}"
     shown = ", ".join(f"{term} {share:.0%}" for term, share in shares)
-    return f"Loss terms, weighted, at the end of the run: {shown}; {shares[0][0]} dominates"
+    pulls = _shares(evidence, "gradient_share")
+    if not pulls:
+        return f"Loss terms, weighted, at the end of the run: {shown}; {shares[0][0]} dominates"
+    pulling = ", ".join(f"{term} {share:.0%}" for term, share in pulls)
+    return (
+        f"Gradient of each loss term, weighted, at the end of the run: {pulling}; {pulls[0][0]} dominates\n"
+        f"Value of each loss term, weighted: {shown}"
+    )
 
 
-def _shares(evidence: Evidence) -> list[tuple[str, float]]:
+def _shares(evidence: Evidence, kind: Literal["share", "gradient_share"] = "share") -> list[tuple[str, float]]:
+    """Each term's part of the loss, or of the summed gradient norms, the largest first."""
     terms = evidence.metrics.get("loss_terms")
     if not isinstance(terms, dict):
         return []
-    shares = [(str(term), finite(entry.get("share"))) for term, entry in terms.items() if isinstance(entry, dict)]
+    shares = [(str(term), finite(entry.get(kind))) for term, entry in terms.items() if isinstance(entry, dict)]
     return sorted(((term, share) for term, share in shares if share is not None), key=lambda pair: -pair[1])
 
 
@@ -88,9 +98,9 @@ def _configuration_hints(evidence: Evidence, params: Params) -> list[str]:
             "measured to cost little (at step 150: 18.5 dB against 18.1 dB for the guide's weights), so look for a "
             "second cause too. Try: loss.recon=10 loss.encoder=0.1 loss.decoder=0.1"
         )
-    shares = dict(_shares(evidence))
-    if 0 < shares.get("recon", 1.0) < 0.2:
-        hints.append(f"recon is only {shares['recon']:.0%} of the weighted loss: try a larger loss.recon")
+    pulls = dict(_shares(evidence, "gradient_share") or _shares(evidence))
+    if 0 < pulls.get("recon", 1.0) < 0.2:
+        hints.append(f"recon is only {pulls['recon']:.0%} of what the loss terms pull: try a larger loss.recon")
     optim = params.active.optim
     if params.scale == "embedded" and optim.name == "adamw" and optim.lr <= 1e-4:
         hints.append(f"lr {optim.lr:g} is small for a short run of the embedded scale")

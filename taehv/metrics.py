@@ -58,14 +58,23 @@ def ssim_per_clip(decoded_ntchw: Tensor, frames_ntchw: Tensor) -> Tensor:
     Raises:
         MetricError: the frames are smaller than the window.
     """
+    return structural_similarity(*_comparable(decoded_ntchw, frames_ntchw)).double()
+
+
+def structural_similarity(decoded_ntchw: Tensor, frames_ntchw: Tensor) -> Tensor:
+    """The same of frames as they are, unclamped, with a gradient: what the perceptual loss uses.
+
+    Raises:
+        MetricError: the frames are smaller than the window.
+    """
     from pytorch_msssim import ssim  # a training box may lack it
 
     height, width = frames_ntchw.shape[-2:]
     if min(height, width) < SSIM_WINDOW:
         message = f"SSIM needs frames of at least {SSIM_WINDOW}x{SSIM_WINDOW} pixels, got {height}x{width}"
         raise MetricError(f"{message}; raise data.height and data.width of the scale")
-    decoded, frames = _comparable(decoded_ntchw, frames_ntchw)
-    per_frame = ssim(
+    decoded, frames = common_frames(decoded_ntchw, frames_ntchw)
+    per_frame: Tensor = ssim(
         decoded.flatten(0, 1),
         frames.flatten(0, 1),
         data_range=1.0,
@@ -73,7 +82,7 @@ def ssim_per_clip(decoded_ntchw: Tensor, frames_ntchw: Tensor) -> Tensor:
         win_size=SSIM_WINDOW,
         win_sigma=SSIM_SIGMA,
     )
-    return per_frame.double().unflatten(0, decoded.shape[:2]).mean(dim=1)  # type: ignore[no-any-return]
+    return per_frame.unflatten(0, decoded.shape[:2]).mean(dim=1)
 
 
 def lpips_backbone_file(backbone: LpipsBackbone) -> Path | None:

@@ -6,7 +6,7 @@ that lists every problem with its key and what is allowed there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import yaml
 
 from taehv import atomic
-from taehv.model.variants import VARIANTS
+from taehv.params_rules import impossible_combinations
 from taehv.strict_config import Bounds, ConfigError, Problem, Reading, read, to_plain
 
 NonNegative = Bounds(low=0.0)
@@ -37,9 +37,9 @@ class LossWeights:
     decoder: Annotated[float, NonNegative]
     """Mean squared error of the student's decoding of the teacher's latents against the input frames."""
     perceptual: Annotated[float, NonNegative]
-    """Perceptual distance of the round trip. Not available yet: must be 0."""
+    """Perceptual distance of the round trip; which one: the scale's `perceptual`."""
     seraena: Annotated[float, NonNegative]
-    """Adversarial correction target. Not available yet: must be 0."""
+    """Distance of the round trip to a target that a discriminator corrected; from when on: the scale's `seraena`."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +146,30 @@ class Teacher:
 
 
 @dataclass(frozen=True)
+class Perceptual:
+    name: Literal["ssim"]
+    """`ssim`: 1 - structural similarity."""
+
+
+@dataclass(frozen=True)
+class Seraena:
+    """The adversarial term; read only where loss.seraena > 0."""
+
+    start_step: Annotated[int, AtLeastOne]
+    """The first update with the term; the discriminator trains from here on too."""
+    ramp_steps: Annotated[int, NonNegative]
+    """Updates over which the term's weight grows linearly from 0 to loss.seraena."""
+    group_frames: Annotated[int, AtLeastOne]
+    """Successive frames that the discriminator judges together."""
+    width: Annotated[int, AtLeastOne]
+    """Channels of the discriminator's first layer; later layers have up to 8 times as many."""
+    lr: Annotated[float, Positive]
+    """Learning rate of the discriminator's AdamW."""
+    replay_mib: Annotated[int, AtLeastOne]
+    """Memory, in MiB over all processes, for earlier decodings that the discriminator is shown again."""
+
+
+@dataclass(frozen=True)
 class Optim:
     name: Literal["adamw", "muon"]
     """`adamw` for everything, or `muon` for the convolution filters and AdamW for the biases."""
@@ -205,6 +229,8 @@ class Scale:
     data: ScaleData
     model: Model
     teacher: Teacher
+    perceptual: Perceptual
+    seraena: Seraena
     optim: Optim
     precision: Literal["fp32", "bf16", "fp64"]
     batch: Batch
@@ -251,6 +277,8 @@ TRAINING_KEYS = (
     "@.data.frames",
     "@.data.horizontal_flip",
     "@.model",
+    "@.perceptual",
+    "@.seraena",
     "@.optim",
     "@.precision",
     "@.batch",
@@ -285,7 +313,7 @@ def parse_params(raw: object, origin: str = "params") -> Params:
     """Check an already parsed mapping; raises ConfigError as ``load_params`` does."""
     reading = Reading()
     params = read(Params, raw, reading)
-    for problem in _impossible_combinations(reading.values, raw):
+    for problem in impossible_combinations(reading.values, raw):
         reading.problems.append(problem)
     if reading.problems or params is None:
         raise ConfigError(origin, reading.problems)
@@ -321,101 +349,3 @@ def flatten(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         dotted = f"{prefix}{key}"
         flat.update(flatten(value, dotted + ".") if isinstance(value, Mapping) else {dotted: value})
     return flat
-
-
-def _impossible_combinations(values: Mapping[str, Any], raw: object) -> Iterator[Problem]:
-    """Rules over several keys; a rule whose keys could not be read is left out (their own problem is listed)."""
-    yield from _loss_problems(values)
-    yield from _source_problems(values)
-    tolerance, fail = values.get("evaluate.parity_tolerance_db"), values.get("evaluate.parity_fail_db")
-    if tolerance is not None and fail is not None and fail < tolerance:
-        yield Problem("evaluate.parity_fail_db", f"must be at least evaluate.parity_tolerance_db ({tolerance:g})")
-    scales = raw.get("scales") if isinstance(raw, Mapping) else None
-    names = [str(name) for name in scales] if isinstance(scales, Mapping) else []
-    if names and "scale" in values and values["scale"] not in names:
-        yield Problem("scale", f"must be one of {', '.join(names)}, got {values['scale']!r}")
-    for name in names:
-        yield from _data_problems(values, f"scales.{name}")
-        yield from _schedule_problems(values, f"scales.{name}")
-
-
-def _loss_problems(values: Mapping[str, Any]) -> Iterator[Problem]:
-    for term in ("perceptual", "seraena"):
-        if values.get(f"loss.{term}", 0.0) != 0.0:
-            yield Problem(f"loss.{term}", "this loss term is not available in this version; set it to 0")
-    weights = {term: values.get(f"loss.{term}") for term in ("recon", "encoder", "decoder")}
-    if weights["recon"] == 0.0:
-        for trained, other in (("encoder", "encoder"), ("decoder", "decoder")):
-            if weights[other] == 0.0:
-                yield Problem(f"loss.{other}", f"must be > 0 when loss.recon is 0: nothing would train the {trained}")
-
-
-def _source_problems(values: Mapping[str, Any]) -> Iterator[Problem]:
-    if not {"data.source", "data.path"} <= values.keys():
-        return
-    source, path = values["data.source"], values["data.path"]
-    if source == "samples" and path is not None:
-        yield Problem("data.path", "must be null when data.source is samples")
-    if source != "samples" and path is None:
-        wanted = "the folder of videos" if source == "videos" else "the annotation file"
-        yield Problem("data.path", f"must name {wanted} when data.source is {source}")
-
-
-def _data_problems(values: Mapping[str, Any], scale: str) -> Iterator[Problem]:
-    data = f"{scale}.data"
-    for size, canvas in (("height", "canvas_height"), ("width", "canvas_width"), ("frames", "canvas_frames")):
-        pair = values.get(f"{data}.{size}"), values.get(f"{data}.{canvas}")
-        if None not in pair and pair[1] < pair[0]:  # type: ignore[operator]
-            yield Problem(f"{data}.{canvas}", f"must be >= {size} ({pair[0]}): the crop is cut from it, got {pair[1]}")
-    parts = [f"{data}.split.{part}" for part in ("train", "val", "test")]
-    fractions = [values[part] for part in parts if part in values]
-    if len(fractions) == len(parts) and abs(sum(fractions) - 1.0) > 1e-9:
-        yield Problem(f"{data}.split", f"train + val + test must be 1, got {sum(fractions):g}")
-    name = values.get(f"{scale}.model.variant")
-    if name is None:
-        return
-    if name not in VARIANTS:
-        yield Problem(f"{scale}.model.variant", f"must be one of {', '.join(VARIANTS)}, got {name!r}")
-        return
-    variant = VARIANTS[name]
-    for size in ("height", "width"):
-        value = values.get(f"{data}.{size}")
-        if value is not None and value % variant.spatial_downscale:
-            message = (
-                f"must be a multiple of {variant.spatial_downscale} (patch size times downscale of {name}), got {value}"
-            )
-            yield Problem(f"{data}.{size}", message)
-    frames = values.get(f"{data}.frames")
-    if frames is not None and frames < variant.t_downscale:
-        yield Problem(f"{data}.frames", f"must be >= {variant.t_downscale} for one latent of {name}, got {frames}")
-
-
-def _schedule_problems(values: Mapping[str, Any], scale: str) -> Iterator[Problem]:
-    every = values.get(f"{scale}.validation.every")
-    gate_step, test_steps = values.get("gate.step"), values.get(f"{scale}.steps.a800_test")
-    active = values.get("scale") == scale.removeprefix("scales.")
-    if active and None not in (every, gate_step, test_steps):
-        if gate_step > test_steps:  # type: ignore[operator]
-            message = (
-                f"must be <= {scale}.steps.a800_test ({test_steps}), or a800_test never gets there; got {gate_step}"
-            )
-            yield Problem("gate.step", message)
-        elif gate_step % every and gate_step != test_steps:  # type: ignore[operator]
-            message = f"is never validated: must be a multiple of {scale}.validation.every ({every}) or the last step"
-            yield Problem("gate.step", f"{message}, got {gate_step}")
-    resume, published = values.get("h100_train.resume_from_a800_step"), values.get(f"{scale}.checkpoint.every")
-    train_steps = values.get(f"{scale}.steps.h100_train")
-    if active and resume is not None and None not in (published, test_steps, train_steps):
-        if resume > test_steps or (resume % published and resume != test_steps):  # type: ignore[operator]
-            message = f"a800_test publishes checkpoints every {published} steps up to {test_steps}, got {resume}"
-            yield Problem("h100_train.resume_from_a800_step", message)
-        elif resume >= train_steps:  # type: ignore[operator]
-            yield Problem("h100_train.resume_from_a800_step", f"must be < {scale}.steps.h100_train ({train_steps})")
-    name = values.get(f"{scale}.optim.name")
-    for key in ("muon_lr", "muon_momentum"):
-        dotted = f"{scale}.optim.{key}"
-        if name is not None and dotted in values and (values[dotted] is None) == (name == "muon"):
-            yield Problem(dotted, "must be a number with muon" if name == "muon" else f"must be null with {name}")
-    warmup, decay = values.get(f"{scale}.optim.warmup_steps"), values.get(f"{scale}.optim.decay_steps")
-    if None not in (warmup, decay) and warmup >= decay:  # type: ignore[operator]
-        yield Problem(f"{scale}.optim.warmup_steps", f"must be < decay_steps ({decay}), got {warmup}")

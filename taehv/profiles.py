@@ -41,6 +41,8 @@ class Profile:
     """Processes that decode videos in prepare_data; null uses all cores."""
     log_every: Annotated[int, Bounds(low=1)]
     """Steps between logged training metrics."""
+    log_terms_every: Annotated[int, Bounds(low=1)]
+    """Steps between measurements of each loss term's own gradient; one costs about as much as four steps."""
     checkpoint_every: Annotated[int, Bounds(low=1)]
     """Steps between rolling checkpoints, from which a crashed run goes on."""
     keep_checkpoints: Annotated[int, Bounds(low=1)]

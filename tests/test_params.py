@@ -13,7 +13,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from taehv.metrics import SSIM_WINDOW
 from taehv.params import STAGE_KEYS, flatten, load_params, parse_params, resolved, stage_params
+from taehv.params_rules import SMALLEST_PICTURE
 from taehv.strict_config import ConfigError
 
 REPOSITORY = Path(__file__).parent.parent
@@ -94,10 +96,11 @@ def test_a_wrong_value_is_one_problem_with_its_key(path: str, value: object) -> 
         ({"scale": "huge"}, "scale"),
         ({"data__source": "videos"}, "data.path"),
         ({"data__path": "videos"}, "data.path"),
-        ({"loss__perceptual": 0.1}, "loss.perceptual"),
-        ({"loss__seraena": 0.1}, "loss.seraena"),
-        ({"loss__recon": 0.0, "loss__decoder": 0.0}, "loss.decoder"),
-        ({"loss__recon": 0.0, "loss__encoder": 0.0}, "loss.encoder"),
+        ({"loss__recon": 0.0, "loss__perceptual": 0.0, "loss__decoder": 0.0}, "loss.decoder"),
+        ({"loss__recon": 0.0, "loss__perceptual": 0.0, "loss__encoder": 0.0}, "loss.encoder"),
+        ({"scales__embedded__seraena__group_frames": 4}, "scales.embedded.seraena.group_frames"),
+        ({"scales__full__seraena__replay_mib": 1000}, "scales.full.seraena.replay_mib"),
+        ({"scales__embedded__data__height": 8}, "scales.embedded.data.height"),
         ({"h100_train__resume_from_a800_step": 500}, "h100_train.resume_from_a800_step"),
         ({"scales__embedded__optim__name": "adamw"}, "scales.embedded.optim.muon_lr"),
         ({"scales__full__optim__name": "muon"}, "scales.full.optim.muon_lr"),
@@ -107,6 +110,14 @@ def test_a_wrong_value_is_one_problem_with_its_key(path: str, value: object) -> 
 )
 def test_an_impossible_combination_is_refused(changes: dict[str, Any], key: str) -> None:
     assert key in problem_keys(changed(**changes))
+
+
+def test_what_an_unused_term_needs_is_not_asked_for() -> None:
+    parse_params(changed(loss__seraena=0.0, scales__embedded__seraena__group_frames=4))
+
+
+def test_the_smallest_picture_is_the_window_of_ssim() -> None:
+    assert SMALLEST_PICTURE == SSIM_WINDOW
 
 
 def test_all_problems_are_listed_at_once_type_errors_and_combinations_together() -> None:

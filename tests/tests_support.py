@@ -24,6 +24,7 @@ TINY: dict[str, Any] = {
         "embedded": {
             "data": {"height": 32, "width": 32, "canvas_height": 64, "canvas_width": 64, "clips_per_video": 4},
             "model": {"width": 0.0625},
+            "seraena": {"start_step": 2, "ramp_steps": 4, "width": 2, "replay_mib": 1},
             "optim": {"warmup_steps": 4, "decay_steps": 24},
             "validation": {"every": 8, "samples": 6},
             "checkpoint": {"every": 8},

@@ -85,6 +85,7 @@ def small_params(folder: str = "videos", samples: int = 4, **data: Any) -> Param
     scale["data"]["split"] |= data.pop("split", {})
     scale["data"] |= data
     scale["validation"]["samples"] = samples
+    scale["seraena"]["group_frames"] = 1
     return parse_params(raw)
 
 

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from taehv.losses.encoder import encoder_per_clip
+from taehv.losses.perceptual import ssim_distance_per_clip
 from taehv.losses.recon import recon_per_clip
+from taehv.losses.seraena import ramp, seraena_per_clip
 from taehv.model import cheaper
 from taehv.model.taehv import TAEHV
-from taehv.params import LossWeights
+from taehv.params import LossWeights, Perceptual, Seraena
+
+Corrections = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Decoded frames, their originals and the latents they were decoded from, to corrections of the decoded frames."""
+
+PERCEPTUAL = {"ssim": ssim_distance_per_clip}
 
 
 class Objective(nn.Module):
@@ -21,37 +28,66 @@ class Objective(nn.Module):
     A term with weight 0 costs nothing: what only it needs is not computed.
     """
 
-    def __init__(self, student: TAEHV, weights: LossWeights) -> None:
+    def __init__(self, student: TAEHV, weights: LossWeights, perceptual: Perceptual, seraena: Seraena) -> None:
         super().__init__()
         self.student = student
-        self.weights: Mapping[str, float] = {
-            term: weight for term, weight in dataclasses.asdict(weights).items() if weight > 0
-        }
+        self._weights = {term: weight for term, weight in dataclasses.asdict(weights).items() if weight > 0}
+        self._perceptual = PERCEPTUAL[perceptual.name]
+        self._seraena = seraena
 
     @property
     def needs_teacher(self) -> bool:
-        return "encoder" in self.weights or "decoder" in self.weights
+        return "encoder" in self._weights or "decoder" in self._weights
 
-    def forward(self, frames_ntchw: Tensor, teacher_latents_ntchw: Tensor | None) -> dict[str, Tensor]:
+    @property
+    def needs_adversary(self) -> bool:
+        """Whether the adversarial term comes in at some step."""
+        return "seraena" in self._weights
+
+    def weights_at(self, step: int) -> dict[str, float]:
+        """The weight of each term that counts at update ``step``, in the order of the parameters."""
+        factors = {"seraena": ramp(self._seraena, step)}
+        weights = {term: weight * factors.get(term, 1.0) for term, weight in self._weights.items()}
+        return {term: weight for term, weight in weights.items() if weight > 0}
+
+    def forward(
+        self, frames_ntchw: Tensor, teacher_latents_ntchw: Tensor | None, corrections: Corrections | None = None
+    ) -> dict[str, Tensor]:
         """Unweighted loss of each clip, (N,), by term.
 
         Args:
             frames_ntchw: (N, T, 3, H, W) in [0, 1].
             teacher_latents_ntchw: the teacher's latents of the same frames; None only if no term needs them.
+            corrections: the adversary's; None where the adversarial term does not count.
         """
-        terms: dict[str, Tensor] = {}
-        if "recon" in self.weights or "encoder" in self.weights:
-            latents = self.student.encode(frames_ntchw)
-            if "encoder" in self.weights:
-                assert teacher_latents_ntchw is not None
-                terms["encoder"] = encoder_per_clip(latents, teacher_latents_ntchw)
-        if "recon" in self.weights:
-            terms["recon"] = recon_per_clip(cheaper.decode(self.student, latents), frames_ntchw)
-        if "decoder" in self.weights:
+        terms = self._round_trip_terms(frames_ntchw, teacher_latents_ntchw, corrections)
+        if "decoder" in self._weights:
             assert teacher_latents_ntchw is not None
             terms["decoder"] = recon_per_clip(cheaper.decode(self.student, teacher_latents_ntchw), frames_ntchw)
-        return {term: terms[term] for term in self.weights}
+        return {term: terms[term] for term in self._weights if term in terms}
 
-    def weighted_sum(self, terms: Mapping[str, Tensor]) -> Tensor:
-        """Sum over terms and clips, each with its weight: a scalar."""
-        return torch.stack([self.weights[term] * values.sum() for term, values in terms.items()]).sum()
+    def _round_trip_terms(
+        self, frames: Tensor, teacher_latents: Tensor | None, corrections: Corrections | None
+    ) -> dict[str, Tensor]:
+        terms: dict[str, Tensor] = {}
+        wants_decoded = "recon" in self._weights or "perceptual" in self._weights or corrections is not None
+        if not wants_decoded and "encoder" not in self._weights:
+            return terms
+        latents = self.student.encode(frames)
+        if "encoder" in self._weights:
+            assert teacher_latents is not None
+            terms["encoder"] = encoder_per_clip(latents, teacher_latents)
+        if wants_decoded:
+            decoded = cheaper.decode(self.student, latents)
+            if "recon" in self._weights:
+                terms["recon"] = recon_per_clip(decoded, frames)
+            if "perceptual" in self._weights:
+                terms["perceptual"] = self._perceptual(decoded, frames)
+            if corrections is not None:
+                terms["seraena"] = seraena_per_clip(decoded, corrections(decoded, frames, latents))
+        return terms
+
+
+def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """Sum over terms and clips, each with its weight: a scalar."""
+    return torch.stack([weights[term] * values.sum() for term, values in terms.items()]).sum()

@@ -1,7 +1,8 @@
 """Checkpoints: folders ``step-N`` that are either whole or do not exist for the reader.
 
-A checkpoint holds the weights, their moving average, the optimiser's state (safetensors: nothing in it can execute)
-and everything else as JSON. Its ``manifest.json``, written last, lists size and sha256 of every file.
+A checkpoint holds the weights, their moving average, the optimiser's and the adversary's state and what each slot
+remembers (safetensors: nothing in it can execute), and everything else as JSON. Its ``manifest.json``, written last,
+lists size and sha256 of every file.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 import accelerate
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -42,15 +44,35 @@ class CheckpointInfo:
     params: dict[str, Any]
 
 
-def save_checkpoint(folder: Path, state: TrainingState, job: TrainingJob) -> Path:
-    """Write ``folder/step-N``; it appears only when all of it is on disk. An existing one of that step is replaced."""
+def save_checkpoint(folder: Path, state: TrainingState, job: TrainingJob, accelerator: Accelerator) -> Path:
+    """Write ``folder/step-N``; it appears only when all of it is on disk. An existing one of that step is replaced.
+
+    All processes call it: each writes what its slots remember, the first one writes everything else.
+    """
     step = state.progress.step
     partial, final = folder / f".step-{step}.partial", folder / f"step-{step}"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    if accelerator.is_main_process:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    accelerator.wait_for_everyone()
+    if state.adversary is not None:
+        state.adversary.save_replay(partial)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        _write_shared_part(partial, state, job)
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+        _flush_to_disk(folder)
+    return final
+
+
+def _write_shared_part(partial: Path, state: TrainingState, job: TrainingJob) -> None:
+    """What is equal on every process, and the manifest over all files."""
     save_file(_contiguous(state.student.state_dict()), partial / "model.safetensors")
     save_file(_contiguous(state.ema.state_dict()), partial / "ema.safetensors")
     save_file(_contiguous(state.optimizers.state_tensors()), partial / "optimizer.safetensors")
+    if state.adversary is not None:
+        save_file(_contiguous(state.adversary.state_tensors()), partial / "adversary.safetensors")
     progress = json.dumps(dataclasses.asdict(state.progress), indent=1)
     (partial / "progress.json").write_text(progress, encoding="utf-8")
     files = {
@@ -60,7 +82,7 @@ def save_checkpoint(folder: Path, state: TrainingState, job: TrainingJob) -> Pat
         "schema": 1,
         "format": CHECKPOINT_FORMAT,
         "stage": job.stage,
-        "step": step,
+        "step": state.progress.step,
         "fingerprint": job.fingerprint,
         "params": job.stage_params,
         "dataset_sha256": job.dataset_sha256,
@@ -70,10 +92,6 @@ def save_checkpoint(folder: Path, state: TrainingState, job: TrainingJob) -> Pat
     (partial / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
     for path in partial.iterdir():
         _flush_to_disk(path)
-    shutil.rmtree(final, ignore_errors=True)
-    partial.rename(final)
-    _flush_to_disk(folder)
-    return final
 
 
 def read_manifest(checkpoint: Path) -> CheckpointInfo:
@@ -108,9 +126,12 @@ def load_checkpoint(checkpoint: Path, state: TrainingState) -> CheckpointInfo:
         state.student.load_state_dict(load_file(checkpoint / "model.safetensors"), strict=True)
         state.ema.load_state_dict(load_file(checkpoint / "ema.safetensors"), strict=True)
         state.optimizers.load_state_tensors(load_file(checkpoint / "optimizer.safetensors"))
+        if state.adversary is not None:
+            state.adversary.load_state_tensors(load_file(checkpoint / "adversary.safetensors"))
+            state.adversary.load_replay(checkpoint)
         progress = json.loads((checkpoint / "progress.json").read_text(encoding="utf-8"))
         state.progress = Progress(**progress)
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"the checkpoint {checkpoint} does not fit this model: {error}") from error
     return info
 

@@ -11,7 +11,7 @@ from taehv.params import Params, TrainingStage, stage_params
 from taehv.paths import TrainingOutputs, work_folder
 from taehv.profiles import Profile
 
-CHECKPOINT_FORMAT = 1
+CHECKPOINT_FORMAT = 2
 
 
 @dataclass(frozen=True)

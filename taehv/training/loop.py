@@ -22,6 +22,7 @@ from taehv.model.init import create_model
 from taehv.model.variants import VARIANTS
 from taehv.teachers import load_teacher
 from taehv.training import outputs
+from taehv.training.adversary import Adversary
 from taehv.training.batches import SlotLoader
 from taehv.training.checkpoint import keep_newest, save_checkpoint
 from taehv.training.console import logging_redirect_tqdm, progress_bar
@@ -83,8 +84,20 @@ class Trainer:
         variant = VARIANTS[scale.model.variant]
         dtype = DTYPES[scale.precision]
         student = create_model(variant, scale.model.width, scale.model.init, job.params.seed)
-        self.state = TrainingState(student.to(accelerator.device, dtype), scale.optim)
-        objective = Objective(student, job.params.loss)
+        slots = slots_of_rank(scale.batch.global_, accelerator.num_processes, accelerator.process_index)
+        objective = Objective(student, job.params.loss, scale.perceptual, scale.seraena)
+        adversary = None
+        if objective.needs_adversary:
+            adversary = Adversary(
+                scale.seraena,
+                variant,
+                seed=job.params.seed,
+                slots=slots,
+                global_batch=scale.batch.global_,
+                device=accelerator.device,
+                dtype=dtype,
+            )
+        self.state = TrainingState(student.to(accelerator.device, dtype), scale.optim, adversary)
         teacher = load_teacher(scale.teacher.name, job.teacher, variant).to(accelerator.device, dtype)
         clips = ClipStore.open(job.clips, "train")
         sampler = SlotSampler(
@@ -96,7 +109,6 @@ class Trainer:
             frames=scale.data.frames,
             horizontal_flip=scale.data.horizontal_flip,
         )
-        slots = slots_of_rank(scale.batch.global_, accelerator.num_processes, accelerator.process_index)
         self.loader = SlotLoader(clips, sampler, slots, accelerator.device)
         self.train_step = TrainStep(
             accelerator,
@@ -143,9 +155,10 @@ class Trainer:
         return Outcome(self.state, stop, self.meter.summary(self.state, stop, outputs.oom_events(self.work)))
 
     def _do_step(self, step: int) -> StepReport:
+        measure = is_due(step, self.job.profile.log_terms_every, self.job.total_steps)
         try:
             with self.meter.timing_a_step():
-                report = self.train_step(step)
+                report = self.train_step(step, measure_terms=measure)
         except torch.OutOfMemoryError as error:
             outputs.count_oom_event(self.work)
             raise self._out_of_memory(step) from error
@@ -160,20 +173,24 @@ class Trainer:
             progress.loss_count += 1
             for term, value in report.terms.items():
                 progress.term_sums[term] = progress.term_sums.get(term, 0.0) + value
+                weighted = report.weights[term] * value
+                progress.weighted_sums[term] = progress.weighted_sums.get(term, 0.0) + weighted
+        if report.term_gradient_norms:
+            progress.term_gradient_norms = report.term_gradient_norms
         return report
 
     def _do_what_is_due(self, report: StepReport) -> None:
         """Logging, validation and checkpoints after a step."""
         step, last = self.state.progress.step, self.job.total_steps
-        if is_due(step, self.job.profile.log_every, last):
+        if is_due(step, self.job.profile.log_every, last) or report.term_gradient_norms:
             self.recorder.metrics(step, self.meter.training_metrics(report))
         if is_due(step, self.scale.validation.every, last):
             self._validate()
-        if self.accelerator.is_main_process:
-            if is_due(step, self.scale.checkpoint.every, last):
-                save_checkpoint(self.work.checkpoints, self.state, self.job)
-            elif is_due(step, self.job.profile.checkpoint_every, last):
-                save_checkpoint(self._rolling, self.state, self.job)
+        if is_due(step, self.scale.checkpoint.every, last):
+            save_checkpoint(self.work.checkpoints, self.state, self.job, self.accelerator)
+        elif is_due(step, self.job.profile.checkpoint_every, last):
+            save_checkpoint(self._rolling, self.state, self.job, self.accelerator)
+            if self.accelerator.is_main_process:
                 keep_newest(self._rolling, self.job.profile.keep_checkpoints)
 
     def _validate(self) -> None:

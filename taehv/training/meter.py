@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -46,7 +46,11 @@ class Meter:
         return {
             "train/loss": report.loss,
             **{f"train/{term}": value for term, value in report.terms.items()},
+            **{f"train/weighted/{term}": report.weights[term] * value for term, value in report.terms.items()},
             "train/gradient_norm": report.gradient_norm,
+            **{f"train/gradient_norm/{term}": norm for term, norm in report.term_gradient_norms.items()},
+            **{f"train/gradient_share/{t}": share for t, share in share_of_sum(report.term_gradient_norms).items()},
+            **({} if report.discriminator_loss is None else {"train/discriminator_loss": report.discriminator_loss}),
             **{f"train/learning_rate_{name}": rate for name, rate in report.learning_rates.items()},
             "throughput/clips_per_second": self.clips_per_second,
             **({} if utilisation is None else {"throughput/gpu_utilisation_percent": utilisation}),
@@ -63,14 +67,19 @@ class Meter:
     def window_done(self, progress: Progress) -> None:
         """Start a new window of loss averages; the old one's shares of each term are kept for the summary."""
         if progress.loss_count:
-            weights = vars(self._job.params.loss)
-            weighted = {t: weights[t] * total / progress.loss_count for t, total in progress.term_sums.items()}
-            whole = sum(weighted.values())
+            steps = progress.loss_count
+            shares, pulls = share_of_sum(progress.weighted_sums), share_of_sum(progress.term_gradient_norms)
             progress.loss_terms = {
-                term: {"value": value / weights[term], "weighted": value, "share": value / whole if whole else 0.0}
-                for term, value in weighted.items()
+                term: {
+                    "value": progress.term_sums[term] / steps,
+                    "weighted": weighted / steps,
+                    "share": shares[term],
+                    **({"gradient_share": pulls[term]} if term in pulls else {}),
+                }
+                for term, weighted in progress.weighted_sums.items()
             }
-        progress.loss_sum, progress.loss_count, progress.term_sums = 0.0, 0, {}
+        progress.loss_sum, progress.loss_count = 0.0, 0
+        progress.term_sums, progress.weighted_sums = {}, {}
 
     def summary(self, state: TrainingState, stopped_early: str | None, oom_events: int) -> dict[str, Any]:
         """metrics.json."""
@@ -111,6 +120,12 @@ class Meter:
             return None
         self._utilisation.append(float(torch.cuda.utilization(self._accelerator.device)))
         return self._utilisation[-1]
+
+
+def share_of_sum(values: Mapping[str, float]) -> dict[str, float]:
+    """Each value's part of their sum."""
+    whole = sum(values.values())
+    return {name: value / whole if whole else 0.0 for name, value in values.items()}
 
 
 def device_name(device: torch.device) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from taehv.model.taehv import TAEHV
 from taehv.params import Optim
+from taehv.training.adversary import Adversary
 from taehv.training.optimizers import Optimizers
 from taehv.training.schedule import ema_decay
 
@@ -34,21 +35,26 @@ class Progress:
     loss_count: int = 0
     term_sums: dict[str, float] = field(default_factory=dict)
     """Sums of the unweighted loss terms since the last validation."""
+    weighted_sums: dict[str, float] = field(default_factory=dict)
+    """The same, weighted as in each step."""
+    term_gradient_norms: dict[str, float] = field(default_factory=dict)
+    """Of each weighted term, where it was last measured."""
     loss_terms: dict[str, dict[str, float]] = field(default_factory=dict)
-    """Value, weighted value and share of each term over the window that ended with the last validation."""
+    """Each term over the window that ended with the last validation; see Meter.window_done."""
     history: list[HistoryEntry] = field(default_factory=list)
     resumed_from: dict[str, Any] | None = None
     """The stage and step of another stage's checkpoint that this run started from."""
 
 
 class TrainingState:
-    """Student, its moving average, optimiser and progress."""
+    """Student, its moving average, optimiser, adversary (where there is one) and progress."""
 
-    def __init__(self, student: TAEHV, optim: Optim) -> None:
+    def __init__(self, student: TAEHV, optim: Optim, adversary: Adversary | None = None) -> None:
         self.student = student
         self.ema = copy.deepcopy(student).requires_grad_(False).eval()
         self.optim = optim
         self.optimizers = Optimizers(student, optim)
+        self.adversary = adversary
         self.progress = Progress()
 
     @torch.no_grad()

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from taehv.losses.objective import Objective
+from taehv.losses.objective import Objective, weighted_sum
 from taehv.teachers import Teacher
+from taehv.training.adversary import Adversary, Encounter
 from taehv.training.batches import SlotLoader
 from taehv.training.slots import micro_batches
 from taehv.training.state import TrainingState
@@ -28,8 +30,14 @@ class StepReport:
     """Weighted loss, mean over the global batch."""
     terms: dict[str, float]
     """Unweighted loss terms, mean over the global batch."""
+    weights: dict[str, float]
+    """The weight of each term in this step."""
     gradient_norm: float
     """L2 norm before clipping."""
+    term_gradient_norms: dict[str, float]
+    """L2 norm of each weighted term's own gradient; empty where it was not measured."""
+    discriminator_loss: float | None
+    """None where the adversarial term does not count yet."""
     learning_rates: dict[str, float]
     """By optimiser."""
     skipped: bool
@@ -61,37 +69,76 @@ class TrainStep:
         self._per_device = per_device
         self._dtype = dtype
 
-    def __call__(self, step: int) -> StepReport:
-        """Do update number ``step`` (the first is 1)."""
-        term_sums = self._accumulate_gradient(self._loader.frames(step))
+    def __call__(self, step: int, *, measure_terms: bool = False) -> StepReport:
+        """Do update number ``step`` (the first is 1); on request also measure each term's own gradient."""
+        weights = self._objective.weights_at(step)
+        adversary = self._state.adversary if "seraena" in weights else None
+        frames = self._loader.frames(step)
+        term_norms = self._term_gradient_norms(frames, weights, adversary) if measure_terms else {}
+        term_sums = self._accumulate_gradient(step, frames, weights, adversary)
         term_sums = self._accelerator.reduce(term_sums, reduction="sum")
         parameters = self._state.student.parameters()
-        # The reduced gradient, and so its norm, is the same on every process: all of them skip, or none.
+        # Reduced gradients, and so their norms, are the same on every process: all of them skip, or none.
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self._state.optim.clip_grad_norm))
-        means = dict(zip(self._objective.weights, (term_sums / self._global_batch).tolist(), strict=True))
-        loss = sum(self._objective.weights[term] * value for term, value in means.items())
-        skipped = not (math.isfinite(norm) and math.isfinite(loss))
+        means = dict(zip(weights, (term_sums / self._global_batch).tolist(), strict=True))
+        loss = sum(weights[term] * value for term, value in means.items())
+        adversary_loss = adversary.reduce(self._accelerator) if adversary is not None else None
+        skipped = not all(map(math.isfinite, (norm, loss, adversary_loss or 0.0)))
         if not skipped:
             self._state.optimizers.step(step)
             self._state.update_ema(step)
         self._state.optimizers.zero_grad()
-        return StepReport(loss, means, norm, self._state.optimizers.learning_rates(step), skipped)
+        if adversary is not None:
+            adversary.finish_step(skipped=skipped)
+        rates = self._state.optimizers.learning_rates(step)
+        return StepReport(loss, means, weights, norm, term_norms, adversary_loss, rates, skipped)
 
-    def _accumulate_gradient(self, frames_uint8: Tensor) -> Tensor:
+    def _accumulate_gradient(
+        self, step: int, frames_uint8: Tensor, weights: Mapping[str, float], adversary: Adversary | None
+    ) -> Tensor:
         """Leaves the whole batch's gradient in the parameters; returns the sum of each term over own slots."""
         groups = micro_batches(range(len(frames_uint8)), self._per_device)
         # The distributed wrapper averages over processes; the gradient wanted is the sum over all slots / batch.
         scale = self._accelerator.num_processes / self._global_batch
-        sums = torch.zeros(len(self._objective.weights), dtype=torch.float64, device=frames_uint8.device)
+        sums = torch.zeros(len(weights), dtype=torch.float64, device=frames_uint8.device)
         for group in groups:
-            frames = to_float(frames_uint8[group[0] : group[-1] + 1], self._dtype)
-            latents = self._teacher.encode(frames) if self._teacher is not None else None
+            encounter = Encounter(adversary) if adversary is not None else None
             with self._synchronise_if(group is groups[-1]):
+                terms = self._terms(self._distributed_objective, frames_uint8, group, encounter)
+                self._accelerator.backward(weighted_sum(terms, weights) * scale)
+            if encounter is not None:
                 with self._accelerator.autocast():
-                    terms = self._distributed_objective(frames, latents)
-                self._accelerator.backward(self._objective.weighted_sum(terms) * scale)
-            sums += torch.stack([values.detach().sum(dtype=torch.float64) for values in terms.values()])
+                    encounter.teach(step, group)
+            sums += torch.stack([terms[term].detach().sum(dtype=torch.float64) for term in weights])
         return sums
+
+    def _term_gradient_norms(
+        self, frames_uint8: Tensor, weights: Mapping[str, float], adversary: Adversary | None
+    ) -> dict[str, float]:
+        """The norm of each weighted term's gradient over the whole batch: who pulls how hard, before clipping."""
+        parameters = list(self._state.student.parameters())
+        gradients = torch.zeros(
+            len(weights), sum(map(torch.numel, parameters)), dtype=self._dtype, device=frames_uint8.device
+        )
+        for group in micro_batches(range(len(frames_uint8)), self._per_device):
+            encounter = Encounter(adversary) if adversary is not None else None
+            terms = self._terms(self._objective, frames_uint8, group, encounter)
+            for row, (term, weight) in zip(gradients, weights.items(), strict=True):
+                weighted = terms[term].sum() * (weight / self._global_batch)
+                parts = torch.autograd.grad(weighted, parameters, retain_graph=True, materialize_grads=True)
+                row += torch.cat([part.flatten() for part in parts])
+        norms = self._accelerator.reduce(gradients, reduction="sum").norm(dim=1)
+        return dict(zip(weights, norms.tolist(), strict=True))
+
+    def _terms(
+        self, objective: Objective, frames_uint8: Tensor, rows: Sequence[int], encounter: Encounter | None
+    ) -> dict[str, Tensor]:
+        """Each term of some of the slots, per clip."""
+        frames = to_float(frames_uint8[rows[0] : rows[-1] + 1], self._dtype)
+        latents = self._teacher.encode(frames) if self._teacher is not None else None
+        with self._accelerator.autocast():
+            terms: dict[str, Tensor] = objective(frames, latents, encounter)
+        return terms
 
     def _synchronise_if(self, last: bool) -> contextlib.AbstractContextManager[None]:
         """Processes exchange gradients once per step, in the backward pass of their last micro-batch."""

@@ -9,16 +9,21 @@ import torch
 from torch import Tensor
 
 from taehv.losses.encoder import encoder_per_clip
-from taehv.losses.objective import Objective
+from taehv.losses.objective import Objective, weighted_sum
+from taehv.losses.perceptual import ssim_distance_per_clip
 from taehv.losses.recon import recon_per_clip
+from taehv.metrics import ssim_per_clip
 from taehv.model.init import create_model
 from taehv.model.taehv import TAEHV
 from taehv.model.variants import VARIANTS
-from taehv.params import LossWeights
+from taehv.params import LossWeights, Perceptual, Seraena
 
 VARIANT = VARIANTS["hunyuan_video"]
-WEIGHTS = LossWeights(recon=10.0, encoder=0.1, decoder=0.1, perceptual=0.0, seraena=0.0)
-TERMS = ("recon", "encoder", "decoder")
+WEIGHTS = LossWeights(recon=10.0, encoder=0.1, decoder=0.1, perceptual=0.1, seraena=0.1)
+TERMS = ("recon", "encoder", "decoder", "perceptual", "seraena")
+SERAENA = Seraena(start_step=5, ramp_steps=3, group_frames=5, width=4, lr=1e-3, replay_mib=1)
+LATE = 100
+"""A step at which every term has its full weight."""
 
 
 def student() -> TAEHV:
@@ -33,10 +38,27 @@ def teacher_latents() -> Tensor:
     return torch.randn(2, 2, 16, 2, 2, generator=torch.Generator().manual_seed(3))
 
 
+def objective_of(weights: LossWeights) -> Objective:
+    return Objective(student(), weights, Perceptual("ssim"), SERAENA)
+
+
+def corrections(decoded: Tensor, originals: Tensor, latents: Tensor) -> Tensor:
+    """Stands for the adversary's; tests/training/test_adversary.py has the real ones."""
+    return torch.randn(decoded.shape, generator=torch.Generator().manual_seed(4))
+
+
+def terms_of(objective: Objective) -> dict[str, Tensor]:
+    terms: dict[str, Tensor] = objective(
+        frames(), teacher_latents(), corrections if objective.needs_adversary else None
+    )
+    return terms
+
+
 def gradient(weights: LossWeights) -> Tensor:
-    objective = Objective(student(), weights)
-    objective.weighted_sum(objective(frames(), teacher_latents())).backward()
-    return torch.cat([parameter.grad.flatten() for parameter in objective.parameters() if parameter.grad is not None])
+    objective = objective_of(weights)
+    weighted_sum(terms_of(objective), objective.weights_at(LATE)).backward()
+    parts = [p.grad.flatten() if p.grad is not None else torch.zeros(p.numel()) for p in objective.parameters()]
+    return torch.cat(parts)
 
 
 @pytest.mark.parametrize("term", TERMS)
@@ -47,30 +69,45 @@ def test_changing_one_weight_alone_changes_the_gradient(term: str) -> None:
 
 def test_the_gradient_is_the_weighted_sum_of_each_terms_gradient() -> None:
     """Also: the recon weight holds with and without a teacher."""
-    alone = {term: Objective(student(), only(term)) for term in TERMS}
-    total = torch.zeros(())
-    for term, objective in alone.items():
-        total = total + getattr(WEIGHTS, term) * objective(frames(), teacher_latents())[term].sum()
-    expected = torch.zeros_like(gradient(WEIGHTS))
-    for term, objective in alone.items():
-        (getattr(WEIGHTS, term) * objective(frames(), teacher_latents())[term].sum()).backward()
-        parts = [p.grad.flatten() if p.grad is not None else torch.zeros(p.numel()) for p in objective.parameters()]
-        expected += torch.cat(parts)
+    expected = sum(getattr(WEIGHTS, term) * gradient(only(term)) for term in TERMS)
     torch.testing.assert_close(gradient(WEIGHTS), expected, rtol=1e-4, atol=1e-6)
 
 
 def only(term: str) -> LossWeights:
-    return LossWeights(**{name: 1.0 if name == term else 0.0 for name in (*TERMS, "perceptual", "seraena")})
+    return LossWeights(**{name: 1.0 if name == term else 0.0 for name in TERMS})
 
 
 @pytest.mark.parametrize("term", TERMS)
 def test_a_term_without_weight_is_not_computed(term: str) -> None:
-    objective = Objective(student(), dataclasses.replace(WEIGHTS, **{term: 0.0}))
-    assert set(objective(frames(), teacher_latents())) == set(TERMS) - {term}
+    objective = objective_of(dataclasses.replace(WEIGHTS, **{term: 0.0}))
+    assert set(terms_of(objective)) == set(objective.weights_at(LATE)) == set(TERMS) - {term}
+
+
+def test_the_adversarial_term_comes_in_at_its_step_and_grows_to_its_weight() -> None:
+    weights = [objective_of(WEIGHTS).weights_at(step).get("seraena") for step in range(4, 11)]
+    assert weights == pytest.approx([None, 0.025, 0.05, 0.075, 0.1, 0.1, 0.1])
+
+
+def test_before_its_step_the_adversarial_term_is_not_computed() -> None:
+    objective = objective_of(WEIGHTS)
+    assert set(objective(frames(), teacher_latents(), None)) == set(objective.weights_at(4))
+
+
+def test_the_perceptual_term_is_one_minus_ssim_of_unclamped_frames() -> None:
+    bright = (frames() + 0.6).requires_grad_()
+    loss = ssim_distance_per_clip(bright, frames())
+    loss.sum().backward()
+    assert bright.grad is not None
+    assert bright.grad[bright.detach() > 1].abs().min() > 0
+    assert ssim_distance_per_clip(frames(), frames()).tolist() == pytest.approx([0.0, 0.0], abs=1e-6)
+    darker = 0.5 * frames()
+    assert (1 - ssim_distance_per_clip(darker, frames())).tolist() == pytest.approx(
+        ssim_per_clip(darker, frames()).tolist()
+    )
 
 
 def test_without_encoder_and_decoder_terms_no_teacher_is_needed() -> None:
-    objective = Objective(student(), only("recon"))
+    objective = objective_of(only("recon"))
     assert not objective.needs_teacher
     assert set(objective(frames(), None)) == {"recon"}
 

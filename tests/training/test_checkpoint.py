@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 
+from taehv.losses.seraena import seraena_per_clip
 from taehv.model.init import create_model
 from taehv.model.variants import VARIANTS
 from taehv.params import Params, load_params
 from taehv.profiles import load_profile
+from taehv.training.adversary import Adversary
 from taehv.training.checkpoint import (
     CheckpointError,
     keep_newest,
@@ -35,13 +38,29 @@ def job(params: Params = PARAMS, resume: Path | None = None, dataset: str = "d")
 
 
 def new_state(seed: int = 0, width: float = 1 / 16) -> TrainingState:
-    return TrainingState(create_model(VARIANTS["hunyuan_video"], width, "torch_default", seed), PARAMS.active.optim)
+    variant = VARIANTS["hunyuan_video"]
+    adversary = Adversary(
+        dataclasses.replace(PARAMS.active.seraena, replay_mib=1),
+        variant,
+        seed=PARAMS.seed,
+        slots=range(2),
+        global_batch=2,
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+    )
+    return TrainingState(create_model(variant, width, "torch_default", seed), PARAMS.active.optim, adversary)
 
 
 def train_a_little(state: TrainingState, steps: int) -> None:
     for step in range(state.progress.step + 1, state.progress.step + steps + 1):
-        frames = torch.rand(1, 8, 3, 16, 16, generator=torch.Generator().manual_seed(step))
-        state.student.decode(state.student.encode(frames)).square().mean().backward()
+        frames = torch.rand(2, 12, 3, 16, 16, generator=torch.Generator().manual_seed(step))
+        latents = state.student.encode(frames)
+        decoded = state.student.decode(latents)
+        assert state.adversary is not None
+        corrections = state.adversary.corrections(decoded, frames, latents)
+        seraena_per_clip(decoded, corrections).mean().backward()
+        state.adversary.accumulate(step, range(2), decoded, frames, latents)
+        state.adversary.finish_step(skipped=False)
         state.optimizers.step(step)
         state.optimizers.zero_grad()
         state.update_ema(step)
@@ -50,17 +69,20 @@ def train_a_little(state: TrainingState, steps: int) -> None:
 
 
 def everything(state: TrainingState) -> dict[str, torch.Tensor]:
+    assert state.adversary is not None
     return {
         **{f"student.{key}": value for key, value in state.student.state_dict().items()},
         **{f"ema.{key}": value for key, value in state.ema.state_dict().items()},
         **state.optimizers.state_tensors(),
+        **state.adversary.state_tensors(),
+        **state.adversary._replay.tensors(),
     }
 
 
 def test_a_resumed_state_goes_on_bit_for_bit(tmp_path: Path) -> None:
     uninterrupted = new_state()
     train_a_little(uninterrupted, 2)
-    path = save_checkpoint(tmp_path, uninterrupted, job())
+    path = save_checkpoint(tmp_path, uninterrupted, job(), Accelerator(cpu=True))
     train_a_little(uninterrupted, 2)
     resumed = new_state(seed=99)
     load_checkpoint(path, resumed)
@@ -75,10 +97,10 @@ def test_a_resumed_state_goes_on_bit_for_bit(tmp_path: Path) -> None:
 def test_damage_to_any_file_is_noticed(tmp_path: Path, damage: str) -> None:
     state = new_state()
     train_a_little(state, 1)
-    names = [path.name for path in save_checkpoint(tmp_path, state, job()).iterdir()]
-    assert len(names) == 5
+    names = [path.name for path in save_checkpoint(tmp_path, state, job(), Accelerator(cpu=True)).iterdir()]
+    assert len(names) == 8
     for name in names:
-        file = save_checkpoint(tmp_path, state, job()) / name
+        file = save_checkpoint(tmp_path, state, job(), Accelerator(cpu=True)) / name
         content = bytearray(file.read_bytes())
         if damage == "flip":
             content[len(content) // 2] ^= 0x01
@@ -94,7 +116,7 @@ def test_damage_to_any_file_is_noticed(tmp_path: Path, damage: str) -> None:
 
 
 def test_a_manifest_that_contradicts_the_files_is_refused(tmp_path: Path) -> None:
-    path = save_checkpoint(tmp_path, new_state(), job())
+    path = save_checkpoint(tmp_path, new_state(), job(), Accelerator(cpu=True))
     manifest = json.loads((path / "manifest.json").read_text())
     manifest["files"]["model.safetensors"]["sha256"] = "0" * 64
     (path / "manifest.json").write_text(json.dumps(manifest))
@@ -111,7 +133,7 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     state = new_state()
     for step in (1, 2, 10):
         state.progress.step = step
-        save_checkpoint(tmp_path, state, job())
+        save_checkpoint(tmp_path, state, job(), Accelerator(cpu=True))
     keep_newest(tmp_path, 2)
     assert [path.name for path in newest_first([tmp_path])] == ["step-10", "step-2"]
 
@@ -122,7 +144,7 @@ def test_a_damaged_newest_checkpoint_costs_only_the_work_since_the_one_before(
     state = new_state()
     for _ in range(2):
         train_a_little(state, 1)
-        save_checkpoint(tmp_path, state, job())
+        save_checkpoint(tmp_path, state, job(), Accelerator(cpu=True))
     (tmp_path / "step-2" / "ema.safetensors").unlink()
     resumed = new_state()
     with caplog.at_level("WARNING"):
@@ -143,7 +165,7 @@ def test_a_named_checkpoint_that_is_missing_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_named_checkpoint_of_other_parameters_is_an_error_that_lists_them(tmp_path: Path) -> None:
-    path = save_checkpoint(tmp_path, new_state(), job())
+    path = save_checkpoint(tmp_path, new_state(), job(), Accelerator(cpu=True))
     other = dataclasses.replace(PARAMS, loss=dataclasses.replace(PARAMS.loss, recon=20.0))
     with pytest.raises(CheckpointError, match=r"loss\.recon: 10\.0 there, 20\.0 here"):
         restore(new_state(), job(other, resume=path), [])
@@ -152,16 +174,16 @@ def test_a_named_checkpoint_of_other_parameters_is_an_error_that_lists_them(tmp_
 def test_unfinished_work_comes_before_the_named_checkpoint(tmp_path: Path) -> None:
     state = new_state()
     train_a_little(state, 1)
-    named = save_checkpoint(tmp_path / "a800", state, job())
+    named = save_checkpoint(tmp_path / "a800", state, job(), Accelerator(cpu=True))
     train_a_little(state, 1)
-    save_checkpoint(tmp_path / "own", state, job())
+    save_checkpoint(tmp_path / "own", state, job(), Accelerator(cpu=True))
     resumed = new_state()
     restore(resumed, job(resume=named), [tmp_path / "own"])
     assert resumed.progress.step == 2
 
 
 def test_weights_of_another_width_do_not_load(tmp_path: Path) -> None:
-    path = save_checkpoint(tmp_path, new_state(), job())
+    path = save_checkpoint(tmp_path, new_state(), job(), Accelerator(cpu=True))
     with pytest.raises(CheckpointError, match="does not fit"):
         load_checkpoint(path, new_state(width=1 / 8))
 

@@ -1,0 +1,194 @@
+"""The discriminator's side of a step: corrections for the student, one update per global step, its memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from taehv.alignment import common_frames
+from taehv.keyed_random import Purpose, below, words
+from taehv.losses import seraena
+from taehv.model.variants import Variant
+from taehv.params import Seraena
+from taehv.training.replay import Replay, Sample
+
+BETAS = (0.9, 0.99)
+"""Of the discriminator's AdamW, as in the reference implementation."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the discriminator learns from a micro-batch: groups of frames with their latents, real or decoded."""
+
+    groups: Tensor
+    latents: Tensor
+    is_decoded: Tensor
+
+
+class Encounter:
+    """Makes the corrections of one micro-batch, and keeps what it saw for the discriminator to learn from."""
+
+    def __init__(self, adversary: Adversary) -> None:
+        self._adversary = adversary
+        self._seen: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def __call__(self, decoded_ntchw: Tensor, frames_ntchw: Tensor, latents_ntchw: Tensor) -> Tensor:
+        """Corrections, in the shape of the decoded frames."""
+        self._seen = decoded_ntchw.detach(), frames_ntchw, latents_ntchw.detach()
+        return self._adversary.corrections(*self._seen)
+
+    def teach(self, step: int, rows: Sequence[int]) -> None:
+        """Accumulate the discriminator's gradient over what was seen: these of the process's slots."""
+        assert self._seen is not None, "nothing was decoded"
+        self._adversary.accumulate(step, [self._adversary.slots[row] for row in rows], *self._seen)
+
+
+class Adversary:
+    """Discriminator, its optimiser, and the replay memory of this process's slots.
+
+    In step s, corrections are made and gradients are accumulated with the discriminator of step s - 1, whatever the
+    micro-batches; ``finish_step`` then updates it once.
+    """
+
+    def __init__(
+        self,
+        params: Seraena,
+        variant: Variant,
+        *,
+        seed: int,
+        slots: Sequence[int],
+        global_batch: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            discriminator = seraena.Discriminator(3 * params.group_frames, variant.latent_channels, params.width)
+        self.params = params
+        self.slots = slots
+        self._discriminator = discriminator.to(device, dtype)
+        self._optimizer = torch.optim.AdamW(discriminator.parameters(), lr=params.lr, betas=BETAS, fused=True)
+        self._variant = variant
+        self._seed = seed
+        self._global_batch = global_batch
+        self._device = device
+        self._replay = Replay(params.replay_mib * 2**20 // global_batch)
+        self._to_remember: list[tuple[int, Sample, int]] = []
+        self._losses: list[Tensor] = []
+
+    def corrections(self, decoded_ntchw: Tensor, frames_ntchw: Tensor, latents_ntchw: Tensor) -> Tensor:
+        """For decoded frames of some clips, their originals and the latents they were decoded from."""
+        by_clip = self._grouped(decoded_ntchw, frames_ntchw, latents_ntchw)
+        decoded, real, latents = (groups.flatten(0, 1) for groups in by_clip)
+        corrections = seraena.correction(self._discriminator, decoded, real, latents)
+        return seraena.ungroup_frames(corrections.unflatten(0, by_clip[0].shape[:2]), self.params.group_frames)
+
+    def accumulate(
+        self, step: int, slots: Sequence[int], decoded_ntchw: Tensor, frames_ntchw: Tensor, latents_ntchw: Tensor
+    ) -> None:
+        """Add to the discriminator's gradient what these slots teach it, and note what they will remember."""
+        decoded, real, latents = self._grouped(decoded_ntchw, frames_ntchw, latents_ntchw)
+        seen = self._draw(step, slots, decoded, real, latents)
+        scores = self._discriminator(seen.groups, seen.latents)
+        total = seraena.discriminator_loss(scores, seen.is_decoded).sum()
+        (total / (self._global_batch * decoded.shape[1])).backward()
+        self._losses.append(total.detach() / decoded.shape[1])
+
+    def reduce(self, accelerator: Accelerator) -> float:
+        """Sum gradients over the processes; returns the discriminator's loss, NaN where a gradient is not finite."""
+        parameters = list(self._discriminator.parameters())
+        own = torch.cat([parameter.grad.flatten() for parameter in parameters if parameter.grad is not None])
+        summed = accelerator.reduce(own, reduction="sum")
+        for parameter, gradient in zip(parameters, summed.split([p.numel() for p in parameters]), strict=True):
+            parameter.grad = gradient.view_as(parameter)
+        loss = float(accelerator.reduce(torch.stack(self._losses).sum(), reduction="sum")) / self._global_batch
+        return loss if bool(summed.isfinite().all()) else math.nan
+
+    def finish_step(self, *, skipped: bool) -> None:
+        """Update the discriminator and remember this step's samples; a skipped step leaves no trace."""
+        if not skipped:
+            self._optimizer.step()
+            for slot, sample, index_if_full in self._to_remember:
+                self._replay.remember(slot, sample, index_if_full)
+        self._optimizer.zero_grad(set_to_none=True)
+        self._to_remember, self._losses = [], []
+
+    def _grouped(self, decoded: Tensor, frames: Tensor, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """All three as (N, groups, C, H, W), without a gradient."""
+        size = self.params.group_frames
+        decoded, frames = common_frames(decoded.detach(), frames)
+        groups = seraena.group_frames(decoded, size)
+        real = seraena.group_frames(frames, size)
+        return groups, real, seraena.latents_per_group(latents.detach(), self._variant, groups.shape[1], size)
+
+    def _draw(self, step: int, slots: Sequence[int], decoded: Tensor, real: Tensor, latents: Tensor) -> Seen:
+        """Half of what the discriminator sees is real; of the rest, half is remembered, where there is a memory."""
+        groups, conditions, is_decoded = [], [], []
+        count = decoded.shape[1]
+        for row, slot in enumerate(slots):
+            kept, place, *draws = words(self._seed, Purpose.REPLAY, (step, slot), 2 + 2 * count)
+            remembered = self._replay.size(slot)
+            for group in range(count):
+                kind, index = below(draws[2 * group], 4), draws[2 * group + 1]
+                if kind == 0 and remembered:
+                    sample = self._replay.recall(slot, below(index, remembered))
+                    groups.append(sample.groups)
+                    conditions.append(sample.latents)
+                else:
+                    groups.append((decoded if kind < 2 else real)[row, group])
+                    conditions.append(latents[row, group])
+                is_decoded.append(kind < 2)
+            keep = below(kept, count)
+            new = Sample(decoded[row, keep].clone(), latents[row, keep].clone())
+            self._to_remember.append((slot, new, below(place, max(1, remembered))))
+        return Seen(torch.stack(groups), torch.stack(conditions), torch.tensor(is_decoded, device=self._device))
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """Weights and optimiser state; the same on every process."""
+        weights = {f"discriminator.{name}": tensor for name, tensor in self._discriminator.state_dict().items()}
+        state = self._optimizer.state_dict()["state"]
+        return weights | {
+            f"optimizer.{index}.{key}": value for index, values in state.items() for key, value in values.items()
+        }
+
+    def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over what ``state_tensors`` gave.
+
+        Raises:
+            RuntimeError: the weights are of another discriminator.
+        """
+        weights = {name.removeprefix("discriminator."): t for name, t in tensors.items() if name.startswith("disc")}
+        self._discriminator.load_state_dict(weights, strict=True)
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith("optimizer."):
+                _, index, key = name.split(".")
+                state.setdefault(int(index), {})[key] = tensor
+        groups = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+    def save_replay(self, folder: Path) -> None:
+        """Write the memory of this process's slots: one file per slot, so that any number of processes can read it."""
+        tensors = self._replay.tensors()
+        for slot in self.slots:
+            own = {name: t.cpu().contiguous() for name, t in tensors.items() if name.startswith(f"{slot}.")}
+            if own:
+                save_file(own, folder / _replay_file(slot))
+
+    def load_replay(self, folder: Path) -> None:
+        """Read the memory of this process's slots; a slot without a file has none yet."""
+        for slot in self.slots:
+            if (folder / _replay_file(slot)).exists():
+                tensors = load_file(folder / _replay_file(slot), device=str(self._device))
+                self._replay.restore(slot, tensors)
+
+
+def _replay_file(slot: int) -> str:
+    return f"replay-{slot}.safetensors"
