@@ -73,7 +73,7 @@ class Objective(nn.Module):
         wants_decoded = "recon" in self._weights or "perceptual" in self._weights or corrections is not None
         if not wants_decoded and "encoder" not in self._weights:
             return terms
-        latents = self.student.encode(frames)
+        latents = cheaper.encode(self.student, frames)
         if "encoder" in self._weights:
             assert teacher_latents is not None
             terms["encoder"] = encoder_per_clip(latents, teacher_latents)

@@ -46,13 +46,7 @@ class TAEHV(nn.Module):
         Raises:
             ValueError: the shape does not fit.
         """
-        self._check_frames(frames_ntchw)
-        clips, length = frames_ntchw.shape[:2]
-        missing = -length % self.variant.t_downscale
-        if missing:
-            last = frames_ntchw[:, -1:].expand(-1, missing, -1, -1, -1)
-            frames_ntchw = torch.cat([frames_ntchw, last], dim=1)
-        hidden = functional.pixel_unshuffle(frames_ntchw.flatten(0, 1), self.variant.patch_size)
+        hidden, clips = self.frames_to_first_layer(frames_ntchw), frames_ntchw.shape[0]
         return _run(self.encoder, hidden, clips).unflatten(0, (clips, -1))
 
     def decode(self, latents_ntchw: Tensor) -> Tensor:
@@ -67,8 +61,21 @@ class TAEHV(nn.Module):
         """
         clips, length = latents_ntchw.shape[:2]
         hidden = _run(self.decoder, latents_ntchw.flatten(0, 1), clips)
-        frames = functional.pixel_shuffle(hidden, self.variant.patch_size).unflatten(0, (clips, -1))
+        frames = self.last_layer_to_frames(hidden, clips)
         return frames[:, self.variant.frames_to_trim(length) :]
+
+    def frames_to_first_layer(self, frames_ntchw: Tensor) -> Tensor:
+        """Checked, padded in time and unshuffled: (N, T, 3, H, W) to (N*T', patch channels, H / patch, W / patch)."""
+        self._check_frames(frames_ntchw)
+        missing = -frames_ntchw.shape[1] % self.variant.t_downscale
+        if missing:
+            last = frames_ntchw[:, -1:].expand(-1, missing, -1, -1, -1)
+            frames_ntchw = torch.cat([frames_ntchw, last], dim=1)
+        return functional.pixel_unshuffle(frames_ntchw.flatten(0, 1), self.variant.patch_size)
+
+    def last_layer_to_frames(self, hidden: Tensor, clips: int) -> Tensor:
+        """The inverse of the unshuffling: (N*T, patch channels, h, w) to (N, T, 3, H, W)."""
+        return functional.pixel_shuffle(hidden, self.variant.patch_size).unflatten(0, (clips, -1))
 
     def _check_frames(self, frames_ntchw: Tensor) -> None:
         step = self.variant.spatial_downscale
