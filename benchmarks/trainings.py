@@ -1,13 +1,14 @@
-"""Many trainings of the embedded default, each in a process of its own: seeds, and the founding story.
+"""Many trainings of the embedded default, each in a process of its own: seeds, the founding story, unseen sources.
 
-    python benchmarks/trainings.py seeds --seeds 0 1 2 3 4
-    python benchmarks/trainings.py founding-story --seeds 0 1 2
+    python benchmarks/trainings.py seeds                  # seeds 0 .. 4 of params.yaml as it is
+    python benchmarks/trainings.py founding-story         # seeds 0 .. 2: which of the suspects gives what
+    python benchmarks/trainings.py unseen-source          # train on two videos, validate on the third
     python benchmarks/trainings.py tune --seeds 100 --set scales.embedded.optim.muon_lr=0.02
-    python benchmarks/trainings.py table
 
 Needs `dvc repro prepare_data`. Each training is a800_test's, on the prepared clips, without DVC and tracking; it takes
 about 8 minutes on one core. Results are appended to benchmarks/trainings.jsonl as they come in. A training that is
-there already, with the same parameters and data, is not run again: an interrupted call goes on where it ended.
+there already, with the same parameters and data, is not run again: an interrupted call goes on where it ended, and
+`--table` prints what there is.
 """
 
 from __future__ import annotations
@@ -15,24 +16,37 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
+import dataclasses
 import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from unittest import mock
 
 import yaml
 
+from taehv import paths
+from taehv.data.manifest import describe, write_manifest
+from taehv.data.samples import NAMES, sample_videos
+from taehv.data.sources import SampleFiles
+from taehv.data.store import ClipStore
+from taehv.fingerprint import sha256_of_json
+from taehv.params import Params, parse_params, stage_params
+from taehv.profiles import Profile, load_profile
+from taehv.training.job import TrainingJob
+
 REPOSITORY = Path(__file__).parents[1]
 RESULTS = REPOSITORY / "benchmarks/trainings.jsonl"
 SHIFT = 3
+
+Mistake = Literal["none", "shifted training", "shifted validation"]
 
 LEGACY: dict[str, Any] = {
     "loss.recon": 0.1,
@@ -40,78 +54,84 @@ LEGACY: dict[str, Any] = {
     "loss.decoder": 1.0,
     "loss.perceptual": 0.02,
     "loss.seraena": 0.3,
+    "scales.embedded.seraena.start_step": 1,
 }
-GUIDE: dict[str, Any] = {
-    "loss.recon": 10.0,
-    "loss.encoder": 0.1,
-    "loss.decoder": 0.1,
-    "loss.perceptual": 0.1,
-    "loss.seraena": 0.1,
-}
-RECON_ONLY: dict[str, Any] = dict.fromkeys(GUIDE, 0.0) | {"loss.recon": 10.0}
-ADVERSARY_AT_ONCE: dict[str, Any] = {"scales.embedded.seraena.start_step": 1}
+RECON_ONLY: dict[str, Any] = {f"loss.{term}": 0.0 for term in ("encoder", "decoder", "perceptual", "seraena")}
 LEGACY_RATE_RATIO = 0.5
 """The legacy learning rate, 5e-5, against the guide's 1e-4."""
 
 
-def legacy_rates(params: dict[str, Any]) -> dict[str, float]:
-    """The embedded rates, lowered as the legacy configuration is below the guide."""
+@dataclass(frozen=True)
+class Training:
+    """What distinguishes a training from the default."""
+
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    """Parameters by dotted key."""
+    mistake: Mistake = "none"
+    unseen: str | None = None
+    """The source that is left out of the training clips and alone validated on."""
+
+
+def founding_story(params: Mapping[str, Any]) -> dict[str, Training]:
+    """By name: the suspects of the 4.2 dB."""
     optim = params["scales"]["embedded"]["optim"]
-    return {f"scales.embedded.optim.{key}": optim[key] * LEGACY_RATE_RATIO for key in ("lr", "muon_lr")}
-
-
-def founding_story(params: dict[str, Any]) -> dict[str, tuple[dict[str, Any], str]]:
-    """By name: changed parameters, and the mistake that is made on purpose."""
-    legacy = LEGACY | ADVERSARY_AT_ONCE
-    slow = legacy | legacy_rates(params)
+    slow = LEGACY | {f"scales.embedded.optim.{key}": optim[key] * LEGACY_RATE_RATIO for key in ("lr", "muon_lr")}
     return {
-        "guide": (GUIDE, "none"),
-        "recon only": (RECON_ONLY, "none"),
-        "legacy": (slow, "none"),
-        "legacy, our learning rate": (legacy, "none"),
-        "legacy + 3-frame shift": (slow, "shifted training"),
-        "guide + 3-frame shift": (GUIDE, "shifted training"),
-        "guide, validation on shifted targets": (GUIDE, "shifted validation"),
+        "guide (the default)": Training(),
+        "recon only": Training(RECON_ONLY),
+        "legacy": Training(slow),
+        "legacy, our learning rate": Training(LEGACY),
+        "legacy + 3-frame shift": Training(slow, "shifted training"),
+        "guide + 3-frame shift": Training({}, "shifted training"),
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", choices=["seeds", "founding-story", "tune", "table"])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
+    parser.add_argument("study", choices=["seeds", "founding-story", "unseen-source", "tune"])
+    parser.add_argument("--seeds", type=int, nargs="+", help="default: 0 .. 4, 0 .. 2, 0 and 100, by study")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="changed parameters, for tune")
     parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, on one core each (default: 2)")
+    parser.add_argument("--table", action="store_true", help="train nothing, print the results so far")
     options = parser.parse_args()
     params = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
     changes = {key: yaml.safe_load(value) for key, value in (item.split("=", 1) for item in options.set)}
-    studies: dict[str, dict[str, tuple[dict[str, Any], str]]] = {
-        "seeds": {"default": ({}, "none")},
-        "founding-story": founding_story(params),
-        "tune": {" ".join(options.set) or "default": (changes, "none")},
-        "table": {},
+    studies: dict[str, tuple[dict[str, Training], list[int]]] = {
+        "seeds": ({"default": Training()}, [0, 1, 2, 3, 4]),
+        "founding-story": (founding_story(params), [0, 1, 2]),
+        "unseen-source": ({f"without {name}": Training(unseen=name) for name in NAMES}, [0]),
+        "tune": ({" ".join(options.set) or "default": Training(changes)}, [100]),
     }
-    planned = [
-        {"study": options.study, "name": name, "seed": seed, "changes": changed, "mistake": mistake}
-        for seed in options.seeds
-        for name, (changed, mistake) in studies[options.study].items()
-    ]
-    with ThreadPoolExecutor(options.jobs) as pool:
-        list(pool.map(run_unless_done, planned))
-    print(table(results()))
+    trainings, seeds = studies[options.study]
+    plans = [plan(params, training, seed) for seed in options.seeds or seeds for training in trainings.values()]
+    if not options.table:
+        with ThreadPoolExecutor(options.jobs) as pool:
+            list(pool.map(run_unless_done, plans))
+    print(table(trainings, params))
 
 
-def run_unless_done(plan: dict[str, Any]) -> None:
+def plan(params: Mapping[str, Any], training: Training, seed: int) -> dict[str, Any]:
+    """A training as JSON: its parameters in full, so that results of another params.yaml never count for this one."""
+    raw = changed(params, {**training.changes, "seed": seed})
+    raw["a800_test"]["abort_below_db"] = 0.0
+    keys = stage_params(parse_params(raw), "a800_test")
+    dataset = json.loads((REPOSITORY / paths.DATASET).read_text())["dataset_sha256"]
+    facts = {"params": keys, "dataset_sha256": dataset, "mistake": training.mistake, "unseen": training.unseen}
+    return {"id": sha256_of_json(facts)[:16], "raw": raw, "seed": seed, **facts}
+
+
+def run_unless_done(planned: dict[str, Any]) -> None:
     """Train in a process of its own and append its result."""
-    if any(all(done[key] == plan[key] for key in plan) for done in results()):
+    if any(done["id"] == planned["id"] for done in results()):
         return
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-c", "from benchmarks.trainings import train; train()"]
         environment = os.environ | {"DVC_ROOT": folder, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
         finished = subprocess.run(
-            command, cwd=REPOSITORY, env=environment, input=json.dumps(plan), text=True, capture_output=True
+            command, cwd=REPOSITORY, env=environment, input=json.dumps(planned), text=True, capture_output=True
         )
     if finished.returncode != 0:
-        sys.exit(f"{plan}\n{finished.stderr[-3000:]}")
+        sys.exit(f"{planned['id']}\n{finished.stderr[-3000:]}")
     line = finished.stdout.splitlines()[-1]
     with RESULTS.open("a") as file:
         file.write(line + "\n")
@@ -120,45 +140,71 @@ def run_unless_done(plan: dict[str, Any]) -> None:
 
 def train() -> None:
     """The child process: one training, its plan on standard input, its result on standard output."""
-    from taehv import paths
-    from taehv.params import parse_params
-    from taehv.profiles import load_profile
-    from taehv.training.job import TrainingJob
     from taehv.training.loop import Trainer, start_accelerator
     from taehv.training.recorder import NullRecorder
 
-    plan = json.load(sys.stdin)
-    raw = changed(yaml.safe_load(Path("params.yaml").read_text()), plan["changes"] | {"seed": plan["seed"]})
-    raw["a800_test"]["abort_below_db"] = 0.0
-    profile = load_profile("local")
-    profile = type(profile)(**{**vars(profile), "threads": 1})
-    dataset = json.loads(paths.DATASET.read_text())["dataset_sha256"]
-    job = TrainingJob("a800_test", parse_params(raw), profile, dataset, paths.CLIPS, paths.TEACHER)
-    with made_on_purpose(plan["mistake"]):
-        outcome = Trainer(job, start_accelerator(job), NullRecorder()).run()
-    keys = ("clips_per_second", "loss_terms", "counters", "dataset_sha256")
-    measured = {key: outcome.metrics[key] for key in keys}
+    planned = json.load(sys.stdin)
+    params = parse_params(planned["raw"])
+    profile = dataclasses.replace(load_profile("local"), threads=1)
+    clips, teacher = (REPOSITORY / path for path in (paths.CLIPS, paths.TEACHER))
+    validation = ClipStore.open(clips, "val")
+    if planned["unseen"] is not None:
+        validation = of_source(validation, planned["unseen"])
+        clips, teacher = prepared_without(planned["unseen"], params, profile)
+    job = TrainingJob("a800_test", params, profile, planned["dataset_sha256"], clips, teacher)
+    trainer = Trainer(job, start_accelerator(job), NullRecorder())
+    trainer.validate = dataclasses.replace(trainer.validate, store=validation)
+    with made_on_purpose(planned["mistake"]):
+        outcome = trainer.run()
+    with made_on_purpose("shifted validation"):
+        shifted = trainer.validate(outcome.state, None)
+    measured = {key: outcome.metrics[key] for key in ("clips_per_second", "loss_terms", "counters")}
     history = outcome.state.progress.history
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-    print(json.dumps(plan | {"commit": commit.stdout.strip(), "history": history} | measured))
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    facts = {key: planned[key] for key in ("id", "seed", "mistake", "unseen")}
+    facts |= {"commit": commit.stdout.strip(), "history": history, "psnr_on_shifted_targets": shifted["psnr"]}
+    print(json.dumps(facts | measured))
 
 
-def changed(params: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+def of_source(store: ClipStore, source: str) -> ClipStore:
+    """The clips of one source, numbered anew."""
+    found = [record for record in store.records if record.source == source]
+    return ClipStore(store.root, "val", [dataclasses.replace(record, clip_id=i) for i, record in enumerate(found)])
+
+
+def prepared_without(source: str, params: Params, profile: Profile) -> tuple[Path, Path]:
+    """Clips and teacher of the other sources alone, made below the child's own folder."""
+    from taehv.data.prepare import prepare
+
+    os.chdir(os.environ["DVC_ROOT"])
+    others = [name for name in NAMES if name != source]
+    write_manifest(paths.MANIFEST, describe(SampleFiles(sample_videos()), others))
+    samples = params.active.validation.samples * len(others) // len(NAMES)
+    scale = dataclasses.replace(
+        params.active, validation=dataclasses.replace(params.active.validation, samples=samples)
+    )
+    prepare(dataclasses.replace(params, scales={**params.scales, params.scale: scale}), profile)
+    return paths.CLIPS.resolve(), paths.TEACHER.resolve()
+
+
+def changed(params: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """A copy with some dotted keys set."""
-    params = copy.deepcopy(params)
+    raw = copy.deepcopy(dict(params))
     for key, value in changes.items():
         *parents, last = key.split(".")
-        section = params
+        section: Any = raw
         for parent in parents:
             section = section[parent]
         if last not in section:
             raise SystemExit(f"params.yaml has no {key}")
         section[last] = value
-    return params
+    return raw
 
 
 @contextlib.contextmanager
-def made_on_purpose(mistake: str) -> Iterator[None]:
+def made_on_purpose(mistake: Mistake) -> Iterator[None]:
     """Compare decoded frame j with input frame j + 3, in training or in validation."""
     from taehv.alignment import common_frames
 
@@ -180,26 +226,33 @@ def results() -> list[dict[str, Any]]:
     return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Mean and range over seeds of the last validation, by study and name."""
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
-    for row in rows:
-        groups[row["study"], row["name"]].append(row)
-    lines = ["| study | training | seeds | PSNR dB, mean (range) | worst clip | by source | gradient shares |"]
+def table(trainings: Mapping[str, Training], params: Mapping[str, Any]) -> str:
+    """Mean and range over seeds of the last validation, for each training that has results."""
+    lines = ["| training | seeds | PSNR dB, mean (range) | on shifted targets | worst clip | by source | gradient |"]
     lines.append("|---|---|---|---|---|---|---|")
-    for (study, name), members in groups.items():
-        last = [member["history"][-1] for member in members]
-        psnr = [row["psnr"] for row in last]
-        spread = f"{statistics.mean(psnr):.2f} ({min(psnr):.2f} .. {max(psnr):.2f})"
-        sources = ", ".join(
-            f"{source.split('.')[0]} {statistics.mean(row['psnr_by_source'][source] for row in last):.1f}"
-            for source in last[0]["psnr_by_source"]
-        )
-        pulls = ", ".join(f"{t} {entry.get('gradient_share', 0):.0%}" for t, entry in members[0]["loss_terms"].items())
-        worst = min(row["psnr_worst_clip"] for row in last)
-        seeds = " ".join(str(member["seed"]) for member in members)
-        lines.append(f"| {study} | {name} | {seeds} | {spread} | {worst:.1f} | {sources} | {pulls} |")
+    by_id = {row["id"]: row for row in results()}
+    seeds = sorted({row["seed"] for row in by_id.values()})
+    for name, training in trainings.items():
+        ids = [plan(params, training, seed)["id"] for seed in seeds]
+        members = [by_id[found] for found in ids if found in by_id]
+        if members:
+            lines.append(f"| {name} | {summary(members)} |")
     return "\n".join(lines)
+
+
+def summary(members: list[dict[str, Any]]) -> str:
+    last = [member["history"][-1] for member in members]
+    shifted = statistics.mean(member["psnr_on_shifted_targets"] for member in members)
+    sources = ", ".join(
+        f"{source.split('.')[0]} {statistics.mean(row['psnr_by_source'][source] for row in last):.1f}"
+        for source in last[0]["psnr_by_source"]
+    )
+    pulls = ", ".join(f"{t} {entry.get('gradient_share', 0):.0%}" for t, entry in members[0]["loss_terms"].items())
+    psnr = [row["psnr"] for row in last]
+    spread = f"{statistics.mean(psnr):.2f} ({min(psnr):.2f} .. {max(psnr):.2f})"
+    worst = min(row["psnr_worst_clip"] for row in last)
+    seeds = " ".join(str(member["seed"]) for member in members)
+    return f"{seeds} | {spread} | {shifted:.2f} | {worst:.1f} | {sources} | {pulls}"
 
 
 if __name__ == "__main__":

@@ -140,3 +140,11 @@ def test_a_request_to_stop_reaches_the_stage(project: Project) -> None:
     process.send_signal(signal.SIGTERM)
     assert process.wait() == 1
     assert (project.root / "stopped").exists()
+
+
+def test_a_stage_outside_the_environment_says_how_to_enter_it() -> None:
+    without_packages = [sys.executable, "-S", "-m", "stages.prepare_data"]
+    result = subprocess.run(without_packages, cwd=REPOSITORY, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert "source .venv/bin/activate" in result.stderr
+    assert "Traceback" not in result.stderr

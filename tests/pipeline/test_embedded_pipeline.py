@@ -58,9 +58,9 @@ def test_both_stages_have_the_same_curve_up_to_the_shorter_ones_end(pipeline_run
 def test_the_report_has_its_three_numbers_and_two_baselines(pipeline_run: Project) -> None:
     report = pipeline_run.json("reports/evaluation.json")
     for stage in ("a800_test", "h100_train"):
-        assert math.isfinite(report["models"][stage]["round_trip"]["psnr"])
-        assert math.isfinite(report["models"][stage]["on_teacher_latents"]["psnr"])
-    assert report["teacher"]["psnr"] > report["mean_colour"]["psnr"]
+        assert math.isfinite(report["models"][stage]["round_trip"]["psnr_db"])
+        assert math.isfinite(report["models"][stage]["on_teacher_latents"]["psnr_db"])
+    assert report["teacher"]["psnr_db"] > report["mean_colour"]["psnr_db"]
     assert report["final_psnr"]["passed"] is True
     assert (pipeline_run.root / "reports/index.html").is_file()
     assert list((pipeline_run.root / "reports/figures").glob("*.png"))
