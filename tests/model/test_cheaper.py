@@ -7,13 +7,13 @@ import torch
 
 from taehv.model import cheaper
 from taehv.model.init import create_model
-from taehv.model.variants import VARIANTS
+from taehv.model.variants import TRAINABLE
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", TRAINABLE)
 @pytest.mark.parametrize("latent_frames", [1, 2, 3])
 def test_frames_and_gradients_are_the_references(name: str, latent_frames: int) -> None:
-    variant = VARIANTS[name]
+    variant = TRAINABLE[name]
     model = create_model(variant, 0.25, "torch_default", seed=1).double()
     latents = torch.randn(2, latent_frames, variant.latent_channels, 2, 3, dtype=torch.float64)
     gradients = []
