@@ -1,0 +1,55 @@
+"""The algebra of the fast paths: weights of one convolution that does the work of several layers, exactly.
+
+All functions are linear in the weights and differentiable. They compute in float64 and return the weights' type, so
+that folding adds no more than the rounding of one number. Frames made of one frame are counted by ``stride``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# Nearest upsampling by 2, then a 3x3 convolution, along one axis: output 2i + a reads upsampled 2i + a + d for d in
+# -1, 0, 1, which is input i + floor((a + d) / 2). TRANSPOSED[j, d + 1] says whether tap d reaches output 2i - 1 + j
+# from input i: a transposed convolution of 4 taps, stride 2, padding 1.
+_TRANSPOSED = torch.tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], dtype=torch.float64)
+# PHASES[a, t, d + 1] says whether tap d of output 2i + a reads input i + a - 1 + t: two convolutions of 2 taps.
+_PHASES = torch.tensor([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], dtype=torch.float64)
+
+
+def pool_then_convolve(pool: Tensor, weight: Tensor) -> Tensor:
+    """TPool, then a convolution, as one convolution over ``stride`` frames.
+
+    (C, stride * C, 1, 1) and (C_out, C, 3, 3) to (C_out, C, stride, 3, 3).
+    """
+    by_frame = pool.double()[:, :, 0, 0].unflatten(1, (-1, pool.shape[0]))
+    return torch.einsum("omyx,mtc->octyx", weight.double(), by_frame).to(weight.dtype)
+
+
+def grow_then_convolve(grow: Tensor, weight: Tensor) -> Tensor:
+    """TGrow, then a convolution, as one convolution with ``stride`` frames of output.
+
+    (stride * C, C, 1, 1) and (C_out, C, 3, 3) to (stride, C_out, C, 3, 3). Upsampling may come first, for a 1x1
+    convolution commutes with it.
+    """
+    by_frame = grow.double()[:, :, 0, 0].unflatten(0, (-1, grow.shape[1]))
+    return torch.einsum("omyx,smc->socyx", weight.double(), by_frame).to(weight.dtype)
+
+
+def upsample_as_transposed(kernels: Tensor) -> Tensor:
+    """Nearest upsampling by 2, then ``kernels``, as one transposed convolution, with 4 taps per pixel instead of 9.
+
+    (stride, C_out, C, 3, 3) to (C, C_out, stride, 4, 4), for strides (stride, 2, 2) and padding (0, 1, 1).
+    """
+    to = _TRANSPOSED.to(kernels.device)
+    return torch.einsum("jy,ix,socyx->cosji", to, to, kernels.double()).to(kernels.dtype)
+
+
+def upsample_as_phases(kernels: Tensor) -> Tensor:
+    """The same as one 2x2 convolution (padding 1) whose channels are the four output phases.
+
+    (stride, C_out, C, 3, 3) to (stride * 2 * 2 * C_out, C, 2, 2), channels ordered (stride, row, column, C_out).
+    Phase (a, b) of output pixel (2i + a, 2j + b) is at (i + a, j + b).
+    """
+    to = _PHASES.to(kernels.device)
+    return torch.einsum("aty,bux,socyx->saboctu", to, to, kernels.double()).flatten(0, 3).to(kernels.dtype)
