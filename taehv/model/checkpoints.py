@@ -103,6 +103,19 @@ def find_variant(weights: Mapping[str, Tensor], what: str) -> Variant:
     Raises:
         CheckpointError: none fits (the closest one's differences are listed), or several do (they are named).
     """
+    candidates = find_candidates(weights, what)
+    if len(candidates) > 1:
+        names = ", ".join(variant.name for variant in candidates)
+        raise CheckpointError(f"{what} fits several variants, which have equal keys and shapes; choose one of: {names}")
+    return candidates[0]
+
+
+def find_candidates(weights: Mapping[str, Tensor], what: str) -> list[Variant]:
+    """All published variants that these keys and shapes fit, at least one.
+
+    Raises:
+        CheckpointError: none fits; the closest one's differences are listed.
+    """
     width = width_of(weights)
     fits = {variant: compare(weights, variant, width) for variant in VARIANTS.values()}
     candidates = [variant for variant, fit in fits.items() if fit.is_exact]
@@ -112,10 +125,7 @@ def find_variant(weights: Mapping[str, Tensor], what: str) -> Variant:
             f"{what} fits no known variant. The closest is {closest.name}, from which it differs:\n"
             f"{fits[closest].describe()}"
         )
-    if len(candidates) > 1:
-        names = ", ".join(variant.name for variant in candidates)
-        raise CheckpointError(f"{what} fits several variants, which have equal weights' shapes; choose one of: {names}")
-    return candidates[0]
+    return candidates
 
 
 def width_of(weights: Mapping[str, Tensor]) -> float:
