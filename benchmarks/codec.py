@@ -59,9 +59,8 @@ def main() -> None:
 
 
 def cpu_tables(options: argparse.Namespace) -> None:
-    products, copies = matrix_product_rate("cpu", torch.float32), copy_rate("cpu")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {options.variant}, float32")
-    print(f"measured: matrix product {products / 1e9:.0f} GFLOP/s, copy {copies / 1e9:.1f} GB/s (read + write)")
+    print(f"measured copy: {copy_rate('cpu') / 1e9:.1f} GB/s (read + write)")
     plain = create_model(VARIANTS[options.variant], 1.0, "torch_default", seed=0).eval()
     models: dict[str, VideoAutoencoder] = {"plain": plain, **folded_models(plain)}
     frames, latents = example(plain, options.frames, options.height, options.width)
@@ -73,7 +72,7 @@ def cpu_tables(options: argparse.Namespace) -> None:
         calls["folded, chunked"] = partial(getattr(models["folded"], name), given, chunk=chunk)
         counted = {label: flops(model, given, name) for label, model in models.items()}
         counted["folded, chunked"] = counted["folded"]
-        print_table(name, frames, calls, counted, products, options.runs)
+        print_table(name, frames, calls, counted, options.runs)
     if not options.no_memory:
         print_memory()
 
@@ -81,8 +80,7 @@ def cpu_tables(options: argparse.Namespace) -> None:
 def gpu_tables(options: argparse.Namespace) -> None:
     print(f"torch {torch.__version__}, {torch.cuda.get_device_name()}, {options.variant}")
     for dtype in (torch.float16, torch.bfloat16):
-        products, copies = matrix_product_rate("cuda", dtype), copy_rate("cuda")
-        print(f"\n{dtype}: matrix product {products / 1e12:.0f} TFLOP/s, copy {copies / 1e9:.0f} GB/s (read + write)")
+        print(f"\n{dtype}, measured copy: {copy_rate('cuda') / 1e9:.0f} GB/s (read + write)")
         plain = create_model(VARIANTS[options.variant], 1.0, "torch_default", seed=0).eval().to("cuda", dtype)
         models: dict[str, VideoAutoencoder] = {"plain": plain, **folded_models(plain)}
         for height, width in GPU_SIZES:
@@ -92,7 +90,7 @@ def gpu_tables(options: argparse.Namespace) -> None:
             for label in list(models):
                 calls[f"{label}, compiled"] = torch.compile(calls[label])
                 counted[f"{label}, compiled"] = counted[label]
-            print_table("decode", frames, calls, counted, products, options.runs)
+            print_table("decode", frames, calls, counted, options.runs)
 
 
 def folded_models(plain: TAEHV) -> dict[str, VideoAutoencoder]:
@@ -128,15 +126,20 @@ def measure(work: Mapping[str, Work], runs: int) -> dict[str, float]:
 
 
 @torch.inference_mode()
-def print_table(
-    name: str, frames: Tensor, calls: Mapping[str, Work], counted: Mapping[str, int], peak: float, runs: int
-) -> None:
-    """One row per way; the first is what the others are compared with."""
+def print_table(name: str, frames: Tensor, calls: Mapping[str, Work], counted: Mapping[str, int], runs: int) -> None:
+    """One row per way, compared with "plain", and with matrix products of the same minutes."""
     length, (height, width) = frames.shape[1], frames.shape[-2:]
-    print(f"\n{length} frames of {width}x{height}, median of {runs}\n")
+    products, operations = matrix_products(frames.device.type, frames.dtype)
+    seconds = measure({**products, **calls}, runs)
+    rates = {label: operations / seconds.pop(label) for label in products}
+    peak = max(rates.values())
+    print(
+        f"\n{length} frames of {width}x{height}, median of {runs}; matrix product: "
+        + ", ".join(f"{rate / 1e9:,.0f} GFLOP/s {label}" for label, rate in rates.items())
+        + "\n"
+    )
     print(f"| {name} | frames/s | x plain | x plain by FLOPs | GFLOP | of matrix product | max error |")
     print("|---|---|---|---|---|---|---|")
-    seconds = measure(calls, runs)
     reference = calls["plain"]()
     for label, taken in seconds.items():
         error = (calls[label]().float() - reference.float()).abs().max().item()
@@ -157,14 +160,13 @@ def flops(model: VideoAutoencoder, given: Tensor, call: str) -> int:
     return counter.get_total_flops()
 
 
-def matrix_product_rate(device: str, dtype: torch.dtype) -> float:
-    """FLOP/s of a large matrix product: the faster of the BLAS library's and the convolution library's."""
-    size = 8192 if device == "cuda" else 1536
+def matrix_products(device: str, dtype: torch.dtype) -> tuple[dict[str, Work], int]:
+    """A large matrix product by the BLAS and by the convolution library, and its operations."""
+    size = 8192 if device == "cuda" else 1024
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     pointwise = nn.Conv2d(size, size, 1, bias=False, device=device, dtype=dtype).to(memory_format=torch.channels_last)
     image = left.T.reshape(1, size, -1, 32).to(memory_format=torch.channels_last)
-    seconds = measure({"blas": lambda: left @ right, "convolution": lambda: pointwise(image)}, runs=5)
-    return 2 * size**3 / min(seconds.values())
+    return {"by BLAS": lambda: left @ right, "by convolution": lambda: pointwise(image)}, 2 * size**3
 
 
 def copy_rate(device: str) -> float:
