@@ -5,13 +5,17 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 from taehv import paths
+from taehv.commands.convert import convert
+from taehv.commands.models import DTYPES, open_fast_model
 from taehv.data.manifest import describe, write_manifest
 from taehv.data.samples import NAMES, sample_videos
 from taehv.data.sources import FolderFiles, SampleFiles, VideoFiles, videos_in_annotations, videos_in_folder
 from taehv.errors import UserError
+from taehv.model.folded import FoldedTAEHV
 from taehv.strict_config import ConfigError
 
 
@@ -33,6 +37,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="taehv", description="Train tiny video autoencoders, reproducibly.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_manifest(commands)
+    _add_reconstruct(commands)
+    _add_encode(commands)
+    _add_decode(commands)
+    _add_convert(commands)
     return parser
 
 
@@ -65,6 +73,89 @@ def _manifest(options: argparse.Namespace) -> int:
     print(f"{options.output}: {len(entries)} videos, {total / 2**20:,.1f} MiB")
     print(f"params.yaml must say  data: {{source: {kind}, path: {source.as_posix() if source else 'null'}}}")
     return 0
+
+
+def _add_reconstruct(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("reconstruct", help="encode and decode a video; prints PSNR and SSIM")
+    command.add_argument("source", type=Path, metavar="IN.mp4")
+    command.add_argument("target", type=Path, metavar="OUT.mp4")
+    command.add_argument("--side-by-side", action="store_true", help="the original on the left")
+    _add_model_options(command)
+    command.set_defaults(run=_reconstruct)
+
+
+def _reconstruct(options: argparse.Namespace) -> int:
+    from taehv.commands.code_videos import reconstruct  # needs av
+
+    quality = reconstruct(_fast_model(options), options.source, options.target, options.side_by_side)
+    ssim = "SSIM not defined for so small a picture" if quality.ssim is None else f"SSIM {quality.ssim:.4f}"
+    print(f"{options.target}: {quality.frames} frames, PSNR {quality.psnr_db:.2f} dB, {ssim}")
+    return 0
+
+
+def _add_encode(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("encode", help="turn a video into latents")
+    command.add_argument("source", type=Path, metavar="IN.mp4")
+    command.add_argument("target", type=Path, metavar="LATENTS.safetensors")
+    _add_model_options(command)
+    command.set_defaults(run=_encode)
+
+
+def _encode(options: argparse.Namespace) -> int:
+    from taehv.commands.code_videos import encode  # needs av
+
+    info = encode(_fast_model(options), options.source, options.target)
+    print(f"{options.target}: {info.variant} latents of {info.frames} frames of {info.width}x{info.height}")
+    return 0
+
+
+def _add_decode(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("decode", help="turn latents into a video")
+    command.add_argument("source", type=Path, metavar="LATENTS.safetensors")
+    command.add_argument("target", type=Path, metavar="OUT.mp4")
+    command.add_argument("--fps", type=Fraction, help="frames per second; default: what the latents say, or 24")
+    _add_model_options(command)
+    command.set_defaults(run=_decode)
+
+
+def _decode(options: argparse.Namespace) -> int:
+    from taehv.commands.code_videos import decode  # needs av
+
+    if options.fps is not None and options.fps <= 0:
+        raise UserError(f"--fps must be positive, got {options.fps}")
+    frames = decode(_fast_model(options), options.source, options.target, options.fps)
+    print(f"{options.target}: {frames} frames")
+    return 0
+
+
+def _add_convert(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("convert", help="write a checkpoint as .safetensors or .pth, keys untouched")
+    command.add_argument("source", type=Path, metavar="IN")
+    command.add_argument("target", type=Path, metavar="OUT")
+    command.add_argument("--variant", help="check the weights against this variant, not against all")
+    command.set_defaults(run=_convert)
+
+
+def _convert(options: argparse.Namespace) -> int:
+    names = convert(options.source, options.target, options.variant)
+    print(f"{options.target}: weights of {' or '.join(names)}")
+    return 0
+
+
+def _add_model_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--model",
+        type=Path,
+        default=paths.training_outputs("h100_train").best_model,
+        help="a trained model's folder, or a .pth or .safetensors checkpoint; default: %(default)s",
+    )
+    command.add_argument("--variant", help="needed where a checkpoint's keys and shapes fit several variants")
+    command.add_argument("--device", default="auto", help="auto, cpu or cuda; default: %(default)s")
+    command.add_argument("--dtype", default="float32", choices=list(DTYPES), help="default: %(default)s")
+
+
+def _fast_model(options: argparse.Namespace) -> FoldedTAEHV:
+    return open_fast_model(options.model, options.variant, options.device, options.dtype)
 
 
 if __name__ == "__main__":

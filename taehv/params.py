@@ -132,7 +132,7 @@ class ScaleData:
 @dataclass(frozen=True)
 class Model:
     variant: str
-    """A name in taehv.model.variants.VARIANTS."""
+    """A name in taehv.model.variants.TRAINABLE."""
     width: Annotated[float, Bounds(0.0, 4.0, low_open=True)]
     """Multiplies every hidden channel count; 1 is the published architecture."""
     init: Literal["torch_default", "averaging_identity"]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from taehv.model.variants import VARIANTS
+from taehv.model.variants import TRAINABLE
 from taehv.strict_config import Problem
 
 SMALLEST_PICTURE = 11
@@ -66,10 +66,10 @@ def _data_problems(values: Mapping[str, Any], scale: str) -> Iterator[Problem]:
     name = values.get(f"{scale}.model.variant")
     if name is None:
         return
-    if name not in VARIANTS:
-        yield Problem(f"{scale}.model.variant", f"must be one of {', '.join(VARIANTS)}, got {name!r}")
+    if name not in TRAINABLE:
+        yield Problem(f"{scale}.model.variant", f"must be one of {', '.join(TRAINABLE)}, got {name!r}")
         return
-    variant = VARIANTS[name]
+    variant = TRAINABLE[name]
     for size in ("height", "width"):
         value = values.get(f"{data}.{size}")
         if value is not None and value % variant.spatial_downscale:
@@ -127,9 +127,9 @@ def _seraena_problems(values: Mapping[str, Any], scale: str) -> Iterator[Problem
         "precision": f"{scale}.precision",
     }
     found = {name: values[key] for name, key in wanted.items() if key in values}
-    if not values.get("loss.seraena") or len(found) < len(wanted) or found["variant"] not in VARIANTS:
+    if not values.get("loss.seraena") or len(found) < len(wanted) or found["variant"] not in TRAINABLE:
         return
-    variant = VARIANTS[found["variant"]]
+    variant = TRAINABLE[found["variant"]]
     decoded = min(found["frames"], variant.decoded_frames(variant.latent_frames(found["frames"])))
     if decoded % found["group"]:
         yield Problem(wanted["group"], f"must divide the {decoded} decoded frames of a clip, got {found['group']}")

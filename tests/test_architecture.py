@@ -16,19 +16,19 @@ PACKAGE = REPOSITORY / "taehv"
 MODEL = ("model",)
 INPUTS = ("data", "losses", "teachers", "metrics")
 JUDGEMENTS = ("gate", "gate_checks", "diagnosis", "parity", "evaluation", "codecs", "records")
-ABOVE_TRAINING = (*JUDGEMENTS, "tracking", "report", "launch", "cli")
+ABOVE_TRAINING = (*JUDGEMENTS, "tracking", "report", "launch", "cli", "commands")
 
 FORBIDDEN: dict[tuple[str, ...], tuple[str, ...]] = {
     MODEL: (*INPUTS, "training", *ABOVE_TRAINING),
     INPUTS: ("training", *ABOVE_TRAINING),
     ("training",): ABOVE_TRAINING,
-    ("gate", "parity", "evaluation", "report"): ("tracking", "launch", "cli"),
+    ("gate", "parity", "evaluation", "report"): ("tracking", "launch", "cli", "commands"),
 }
 """Arrows go one way: stages -> tracking, launch, report, judgements -> training -> inputs -> model."""
 
 NOT_ON_A_TRAINING_BOX = (
-    "av", "dvc", "deepspeed", "lpips", "matplotlib", "mlflow", "pandas", "pyarrow", "pytorch_msssim", "skvideo",
-    "tensorboard", "torchvision", "transformers",
+    "av", "dvc", "deepspeed", "diffusers", "lpips", "matplotlib", "mlflow", "onnx", "onnxruntime", "onnxscript",
+    "pandas", "pyarrow", "pytorch_msssim", "skvideo", "tensorboard", "torchvision", "transformers",
 )  # fmt: skip
 
 
@@ -84,4 +84,19 @@ def test_training_needs_only_torch_numpy_and_accelerate() -> None:
         f"import sys; sys.modules.update(dict.fromkeys({NOT_ON_A_TRAINING_BOX!r}))\n"
         "import taehv.training.loop, taehv.model.taehv, taehv.losses.objective, taehv.data.sampler"
     )
+    subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, check=True)
+
+
+def test_the_model_needs_only_torch_numpy_and_safetensors() -> None:
+    absent = (*NOT_ON_A_TRAINING_BOX, "accelerate", "tqdm", "yaml")
+    program = (
+        f"import sys; sys.modules.update(dict.fromkeys({absent!r}))\n"
+        "import taehv.model.folded, taehv.model.streaming, taehv.model.checkpoints, taehv.model.diffusers_adapter, "
+        "taehv.model.export"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, check=True)
+
+
+def test_variants_need_no_torch() -> None:
+    program = "import sys; sys.modules['torch'] = None\nimport taehv.model.variants"
     subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, check=True)

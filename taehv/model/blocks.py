@@ -16,8 +16,32 @@ class Clamp(nn.Module):
         return torch.tanh(latents / 3) * 3
 
 
-class MemBlock(nn.Module):
-    """Residual block that sees its own input one time step earlier (zeros before the first step)."""
+class TemporalBlock(nn.Module):
+    """A layer that sees its own input one time step earlier. All others treat every frame, or group, by itself."""
+
+    def forward(self, frames: Tensor, clips: int, before: Tensor | None = None) -> Tensor:
+        """One time step per frame.
+
+        Args:
+            frames: (clips*T, C, H, W).
+            clips: how many clips ``frames`` holds, one after the other.
+            before: (clips, 1, C, H, W), the input's last frame of the previous call; zeros at a clip's start if None.
+
+        Returns:
+            (clips*T, C_out, H, W).
+        """
+        raise NotImplementedError
+
+
+def one_step_earlier(frames: Tensor, clips: int, before: Tensor | None) -> Tensor:
+    """Each frame's predecessor: (clips*T, C, H, W) to the same shape; arguments as in ``TemporalBlock.forward``."""
+    by_clip = frames.unflatten(0, (clips, -1))
+    first = torch.zeros_like(by_clip[:, :1]) if before is None else before
+    return torch.cat([first, by_clip[:, :-1]], dim=1).flatten(0, 1)
+
+
+class MemBlock(TemporalBlock):
+    """Residual block of three 3x3 convolutions over [input, input one time step earlier]."""
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()
@@ -31,11 +55,26 @@ class MemBlock(nn.Module):
         same = channels_in == channels_out
         self.skip = nn.Identity() if same else nn.Conv2d(channels_in, channels_out, 1, bias=False)
 
-    def forward(self, frames: Tensor, clips: int) -> Tensor:
-        """Frames (clips*T, C, H, W) to (clips*T, C_out, H, W)."""
-        by_clip = frames.unflatten(0, (clips, -1))
-        past = torch.cat([torch.zeros_like(by_clip[:, :1]), by_clip[:, :-1]], dim=1).flatten(0, 1)
+    def forward(self, frames: Tensor, clips: int, before: Tensor | None = None) -> Tensor:
+        past = one_step_earlier(frames, clips, before)
         return torch.relu(self.conv(torch.cat([frames, past], dim=1)) + self.skip(frames))
+
+
+class SuperMemBlock(TemporalBlock):
+    """Residual block of the `super` decoders: depthwise 7x7 over [input, input one time step earlier], then 1x1s."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(
+            nn.Conv2d(2 * channels, 2 * channels, 7, padding=3, groups=2 * channels, bias=False),
+            nn.Conv2d(2 * channels, 4 * channels, 1),
+            nn.ReLU(),
+            nn.Conv2d(4 * channels, channels, 1, bias=False),
+        )
+
+    def forward(self, frames: Tensor, clips: int, before: Tensor | None = None) -> Tensor:
+        past = one_step_earlier(frames, clips, before)
+        return self.conv(torch.cat([frames, past], dim=1)) + frames
 
 
 class TPool(nn.Module):

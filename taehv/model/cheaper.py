@@ -4,13 +4,11 @@
 
 - tensors are channels_last, which convolutions take as they are instead of reordering them at every layer;
 - TPool and the strided convolution after it are one convolution, which writes no full-size frames;
-- TGrow, nearest upsampling and the convolution after it are one convolution at half the resolution, whose output
-  channels are the frames and the phases of each 2x2 block;
-- in the last stage the phases stay in channels up to the end: three output channels at full resolution would use a
-  fifth of a vector unit, twelve at half the resolution use most of it;
+- TGrow, nearest upsampling and the convolution after it are one transposed convolution, with 4 taps per pixel for 9;
 - frames that the trim will drop are dropped as soon as no MemBlock needs them any more.
 
-benchmarks/train_step.py measures it.
+Only variants in ``TRAINABLE`` have these layers. benchmarks/train_step.py measures it; ``folded.py`` is its sister for
+inference, where the weights are folded once.
 """
 
 from __future__ import annotations
@@ -21,19 +19,22 @@ from torch.nn import functional
 
 from taehv.model import folding
 from taehv.model.blocks import MemBlock, TGrow, TPool
+from taehv.model.clips import repeat_last
 from taehv.model.taehv import TAEHV
 
 
 def encode(model: TAEHV, frames_ntchw: Tensor) -> Tensor:
     """As ``model.encode(frames_ntchw)``: (N, T, 3, H, W) in [0, 1] to latents (N, T', C, h, w)."""
-    clips = frames_ntchw.shape[0]
-    hidden = _channels_last(model.frames_to_first_layer(frames_ntchw))
+    model.check_frames(frames_ntchw)
+    clips, length = frames_ntchw.shape[:2]
+    frames = repeat_last(frames_ntchw, model.variant.padded_frames(length) - length)
+    hidden = _channels_last(functional.pixel_unshuffle(frames.flatten(0, 1), model.variant.patch_size))
     layers = list(model.encoder)
     for i, layer in enumerate(layers):
         if isinstance(layer, TPool):
-            pooled = _frames_to_channels(hidden, layer.stride)
-            weight = folding.pool_then_conv(layer.conv.weight, _conv(layers[i + 1]).weight)
-            hidden = functional.conv2d(pooled, weight, stride=2, padding=1)
+            kernel = folding.pool_then_convolve(layer.conv.weight, _conv(layers[i + 1]).weight)
+            joined = kernel.transpose(1, 2).flatten(1, 2)
+            hidden = functional.conv2d(_frames_to_channels(hidden, layer.stride), joined, stride=2, padding=1)
         elif isinstance(layer, MemBlock):
             hidden = _mem_block(layer, hidden, clips)
         elif not isinstance(layers[i - 1], TPool):
@@ -43,32 +44,24 @@ def encode(model: TAEHV, frames_ntchw: Tensor) -> Tensor:
 
 def decode(model: TAEHV, latents_ntchw: Tensor) -> Tensor:
     """As ``model.decode(latents_ntchw)``: (N, T, C, h, w) to aligned, unclamped frames (N, T', 3, H, W)."""
+    model.check_latents(latents_ntchw)
     clips, length = latents_ntchw.shape[:2]
     trim = model.variant.frames_to_trim(length)
     layers = list(model.decoder)
-    grows = [i for i, layer in enumerate(layers) if isinstance(layer, TGrow)]
+    last_grow = max(i for i, layer in enumerate(layers) if isinstance(layer, TGrow))
     hidden = _channels_last(latents_ntchw.flatten(0, 1))
-    for i, layer in enumerate(layers[: grows[-1]]):
+    for i, layer in enumerate(layers):
         if isinstance(layer, TGrow):
-            weight = _grow_upsample_conv_weight(layer, _conv(layers[i + 1]))
-            phases = functional.conv2d(hidden, weight, padding=1)
-            hidden = functional.pixel_shuffle(_channels_to_frames(phases, layer.stride), 2)
+            if i == last_grow:
+                hidden = _drop_first(hidden, clips, trim // layer.stride)
+                trim %= layer.stride
+            hidden = _grow_upsample_conv(hidden, layer, _conv(layers[i + 1]))
         elif isinstance(layer, MemBlock):
             hidden = _mem_block(layer, hidden, clips)
         elif not (isinstance(layer, nn.Upsample) or isinstance(layers[i - 1], TGrow)):
             hidden = layer(hidden)
-    grow, conv, _, last = layers[grows[-1] :]
-    assert isinstance(grow, TGrow)
-    hidden = _drop_first(hidden, clips, trim // grow.stride)
-    weight, bias = folding.conv_on_phases(_conv(last).weight), _conv(last).bias
-    assert bias is not None
-    # Frame by frame: to part the channels of a tensor this large would cost more than a second convolution.
-    frames = []
-    for frame_weight in _grow_upsample_conv_weight(grow, _conv(conv)).chunk(grow.stride):
-        phases = functional.relu_(functional.conv2d(hidden, frame_weight, padding=1))
-        frames.append(functional.conv2d(phases, weight, bias.repeat_interleave(4), padding=1))
-    phases = torch.stack(frames, dim=1).flatten(0, 1)
-    return model.last_layer_to_frames(functional.pixel_shuffle(phases, 2), clips)[:, trim % grow.stride :]
+    frames = functional.pixel_shuffle(hidden.contiguous(), model.variant.patch_size)
+    return frames.unflatten(0, (clips, -1))[:, trim:]
 
 
 def _mem_block(block: MemBlock, frames: Tensor, clips: int) -> Tensor:
@@ -81,21 +74,18 @@ def _mem_block(block: MemBlock, frames: Tensor, clips: int) -> Tensor:
     return functional.relu_(hidden.add_(block.skip(frames)))
 
 
-def _grow_upsample_conv_weight(grow: TGrow, conv: nn.Conv2d) -> Tensor:
-    """Of the convolution that gives each grown frame's phases: (stride * 4 * C_out, C, 3, 3)."""
-    return folding.upsample_then_conv(folding.grow_then_conv(grow.conv.weight, conv.weight, grow.stride))
+def _grow_upsample_conv(frames: Tensor, grow: TGrow, conv: nn.Conv2d) -> Tensor:
+    """(N*T, C, h, w) to (N*T*stride, C_out, 2 h, 2 w): frames are read and written where they lie, as one volume."""
+    kernel = folding.upsample_as_transposed(folding.grow_then_convolve(grow.conv.weight, conv.weight))
+    volume = frames.unflatten(0, (1, -1)).transpose(1, 2)
+    grown = functional.conv_transpose3d(volume, kernel, stride=(grow.stride, 2, 2), padding=(0, 1, 1))
+    return grown.transpose(1, 2).flatten(0, 1)
 
 
 def _frames_to_channels(frames: Tensor, stride: int) -> Tensor:
     """(N * stride, C, H, W) to (N, stride * C, H, W), earliest frame first, both channels_last."""
     rows = frames.permute(0, 2, 3, 1).unflatten(0, (-1, stride))
     return rows.permute(0, 2, 3, 1, 4).flatten(3).permute(0, 3, 1, 2)
-
-
-def _channels_to_frames(frames: Tensor, stride: int) -> Tensor:
-    """The inverse: (N, stride * C, H, W) to (N * stride, C, H, W), both channels_last."""
-    rows = frames.permute(0, 2, 3, 1).unflatten(3, (stride, -1))
-    return rows.permute(0, 3, 1, 2, 4).flatten(0, 1).permute(0, 3, 1, 2)
 
 
 def _channels_last(frames: Tensor) -> Tensor:

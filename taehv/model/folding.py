@@ -1,7 +1,7 @@
-"""Exact algebra on convolution weights: two linear layers in a row are one. Gradients flow through it.
+"""The algebra of the fast paths: weights of one convolution that does the work of several layers, exactly.
 
-Weights are (C_out, C_in, 3, 3) unless said otherwise. A *phase* is the place of a pixel within its 2x2 block: channels
-in phase order are those of ``pixel_unshuffle(x, 2)``, index ``4 c + 2 row + column``.
+All functions are linear in the weights and differentiable. They compute in float64 and return the weights' type, so
+that folding adds no more than the rounding of one number. Frames made of one frame are counted by ``stride``.
 """
 
 from __future__ import annotations
@@ -9,35 +9,47 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-
-def grow_then_conv(grow_weight: Tensor, conv_weight: Tensor, stride: int) -> Tensor:
-    """TGrow (stride * C, C, 1, 1), then a convolution of each frame, as one: (stride * C_out, C, 3, 3)."""
-    by_frame = grow_weight[:, :, 0, 0].unflatten(0, (stride, -1))
-    return torch.einsum("tci,ockl->toikl", by_frame, conv_weight).flatten(0, 1)
-
-
-def pool_then_conv(pool_weight: Tensor, conv_weight: Tensor) -> Tensor:
-    """TPool (C, stride * C, 1, 1), then a convolution, as one: (C_out, stride * C, 3, 3)."""
-    return torch.einsum("ci,ockl->oikl", pool_weight[:, :, 0, 0], conv_weight)
+# Nearest upsampling by 2, then a 3x3 convolution, along one axis: output 2i + a reads upsampled 2i + a + d for d in
+# -1, 0, 1, which is input i + floor((a + d) / 2). TRANSPOSED[j, d + 1] says whether tap d reaches output 2i - 1 + j
+# from input i: a transposed convolution of 4 taps, stride 2, padding 1.
+_TRANSPOSED = torch.tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], dtype=torch.float64)
+# PHASES[a, t, d + 1] says whether tap d of output 2i + a reads input i + a - 1 + t: two convolutions of 2 taps.
+_PHASES = torch.tensor([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], dtype=torch.float64)
 
 
-def upsample_then_conv(weight: Tensor) -> Tensor:
-    """Nearest 2x upsampling, then a 3x3 convolution with padding 1, as one that gives phases: (4 C_out, C_in, 3, 3)."""
-    taps = _taps(weight).sum(dim=2)
-    return torch.einsum("oikl,pkm,qln->opqimn", weight, taps, taps).flatten(0, 2)
+def pool_then_convolve(pool: Tensor, weight: Tensor) -> Tensor:
+    """TPool, then a convolution, as one convolution over ``stride`` frames.
+
+    (C, stride * C, 1, 1) and (C_out, C, 3, 3) to (C_out, C, stride, 3, 3).
+    """
+    by_frame = pool.double()[:, :, 0, 0].unflatten(1, (-1, pool.shape[0]))
+    return torch.einsum("omyx,mtc->octyx", weight.double(), by_frame).to(weight.dtype)
 
 
-def conv_on_phases(weight: Tensor) -> Tensor:
-    """A 3x3 convolution with padding 1 as one from phases to phases: (4 C_out, 4 C_in, 3, 3)."""
-    taps = _taps(weight)
-    return torch.einsum("oikl,pkrm,qlsn->opqirsmn", weight, taps, taps).flatten(3, 5).flatten(0, 2)
+def grow_then_convolve(grow: Tensor, weight: Tensor) -> Tensor:
+    """TGrow, then a convolution, as one convolution with ``stride`` frames of output.
+
+    (stride * C, C, 1, 1) and (C_out, C, 3, 3) to (stride, C_out, C, 3, 3). Upsampling may come first, for a 1x1
+    convolution commutes with it.
+    """
+    by_frame = grow.double()[:, :, 0, 0].unflatten(0, (-1, grow.shape[1]))
+    return torch.einsum("omyx,smc->socyx", weight.double(), by_frame).to(weight.dtype)
 
 
-def _taps(like: Tensor) -> Tensor:
-    """Along one axis: tap k of output phase p reads input phase r of the block at offset m - 1, (p, k, r, m)."""
-    taps = torch.zeros(2, 3, 2, 3, dtype=like.dtype, device=like.device)
-    for phase in range(2):
-        for tap in range(3):
-            block, input_phase = divmod(phase + tap - 1, 2)
-            taps[phase, tap, input_phase, block + 1] = 1.0
-    return taps
+def upsample_as_transposed(kernels: Tensor) -> Tensor:
+    """Nearest upsampling by 2, then ``kernels``, as one transposed convolution, with 4 taps per pixel instead of 9.
+
+    (stride, C_out, C, 3, 3) to (C, C_out, stride, 4, 4), for strides (stride, 2, 2) and padding (0, 1, 1).
+    """
+    to = _TRANSPOSED.to(kernels.device)
+    return torch.einsum("jy,ix,socyx->cosji", to, to, kernels.double()).to(kernels.dtype)
+
+
+def upsample_as_phases(kernels: Tensor) -> Tensor:
+    """The same as one 2x2 convolution (padding 1) whose channels are the four output phases.
+
+    (stride, C_out, C, 3, 3) to (stride * 2 * 2 * C_out, C, 2, 2), channels ordered (stride, row, column, C_out).
+    Phase (a, b) of output pixel (2i + a, 2j + b) is at (i + a, j + b).
+    """
+    to = _PHASES.to(kernels.device)
+    return torch.einsum("aty,bux,socyx->saboctu", to, to, kernels.double()).flatten(0, 3).to(kernels.dtype)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from taehv.model import cheaper
 from taehv.model.init import create_model
-from taehv.model.variants import VARIANTS
+from taehv.model.variants import TRAINABLE
 
 
 def outputs_and_gradients(function: Callable[[Tensor], Tensor], model: nn.Module, inputs: Tensor) -> list[Tensor]:
@@ -24,10 +24,10 @@ def outputs_and_gradients(function: Callable[[Tensor], Tensor], model: nn.Module
     return [output.detach(), inputs.grad, *weights]
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", TRAINABLE)
 @pytest.mark.parametrize("latent_frames", [1, 2, 3])
 def test_decoded_frames_and_gradients_are_the_references(name: str, latent_frames: int) -> None:
-    variant = VARIANTS[name]
+    variant = TRAINABLE[name]
     model = create_model(variant, 0.25, "torch_default", seed=1).double()
     latents = torch.randn(2, latent_frames, variant.latent_channels, 2, 3, dtype=torch.float64)
     ours = outputs_and_gradients(lambda z: cheaper.decode(model, z), model.decoder, latents)
@@ -35,10 +35,10 @@ def test_decoded_frames_and_gradients_are_the_references(name: str, latent_frame
     torch.testing.assert_close(ours, reference, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", TRAINABLE)
 @pytest.mark.parametrize("frames", [1, 4, 6, 12])
 def test_latents_and_gradients_are_the_references(name: str, frames: int) -> None:
-    variant = VARIANTS[name]
+    variant = TRAINABLE[name]
     model = create_model(variant, 0.25, "torch_default", seed=1).double()
     video = torch.rand(2, frames, 3, 2 * variant.spatial_downscale, variant.spatial_downscale, dtype=torch.float64)
     ours = outputs_and_gradients(lambda x: cheaper.encode(model, x), model.encoder, video)

@@ -29,6 +29,7 @@ def test_shapes_follow_the_variants_description(name: str, frames: int, rows: in
     latent_frames = variant.latent_frames(frames)
     assert latents.shape == (clips, latent_frames, variant.latent_channels, rows, columns)
     assert decoded.shape == (clips, variant.decoded_frames(latent_frames), 3, height, width)
+    assert variant.spatial_upscale == variant.spatial_downscale
 
 
 def test_twelve_frames_give_three_latents_and_nine_frames() -> None:

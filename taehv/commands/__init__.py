@@ -1,0 +1,1 @@
+"""What the ``taehv`` command's subcommands do with videos, latents and checkpoints; ``cli.py`` only parses."""

@@ -1,0 +1,201 @@
+"""``taehv reconstruct``, ``encode`` and ``decode``: videos of any length, a few frames at a time.
+
+A video is extended by copies of its last frame until the decoder gives at least as many frames as went in, and by
+copies of its last row and column until the variant can code its size; what comes out is cut to the video's own length
+and size. Sound is not kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from taehv.commands.latent_files import LatentFile, LatentFileError, LatentInfo, open_latents, write_latents
+from taehv.commands.video_files import (
+    GAP,
+    VideoFile,
+    VideoFileError,
+    open_video,
+    pad_to_multiple,
+    side_by_side,
+    write_video,
+)
+from taehv.metrics import SSIM_WINDOW, psnr_per_clip, ssim_per_clip
+from taehv.model.folded import FoldedTAEHV
+from taehv.model.streaming import StreamingDecoder, StreamingEncoder
+from taehv.model.variants import Variant
+
+LATENTS_AT_A_TIME = 2
+"""The memory for activations grows with it, the speed hardly."""
+DEFAULT_RATE = Fraction(24)
+"""Frames per second of latents that do not say it."""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How close a reconstruction is: means over all frames."""
+
+    frames: int
+    psnr_db: float
+    ssim: float | None
+    """None where the picture is smaller than SSIM's window."""
+
+
+def reconstruct(model: FoldedTAEHV, source: Path, target: Path, beside_original: bool) -> Quality:
+    """Encode and decode a video, and compare.
+
+    Raises:
+        UserError: a file cannot be read or written.
+    """
+    video, variant = _open_source(source, target), model.variant
+    height, width = video.info.height, video.info.width
+    promised = variant.latent_frames(frames_to_code(variant, video.info.frames))
+    decoder = StreamingDecoder(model, promised if variant.trim_needs_clip_length else None)
+    waiting: list[Tensor] = []
+    meter = _QualityMeter(with_ssim=min(height, width) >= SSIM_WINDOW)
+    with (
+        write_video(target, video.rate, height, 2 * width + GAP if beside_original else width) as writer,
+        tqdm(total=video.info.frames, unit="frame", desc="reconstruct") as progress,
+    ):
+        for decoded in _decoded(decoder, _encoded(model, video, waiting.append)):
+            originals = torch.cat(waiting)
+            count = min(len(decoded), len(originals))
+            waiting[:] = [originals[count:]]
+            if count:
+                shown, original = decoded[:count, :, :height, :width].float().cpu(), originals[:count].float() / 255
+                meter.add(shown, original)
+                writer.write(side_by_side(original, shown) if beside_original else shown)
+                progress.update(count)
+    return meter.result()
+
+
+def encode(model: FoldedTAEHV, source: Path, target: Path) -> LatentInfo:
+    """Encode a video into a file of latents.
+
+    Raises:
+        UserError: a file cannot be read or written.
+    """
+    video = _open_source(source, target)
+    with (
+        write_latents(target) as writer,
+        tqdm(total=video.info.frames, unit="frame", desc="encode") as progress,
+    ):
+        for latents in _encoded(model, video, lambda batch: progress.update(len(batch))):
+            writer.write(latents[0])
+        info = LatentInfo(model.variant.name, int(progress.n), video.info.height, video.info.width, str(video.rate))
+        writer.finish(info)
+    return info
+
+
+def decode(model: FoldedTAEHV, source: Path, target: Path, rate: Fraction | None) -> int:
+    """Decode a file of latents into a video; returns its number of frames.
+
+    Raises:
+        UserError: a file cannot be read or written, or the latents are another variant's.
+    """
+    latents = open_latents(source)
+    info = _info_for(model.variant, latents, rate)
+    weight = next(model.parameters())
+    pieces = (batch[None].to(weight) for batch in latents.batches(LATENTS_AT_A_TIME))
+    left = info.frames
+    with (
+        write_video(target, info.frames_per_second, info.height, info.width) as writer,
+        tqdm(total=info.frames, unit="frame", desc="decode") as progress,
+    ):
+        for decoded in _decoded(StreamingDecoder(model, latents.shape[0]), pieces):
+            shown = decoded[:left, :, : info.height, : info.width]
+            writer.write(shown)
+            left -= len(shown)
+            progress.update(len(shown))
+    return info.frames
+
+
+def frames_to_code(variant: Variant, frames: int) -> int:
+    """How long a clip of ``frames`` frames must be made so that at least as many frames are decoded."""
+    coded = frames
+    while variant.decoded_frames(variant.latent_frames(coded)) < frames:
+        coded += 1
+    return coded
+
+
+class _QualityMeter:
+    def __init__(self, with_ssim: bool) -> None:
+        self._with_ssim = with_ssim
+        self._frames = 0
+        self._psnr = self._ssim = 0.0
+
+    def add(self, decoded: Tensor, original: Tensor) -> None:
+        """Frames (t, 3, H, W) of both."""
+        self._frames += len(decoded)
+        self._psnr += len(decoded) * float(psnr_per_clip(decoded[None], original[None]))
+        if self._with_ssim:
+            self._ssim += len(decoded) * float(ssim_per_clip(decoded[None], original[None]))
+
+    def result(self) -> Quality:
+        ssim = self._ssim / self._frames if self._with_ssim else None
+        return Quality(self._frames, self._psnr / self._frames, ssim)
+
+
+def _open_source(source: Path, target: Path) -> VideoFile:
+    video = open_video(source)
+    if target.exists() and target.samefile(source):
+        raise VideoFileError(f"{target} is the input; choose another output")
+    return video
+
+
+def _encoded(model: FoldedTAEHV, video: VideoFile, keep: Callable[[Tensor], object]) -> Iterator[Tensor]:
+    """A video's latents (1, t, C, h, w); ``keep`` sees each batch of frames (t, 3, H, W) uint8 before it is encoded."""
+    variant, weight = model.variant, next(model.parameters())
+    encoder = StreamingEncoder(model)
+    frames, seen = weight.new_empty(0), 0
+    for batch in video.batches(LATENTS_AT_A_TIME * variant.t_downscale):
+        keep(batch)
+        frames = pad_to_multiple(batch.to(weight.device).float() / 255, variant.spatial_downscale).to(weight.dtype)
+        yield encoder.push(frames[None])
+        seen += len(batch)
+    if seen < video.info.frames and variant.trim_needs_clip_length:
+        raise VideoFileError(
+            f"{video.path} has {seen} frames, not {video.info.frames} as its packets say; {variant.name} must know "
+            "before it decodes. Copy the video with a tool that writes it anew"
+        )
+    missing = frames_to_code(variant, seen) - seen
+    if missing:
+        yield encoder.push(frames[-1:].expand(missing, -1, -1, -1)[None])
+    yield encoder.flush()
+
+
+def _decoded(decoder: StreamingDecoder, latents: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Frames (t, 3, H, W) of latents (1, t, C, h, w)."""
+    for piece in latents:
+        if piece.shape[1]:
+            yield decoder.push(piece)[0]
+    yield decoder.flush()[0]
+
+
+def _info_for(variant: Variant, latents: LatentFile, rate: Fraction | None) -> LatentInfo:
+    """What to make of the latents; for files without metadata, all that is in them."""
+    count, channels, rows, columns = latents.shape
+    frames, height, width = (
+        variant.decoded_frames(count),
+        rows * variant.spatial_upscale,
+        columns * variant.spatial_upscale,
+    )
+    info = latents.info or LatentInfo(variant.name, frames, height, width, str(DEFAULT_RATE))
+    if info.variant != variant.name:
+        raise LatentFileError(f"{latents.path} holds latents of {info.variant}, but the model is {variant.name}")
+    if channels != variant.latent_channels:
+        raise LatentFileError(
+            f"{latents.path} holds latents of {channels} channels; {variant.name} has {variant.latent_channels}"
+        )
+    if not (0 < info.frames <= frames and 0 < info.height <= height and 0 < info.width <= width):
+        raise LatentFileError(
+            f"{latents.path} promises {info.frames} frames of {info.height}x{info.width}, but its latents make "
+            f"{frames} of {height}x{width}"
+        )
+    return LatentInfo(info.variant, info.frames, info.height, info.width, str(rate) if rate else info.rate)

@@ -1,0 +1,186 @@
+"""Checkpoint files: flat state dicts with the published keys, as ``.pth`` or ``.safetensors``.
+
+Keys go in and out untouched. Reading never executes pickled code. What a file is, is found from its keys and shapes.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from taehv import atomic
+from taehv.errors import UserError
+from taehv.model.taehv import DECODER_CHANNELS, TAEHV
+from taehv.model.variants import VARIANTS, Variant
+
+StateDict = dict[str, Tensor]
+SUFFIXES = (".pth", ".safetensors")
+
+
+class CheckpointError(UserError):
+    """A checkpoint that cannot be read, written, or used as this variant."""
+
+
+def read_state_dict(path: Path) -> StateDict:
+    """All tensors of a file, by key, on the CPU.
+
+    Raises:
+        CheckpointError: the file is missing or damaged, has another suffix, or holds anything but tensors by name.
+    """
+    _check_suffix(path)
+    try:
+        content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"there is no file {path}") from error
+    except (OSError, ValueError, EOFError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
+        reason = str(error).strip().split("\n", 1)[0]
+        raise CheckpointError(f"{path} cannot be read as {path.suffix[1:]} weights: {reason}") from error
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise CheckpointError(f"{path} is not a state dict: it must hold nothing but tensors by name")
+    return dict(content)
+
+
+def write_state_dict(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write tensors under their keys; a file at ``path`` is replaced only when the new one is whole.
+
+    Raises:
+        CheckpointError: the suffix is unknown, or the file cannot be written.
+    """
+    _check_suffix(path)
+    # Own memory for each: safetensors refuses shared tensors, and a view would drag its whole storage into a .pth.
+    own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
+    try:
+        with atomic.replacing(path) as partial:
+            if path.suffix == ".safetensors":
+                save_file(own, partial)
+            else:
+                torch.save(own, partial)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def load_checkpoint(path: Path, variant: Variant | None = None) -> TAEHV:
+    """The model of a checkpoint file, in evaluation mode on the CPU.
+
+    Args:
+        path: a ``.pth`` or ``.safetensors`` file.
+        variant: what it is, perhaps with a cheaper ``preview`` decoder; None finds it from keys and shapes.
+
+    Raises:
+        CheckpointError: the file cannot be read; no variant or several fit; or keys are missing, unexpected or
+            misshapen, which are all listed.
+    """
+    return model_of(read_state_dict(path), variant, str(path))
+
+
+def model_of(weights: StateDict, variant: Variant | None, what: str) -> TAEHV:
+    """As ``load_checkpoint``, for weights that are in memory already; ``what`` names them in errors."""
+    width = width_of(weights)
+    chosen = find_variant(weights, what) if variant is None else variant
+    fit = compare(weights, chosen, width)
+    if not fit.is_exact:
+        raise CheckpointError(f"{what} does not fit {chosen.name} at width {width:g}:\n{fit.describe()}")
+    with torch.device("meta"):
+        model = TAEHV(chosen, width)
+    wanted = model.state_dict()
+    # Where TGrow carries more frames than used, the last ones are the ones that count.
+    used = {name: tensor[-len(wanted[name]) :] for name, tensor in weights.items()}
+    model = model.to_empty(device="cpu")
+    model.load_state_dict(used, strict=True)
+    return model.eval()
+
+
+def find_variant(weights: Mapping[str, Tensor], what: str) -> Variant:
+    """The only published variant that these keys and shapes fit.
+
+    Raises:
+        CheckpointError: none fits (the closest one's differences are listed), or several do (they are named).
+    """
+    candidates = find_candidates(weights, what)
+    if len(candidates) > 1:
+        names = ", ".join(variant.name for variant in candidates)
+        raise CheckpointError(f"{what} fits several variants, which have equal keys and shapes; choose one of: {names}")
+    return candidates[0]
+
+
+def find_candidates(weights: Mapping[str, Tensor], what: str) -> list[Variant]:
+    """All published variants that these keys and shapes fit, at least one.
+
+    Raises:
+        CheckpointError: none fits; the closest one's differences are listed.
+    """
+    width = width_of(weights)
+    fits = {variant: compare(weights, variant, width) for variant in VARIANTS.values()}
+    candidates = [variant for variant, fit in fits.items() if fit.is_exact]
+    if not candidates:
+        closest = min(fits, key=lambda variant: fits[variant].differences)
+        raise CheckpointError(
+            f"{what} fits no known variant. The closest is {closest.name}, from which it differs:\n"
+            f"{fits[closest].describe()}"
+        )
+    return candidates
+
+
+def width_of(weights: Mapping[str, Tensor]) -> float:
+    """How wide the network is, as a multiple of the published sizes; 1 where the decoder's entry is missing."""
+    for key, kind in (("decoder.1.weight", "base"), ("decoder.0.weight", "super")):
+        if key in weights:
+            return weights[key].shape[0] / DECODER_CHANNELS[kind][0]
+    return 1.0
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How keys and shapes compare with a variant's."""
+
+    missing: list[str]
+    unexpected: list[str]
+    misshapen: list[str]
+
+    @property
+    def differences(self) -> int:
+        return len(self.missing) + len(self.unexpected) + len(self.misshapen)
+
+    @property
+    def is_exact(self) -> bool:
+        return self.differences == 0
+
+    def describe(self) -> str:
+        """One line per difference."""
+        lines = [f"  missing: {name}" for name in self.missing]
+        lines += [f"  unexpected: {name}" for name in self.unexpected]
+        return "\n".join(lines + [f"  misshapen: {name}" for name in self.misshapen])
+
+
+def compare(weights: Mapping[str, Tensor], variant: Variant, width: float) -> Fit:
+    """Compare with the keys and shapes of ``variant``. TGrow weights may carry more frames than the variant uses."""
+    with torch.device("meta"):
+        wanted = {name: tuple(tensor.shape) for name, tensor in TAEHV(variant, width).state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    return Fit(
+        missing=[name for name in wanted if name not in found],
+        unexpected=[name for name in found if name not in wanted],
+        misshapen=[
+            f"{name} is {found[name]}, wanted {shape}"
+            for name, shape in wanted.items()
+            if name in found and found[name] != shape and not _has_more_frames(name, found[name], shape)
+        ],
+    )
+
+
+def _has_more_frames(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Whether a TGrow weight (stride * C, C, 1, 1) makes a multiple of C more rows than wanted."""
+    is_grow = name.startswith("decoder.") and name.endswith(".conv.weight") and name.count(".") == 3
+    return is_grow and found[1:] == wanted[1:] and found[0] > wanted[0] and found[0] % wanted[1] == 0
+
+
+def _check_suffix(path: Path) -> None:
+    if path.suffix not in SUFFIXES:
+        raise CheckpointError(f"{path} is neither {' nor '.join(SUFFIXES)}")

@@ -1,0 +1,44 @@
+"""What is done to a clip around and between the layers: running them, filling up, cutting."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from taehv.model.blocks import TemporalBlock
+from taehv.model.variants import Segments
+
+Memory = dict[int, Tensor]
+"""What a row of layers keeps from one call to the next: each temporal block's last input frame, by its index."""
+
+
+def run_layers(layers: nn.Sequential, frames: Tensor, clips: int, memory: Memory | None = None) -> Tensor:
+    """Frames (clips*T, C, H, W) through all layers; ``memory`` is read and brought up to date where it is given."""
+    for i, layer in enumerate(layers):
+        if isinstance(layer, TemporalBlock):
+            before = None
+            if memory is not None:
+                before = memory.get(i)
+                memory[i] = frames.unflatten(0, (clips, -1))[:, -1:].clone()
+            frames = layer(frames, clips, before)
+        else:
+            frames = layer(frames)
+    return frames
+
+
+def repeat_last(frames_ntchw: Tensor, count: int) -> Tensor:
+    """``count`` copies of the last frame added at the end."""
+    if count == 0:
+        return frames_ntchw
+    return torch.cat([frames_ntchw, frames_ntchw[:, -1:].expand(-1, count, -1, -1, -1)], dim=1)
+
+
+def put_zeros_in_front(piece_ntchw: Tensor, segments: Segments) -> Tensor:
+    """A piece of a clip with its black frames in front."""
+    return functional.pad(piece_ntchw, (0, 0, 0, 0, 0, 0, segments.zero_frames, 0))
+
+
+def cut_or_fill_with_zeros(frames_ntchw: Tensor, count: int) -> Tensor:
+    """The first ``count`` frames; black ones at the end where there are fewer."""
+    return functional.pad(frames_ntchw, (0, 0, 0, 0, 0, 0, 0, count - frames_ntchw.shape[1]))
