@@ -52,7 +52,11 @@ def graph_follows_clip_rule(variant: Variant) -> bool:
 
 
 def export_programs(model: TAEHV) -> dict[str, ExportedProgram]:
-    """``encoder`` and ``decoder`` as ``torch.export`` programs; they can be saved with ``torch.export.save``."""
+    """``encoder`` and ``decoder`` as ``torch.export`` programs; they can be saved with ``torch.export.save``.
+
+    They check their input against what the export assumed: at least three latents, or frames for as many. The ONNX
+    files do not.
+    """
     variant = model.variant
     size, frames = variant.spatial_downscale, _LATENTS * variant.t_downscale
     examples: dict[str, tuple[nn.Module, Tensor]] = {

@@ -112,6 +112,7 @@ class PooledVolume(nn.Module):
         volume = frames.unflatten(0, (1, -1)).transpose(1, 2)
         conv = self.conv
         if volume.device.type == "cpu" and volume.dtype == torch.float32 and torch.backends.mkldnn.is_available():
+            assert isinstance(conv.padding, tuple)
             # PyTorch leaves a volume of few rows to its own kernel, which is several times slower than oneDNN's.
             pooled = torch.mkldnn_convolution(
                 volume, conv.weight, conv.bias, conv.padding, conv.stride, conv.dilation, conv.groups
@@ -174,7 +175,7 @@ def _fold(layers: Iterable[nn.Module], recipe: Recipe) -> nn.Sequential:
             case [TPool() as pool, nn.Conv2d() as conv, *rest]:
                 folded.append(_fold_pool(pool, conv, recipe))
             case [nn.Upsample() as upsample, TGrow() as grow, nn.Conv2d() as conv, *rest]:
-                folded.append(_fold_grow(grow, conv, int(upsample.scale_factor), recipe))
+                folded.append(_fold_grow(grow, conv, 2 if upsample.scale_factor == 2 else 1, recipe))
             case [TGrow() as grow, nn.Conv2d() as conv, *rest]:
                 folded.append(_fold_grow(grow, conv, 1, recipe))
             case [MemBlock() as block, *rest]:
@@ -218,7 +219,8 @@ def _with_weights(kind: type[Conv], weight: Tensor, bias: Tensor | None, **setti
     """A convolution of these weights, channels last."""
     transposed = issubclass(kind, nn.ConvTranspose3d)
     channels_in, channels_out = weight.shape[:2] if transposed else weight.shape[1::-1]
-    conv = kind(channels_in, channels_out, tuple(weight.shape[2:]), bias=bias is not None, device="meta", **settings)
+    taps: Any = tuple(weight.shape[2:])
+    conv = kind(channels_in, channels_out, taps, bias=bias is not None, device="meta", **settings)
     last = torch.channels_last if weight.ndim == 4 else torch.channels_last_3d
     conv.weight = nn.Parameter(weight.detach().contiguous(memory_format=last))
     if bias is not None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from typing import Any
 
-import diffusers
 import pytest
 import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
@@ -15,6 +15,7 @@ from taehv.model.folded import FoldedTAEHV
 from taehv.model.init import create_model
 from taehv.model.variants import VARIANTS
 
+diffusers: Any = importlib.import_module("diffusers")  # its classes are not typed
 TEACHERS = sorted({variant.teacher for variant in VARIANTS.values() if variant.teacher.startswith("Autoencoder")})
 
 
