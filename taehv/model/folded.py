@@ -37,7 +37,7 @@ RECIPES: Mapping[str, Recipe] = {
     "cpu": Recipe(volumetric=True),
     "cuda": Recipe(volumetric=False),
 }
-"""By device type; ``benchmarks/RESULTS-codec.md`` has the measurements."""
+"""By device type; ``benchmarks/RESULTS.md`` has the measurements."""
 
 
 class FoldedTAEHV(VideoAutoencoder):
