@@ -38,6 +38,7 @@ from torch import Tensor  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from taehv.losses.objective import Objective, weighted_sum  # noqa: E402
+from taehv.machine import available_cores  # noqa: E402
 from taehv.model import cheaper  # noqa: E402
 from taehv.model.init import create_model  # noqa: E402
 from taehv.model.variants import VARIANTS  # noqa: E402
@@ -246,7 +247,7 @@ def settings(device: torch.device) -> Iterator[Setting]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="CPU threads (default: all)")
+    parser.add_argument("--threads", type=int, default=available_cores(), help="CPU threads (default: all)")
     parser.add_argument("--steps", type=int, default=15, help="measured steps of each formulation (default: 15)")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--memory-of", nargs=8, help=argparse.SUPPRESS)

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from taehv.errors import UserError
+from taehv.machine import available_cores
 from taehv.profiles import Profile
 
 TaskT = TypeVar("TaskT")
@@ -29,10 +30,7 @@ _progress: Any = None
 
 def worker_count(profile: Profile) -> int:
     """Processes that decode videos on this machine: the profile's, or one per core."""
-    if profile.workers is not None:
-        return profile.workers
-    # The cores that this process may use, where the system can tell.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return available_cores() if profile.workers is None else profile.workers
 
 
 def advance() -> None:

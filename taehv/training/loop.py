@@ -17,6 +17,7 @@ from taehv.data.sampler import SlotSampler
 from taehv.data.store import ClipStore
 from taehv.errors import UserError
 from taehv.losses.objective import Objective
+from taehv.machine import available_cores
 from taehv.metrics import Lpips, lpips_backbone_file
 from taehv.model.init import create_model
 from taehv.model.variants import VARIANTS
@@ -63,11 +64,6 @@ def start_accelerator(job: TrainingJob) -> Accelerator:
             "start the stage through its profile's launcher (python -m taehv.launch --profile NAME)"
         )
     return accelerator
-
-
-def available_cores() -> int:
-    """Cores that this process may use, which in a container are fewer than the machine's."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Trainer:
