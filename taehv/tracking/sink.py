@@ -100,7 +100,11 @@ class MlflowSink:
         self.client.log_batch(self.run_id, metrics=metrics)
 
     def _params(self, event: Event) -> None:
-        params = [Param(key, str(value)[:PARAM_VALUE_LENGTH]) for key, value in event["values"].items()]
+        # A continued run keeps its own: MLflow refuses to change a param, and what may differ (another stage's limits)
+        # does not touch this run's result, or it would have another fingerprint.
+        known = self.client.get_run(self.run_id).data.params if self.continued else {}
+        values = {key: str(value)[:PARAM_VALUE_LENGTH] for key, value in event["values"].items()}
+        params = [Param(key, value) for key, value in values.items() if key not in known]
         for start in range(0, len(params), PARAM_BATCH):
             self.client.log_batch(self.run_id, params=params[start : start + PARAM_BATCH])
 

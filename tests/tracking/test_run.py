@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -127,6 +128,19 @@ def test_a_killed_process_is_continued_in_its_run_with_each_point_once(root: Pat
     points = MlflowClient(tracking_uri()).get_metric_history(run_id, "train/loss")
     assert sorted(point.step for point in points) == [1, 2, 3, 4, 5]
     assert stored(run_id).info.status == "FINISHED"
+
+
+def test_a_run_is_continued_although_another_stages_params_changed_meanwhile(tmp_path: Path) -> None:
+    journal = tmp_path / "journal.jsonl"
+    with pytest.raises(RuntimeError), stage_run("a800_test", PARAMS, PROFILE, journal=journal) as first:
+        raise RuntimeError("crash")
+    stricter = dataclasses.replace(PARAMS, gate=dataclasses.replace(PARAMS.gate, min_psnr_db=28.0))
+    with stage_run("a800_test", stricter, PROFILE, journal=journal) as second:
+        second.metrics(1, {"train/loss": 0.5})
+    assert second.run_id == first.run_id
+    assert second.complete
+    assert stored(second.run_id).data.params["gate.min_psnr_db"] == "25.0"
+    assert stored(second.run_id).data.metrics["train/loss"] == 0.5
 
 
 def test_a_dead_server_stops_nothing_is_announced_once_and_the_journal_keeps_all(
