@@ -94,13 +94,16 @@ def _configuration_hints(evidence: Evidence, params: Params) -> list[str]:
     elif all(getattr(loss, term) == weight for term, weight in LEGACY_BALANCE.items()):
         hints.append(
             "the guide's legacy balance (recon 0.1, encoder 1.0, decoder 1.0; with it perceptual 0.02, seraena 0.3, "
-            "lr 5e-5), reported with 4.2 dB at step 1,000. With every term really working the balance alone was "
-            "measured to cost little (at step 150: 18.5 dB against 18.1 dB for the guide's weights), so look for a "
-            "second cause too. Try: loss.recon=10 loss.encoder=0.1 loss.decoder=0.1"
+            "lr 5e-5), reported with 4.2 dB at step 1,000. With every term really working the embedded scale passes the "
+            "gate with it (28.4 dB; 26.8 dB with the guide's weights; one seed, benchmarks/RESULTS.md), so look for a "
+            "second cause"
         )
     pulls = dict(_shares(evidence, "gradient_share") or _shares(evidence))
     if 0 < pulls.get("recon", 1.0) < 0.2:
-        hints.append(f"recon is only {pulls['recon']:.0%} of what the loss terms pull: try a larger loss.recon")
+        hints.append(
+            f"recon is only {pulls['recon']:.0%} of what the loss terms pull: the result is as good as the teacher's "
+            "latents make it; see evaluate's numbers for the teacher, or try a larger loss.recon"
+        )
     optim = params.active.optim
     if params.scale == "embedded" and optim.name == "adamw" and optim.lr <= 1e-4:
         hints.append(f"lr {optim.lr:g} is small for a short run of the embedded scale")
