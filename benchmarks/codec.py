@@ -2,6 +2,7 @@
 
     python benchmarks/codec.py --threads 2                         # CPU: all tables
     python benchmarks/codec.py --device cuda                       # GPU: 512x320 and 720x480, fp16 and bf16
+    python benchmarks/codec.py --rehearse                          # the GPU's tables on the CPU, tiny: does it run?
 
 Every comparison is warmed up and interleaved (plain, folded, plain, folded, ...); shown is the median. "By FLOPs" is
 what the counted operations alone would give; saved copies and faster layouts come on top.
@@ -11,20 +12,23 @@ from __future__ import annotations
 
 import argparse
 import copy
-import resource
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # runs without being installed
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.memory import peak_resident_bytes
 from taehv.model.autoencoder import VideoAutoencoder
 from taehv.model.folded import RECIPES, FoldedTAEHV
 from taehv.model.init import create_model
@@ -45,15 +49,22 @@ def main() -> None:
     parser.add_argument("--chunk", type=int, default=2, help="latents at a time in chunked runs (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=int, default=5, help="median of this many (default: %(default)s)")
-    parser.add_argument("--no-memory", action="store_true", help="leave out the memory table")
+    memory = parser.add_mutually_exclusive_group()
+    memory.add_argument("--no-memory", action="store_true", help="leave out the memory of chunked decoding")
+    memory.add_argument("--memory", action="store_true", help="only that")
+    parser.add_argument("--rehearse", action="store_true", help="run the GPU's tables on the CPU at a tiny size")
     parser.add_argument("--memory-frames", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.memory_frames is not None:
         decode_chunks_of_random_latents(options)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        print(peak_resident_bytes() / 2**20)
+    elif options.memory:
+        print_memory()
+    elif options.rehearse:
+        gpu_tables(options, "cpu", ((32, 48),))
     elif options.device == "cuda":
-        gpu_tables(options)
+        gpu_tables(options, "cuda", GPU_SIZES)
     else:
         cpu_tables(options)
 
@@ -77,13 +88,14 @@ def cpu_tables(options: argparse.Namespace) -> None:
         print_memory()
 
 
-def gpu_tables(options: argparse.Namespace) -> None:
-    print(f"torch {torch.__version__}, {torch.cuda.get_device_name()}, {options.variant}")
+def gpu_tables(options: argparse.Namespace, device: str, sizes: Sequence[tuple[int, int]]) -> None:
+    name = torch.cuda.get_device_name() if device == "cuda" else "a rehearsal on the CPU"
+    print(f"torch {torch.__version__}, {name}, {options.variant}")
     for dtype in (torch.float16, torch.bfloat16):
-        print(f"\n{dtype}, measured copy: {copy_rate('cuda') / 1e9:.0f} GB/s (read + write)")
-        plain = create_model(VARIANTS[options.variant], 1.0, "torch_default", seed=0).eval().to("cuda", dtype)
+        print(f"\n{dtype}, measured copy: {copy_rate(device) / 1e9:.0f} GB/s (read + write)")
+        plain = create_model(VARIANTS[options.variant], 1.0, "torch_default", seed=0).eval().to(device, dtype)
         models: dict[str, VideoAutoencoder] = {"plain": plain, **folded_models(plain)}
-        for height, width in GPU_SIZES:
+        for height, width in sizes:
             frames, latents = example(plain, options.frames, height, width)
             calls: dict[str, Work] = {label: partial(model.decode, latents) for label, model in models.items()}
             counted = {label: flops(model, latents, "decode") for label, model in models.items()}

@@ -17,7 +17,6 @@ import dataclasses
 import functools
 import importlib.util
 import os
-import re
 import subprocess
 import sys
 import time
@@ -37,6 +36,7 @@ from accelerate import Accelerator  # noqa: E402
 from torch import Tensor  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
+from benchmarks.memory import peak_resident_bytes  # noqa: E402
 from taehv.losses.objective import Objective, weighted_sum  # noqa: E402
 from taehv.machine import available_cores  # noqa: E402
 from taehv.model import cheaper  # noqa: E402
@@ -225,13 +225,6 @@ def print_memory(arguments: list[str]) -> None:
             step(number)
     peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else peak_resident_bytes() - before
     print(f"{peak / 2**30:.2f} GiB")
-
-
-def peak_resident_bytes() -> int:
-    """Of this process so far. Linux; getrusage would report the parent's where that was larger."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None
-    return int(found[1]) * 1024
 
 
 def settings(device: torch.device) -> Iterator[Setting]:
