@@ -72,7 +72,7 @@ class Project:
 
     def commit(self, message: str) -> None:
         self.git("add", "-A")
-        self.git("commit", "-qm", message)
+        self.git("commit", "--allow-empty", "-qm", message)
 
     def json(self, path: str) -> Any:
         return json.loads((self.root / path).read_text(encoding="utf-8"))

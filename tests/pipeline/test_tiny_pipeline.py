@@ -171,9 +171,12 @@ def test_a_damaged_validation_shard_stops_training_and_is_named(tiny_project: Pr
     assert "dvc" in result.stderr
 
 
-def test_an_experiment_shows_in_dvc_and_in_mlflow(finished: Project, tmp_path: Path) -> None:
-    project = finished.copy(tmp_path / "project")
-    project.run("dvc", "exp", "run", "-n", "more-recon", "-S", "loss.recon=20")
+@pytest.mark.parametrize(("before", "wanted"), [(10.0, 20), (0.1, 10)])
+def test_an_experiment_shows_in_dvc_and_in_mlflow(tiny_project: Project, before: float, wanted: int) -> None:
+    project = tiny_project
+    project.change_params({"loss": {"recon": before}})
+    project.commit("baseline")
+    project.run("dvc", "exp", "run", "-n", "more-recon", "-S", f"loss.recon={wanted}")
     shown = json.loads(project.run("dvc", "exp", "show", "--json").stdout)
     assert "more-recon" in json.dumps(shown)
     client = MlflowClient(f"sqlite:///{project.root}/mlflow.db")
@@ -181,4 +184,4 @@ def test_an_experiment_shows_in_dvc_and_in_mlflow(finished: Project, tmp_path: P
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id], "tags.dvc_exp_name = 'more-recon'")
     assert {run.data.tags["stage"] for run in runs} == {"a800_test", "gate_psnr", "h100_train", "evaluate"}
-    assert {run.data.params["loss.recon"] for run in runs} == {"20.0"}
+    assert {run.data.params["loss.recon"] for run in runs} == {f"{wanted}.0"}
