@@ -33,8 +33,8 @@ $(INSTALLED): requirements.lock pyproject.toml
 repro: setup ## Run the whole pipeline; what is up to date is not run again
 	@$(BIN)/python -m taehv.launch
 
-test: setup lint ## Lint, then all tests, including one real pipeline run
-	@$(BIN)/python -m pytest
+test: setup lint ## Lint, then all tests but the long ones, including one real pipeline run
+	@$(BIN)/python -m pytest -m "not soak"
 
 test-fast: setup ## The tests that take seconds (no pipeline run)
 	@$(BIN)/python -m pytest -m "not pipeline and not slow and not soak"
