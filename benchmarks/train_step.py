@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 from unittest import mock
 
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as stages/entry.py does
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as stages/entry.py does
 
 REPOSITORY = Path(__file__).parents[1]
 sys.path.insert(0, str(REPOSITORY))

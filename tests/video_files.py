@@ -47,7 +47,8 @@ def write_video(
     pixels: str = "yuv420p",
     options: dict[str, str] | None = None,
 ) -> Path:
-    with av.open(str(path), "w", options=options or {}) as container:
+    # Bit-exact: Matroska would get a random id, and a video's split follows from its bytes.
+    with av.open(str(path), "w", options={"fflags": "+bitexact"} | (options or {})) as container:
         stream: Any = container.add_stream(codec, rate=25)
         stream.width, stream.height, stream.pix_fmt = width, height, pixels
         for number, picture in enumerate(pictures):
