@@ -140,7 +140,8 @@ def run_unless_done(planned: dict[str, Any]) -> None:
 
 def train() -> None:
     """The child process: one training, its plan on standard input, its result on standard output."""
-    from taehv.training.loop import Trainer, start_accelerator
+    from taehv.training.assembly import start_accelerator
+    from taehv.training.loop import Trainer
     from taehv.training.recorder import NullRecorder
 
     planned = json.load(sys.stdin)

@@ -8,7 +8,7 @@ from taehv import gate, paths
 from taehv.params import Params
 
 
-def resume_point(params: Params) -> Path | None:
+def continue_from(params: Params) -> Path | None:
     """Refuse without a fresh passed gate; the A800 checkpoint that the parameters name, if any."""
     tested = paths.training_outputs("a800_test")
     gate.check_fresh(paths.GATE_VERDICT, tested, params, paths.DATASET)
@@ -17,4 +17,4 @@ def resume_point(params: Params) -> Path | None:
 
 
 if __name__ == "__main__":
-    run_stage(lambda: run_training_stage("h100_train", resume_point))
+    run_stage(lambda: run_training_stage("h100_train", continue_from))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
+import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -22,38 +24,69 @@ from taehv.paths import TrainingOutputs
 from taehv.profiles import load_profile
 from taehv.report.examples import make_examples
 from taehv.report.strips import write_strip
+from taehv.training.assembly import start_accelerator
 from taehv.training.console import start_logging
+from taehv.training.faults import NumericalFault
+from taehv.training.interruption import StopRequests
 from taehv.training.job import TrainingJob
 from taehv.training.lock import work_lock
-from taehv.training.loop import Trainer, start_accelerator
+from taehv.training.loop import Trainer
 from taehv.training.outputs import publish
 from taehv.training.recorder import NullRecorder
 
 log = logging.getLogger("taehv.stages")
 
+RESUME_VARIABLE = "TAEHV_RESUME"
+"""How --resume reaches a stage that DVC or a launcher starts."""
 
-def run_training_stage(stage: TrainingStage, resume_point: Callable[[Params], Path | None]) -> int:
+
+def run_training_stage(
+    stage: TrainingStage, continue_from: Callable[[Params], Path | None], arguments: Sequence[str] | None = None
+) -> int:
     """Run a training stage to its end; returns its exit code.
 
     Args:
         stage: which one.
-        resume_point: checks what must be true before training may start, and names a checkpoint to start from.
+        continue_from: checks what must be true before training may start, and names a checkpoint of another stage to
+            start from.
+        arguments: the command line.
     """
+    resume = named_checkpoint(stage, arguments)
     params = load_params()
     profile = load_profile()
-    job = TrainingJob(stage, params, profile, dataset_sha256(), paths.CLIPS, paths.TEACHER, resume=resume_point(params))
+    continued = continue_from(params)
+    job = TrainingJob(stage, params, profile, dataset_sha256(), paths.CLIPS, paths.TEACHER, continued, resume)
     launched = launch.run_if_launcher_needed(profile, stage)
     if launched is not None:
         return launched
-    accelerator = start_accelerator(job)
-    start_logging(job.work.log, main_process=accelerator.is_main_process)
-    if not accelerator.is_main_process:
-        Trainer(job, accelerator, NullRecorder()).run()
-        return 0
-    with work_lock(job.work.root):
-        train_and_publish(job, accelerator)
+    stop_requests = StopRequests()
+    with stop_requests.listening():
+        accelerator = start_accelerator(job)
+        start_logging(job.work.log, main_process=accelerator.is_main_process)
+        if not accelerator.is_main_process:
+            Trainer(job, accelerator, NullRecorder(), stop_requests).run()
+            return 0
+        with work_lock(job.work.root):
+            train_and_publish(job, accelerator, stop_requests)
     shutil.rmtree(job.work.root)
     return 0
+
+
+def named_checkpoint(stage: TrainingStage, arguments: Sequence[str] | None) -> Path | None:
+    """What --resume, or TAEHV_RESUME, names. The processes that this one starts are told the same."""
+    parser = argparse.ArgumentParser(prog=f"python -m stages.{stage}", description=f"The DVC stage {stage}.")
+    parser.add_argument(
+        "--resume",
+        metavar="CHECKPOINT",
+        default=os.environ.get(RESUME_VARIABLE),
+        help="go on from this checkpoint of the same run (a folder step-N) instead of the newest one "
+        f"(default: {RESUME_VARIABLE}, which also works with dvc repro)",
+    )
+    resume = parser.parse_args(arguments).resume
+    if resume is None:
+        return None
+    os.environ[RESUME_VARIABLE] = resume
+    return Path(resume)
 
 
 def dataset_sha256() -> str:
@@ -68,14 +101,18 @@ def dataset_sha256() -> str:
         raise UserError(f"{paths.DATASET} is missing or unreadable; run: dvc repro prepare_data") from error
 
 
-def train_and_publish(job: TrainingJob, accelerator: Accelerator) -> None:
+def train_and_publish(job: TrainingJob, accelerator: Accelerator, stop_requests: StopRequests) -> None:
     """The first process's part: train, publish the outputs, and track all of it."""
     work, published = job.work, paths.training_outputs(job.stage)
     journal = work.root / "journal.jsonl"
     log.info("%s: work in progress is in %s", job.stage, work.root)
     with tracking.stage_run(job.stage, job.params, job.profile, journal=journal, tensorboard=work.tensorboard) as run:
         run.dataset(paths.DATASET)
-        outcome = Trainer(job, accelerator, run).run()
+        try:
+            outcome = Trainer(job, accelerator, run, stop_requests).run()
+        except NumericalFault as fault:
+            run.artifact(fault.report)
+            raise
         metrics = outcome.metrics | {"git_commit": tracking.current_git().commit}
         publish(work, published, job, metrics)
         draw_samples(published, accelerator.device)

@@ -7,18 +7,22 @@ TAEHV_PROFILE, so that moving to another machine invalidates nothing.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
+
+import psutil
 
 from taehv.errors import exit_with
 from taehv.params import Params, TrainingStage, load_params
 from taehv.profiles import DEFAULT_PROFILE, ENVIRONMENT_VARIABLE, PROFILES_FOLDER, Profile, load_profile
 from taehv.strict_config import ConfigError, Problem
+from taehv.training.interruption import EXIT_CODES
 from taehv.training.slots import micro_batches, slots_of_rank
 
 
@@ -52,7 +56,7 @@ def run_if_launcher_needed(profile: Profile, stage: TrainingStage) -> int | None
     check_gpus(profile)
     if profile.launcher == "inline":
         return None
-    return run_and_forward_signals(training_command(profile, stage), os.environ)
+    return run_training(training_command(profile, stage))
 
 
 def check_gpus(profile: Profile) -> None:
@@ -109,6 +113,9 @@ def describe_batch(profile: Profile, global_batch: int) -> str:
         ConfigError: there are more processes than clips in a batch.
     """
     shares = [slots_of_rank(global_batch, profile.processes, rank) for rank in range(profile.processes)]
+    if profile.per_device == "auto":
+        listed = " + ".join(str(len(share)) for share in shares)
+        return f"{global_batch} global = {listed} slots, in micro-batches as large as memory allows"
     sizes = [[len(group) for group in micro_batches(share, profile.per_device)] for share in shares]
     if all(size == sizes[0] for size in sizes) and len(set(sizes[0])) == 1:
         slots = f"{_count(profile.processes, 'process')} x {_count(len(shares[0]), 'slot')}"
@@ -139,23 +146,63 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check_gpus(profile)
     describe_batch(profile, params.active.batch.global_)
     environment = {**os.environ, ENVIRONMENT_VARIABLE: profile.name}
-    return run_and_forward_signals(pipeline_command(profile, options.targets), environment)
+    return run_pipeline(pipeline_command(profile, options.targets), environment)
 
 
-def run_and_forward_signals(command: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Run a child to its end; a request to stop that reaches only us reaches it too."""
+def run_training(command: Sequence[str]) -> int:
+    """Run the launcher of training processes; a request to stop reaches it once, as SIGTERM.
+
+    It gets a session of its own: the interrupt key would otherwise reach its processes twice, from the terminal and
+    from it, and the second signal ends them without a checkpoint.
+    """
+    child = subprocess.Popen(command, start_new_session=True)
+    return _wait(child, lambda: child.terminate(), lambda: os.killpg(child.pid, signal.SIGKILL))
+
+
+def run_pipeline(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Run DVC; a request to stop reaches the stage that it is running, and DVC ends when the stage has ended."""
     child = subprocess.Popen(command, env=dict(environment))
 
-    def forward(number: int, frame: FrameType | None) -> None:
-        child.send_signal(number)
+    def stop_stage() -> None:
+        for process in _running_stage(child.pid) or [psutil.Process(child.pid)]:
+            process.terminate()
 
-    previous = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT)}
+    def kill() -> None:
+        root = psutil.Process(child.pid)
+        for process in [*root.children(recursive=True), root]:
+            process.kill()
+
+    return _wait(child, stop_stage, kill)
+
+
+def _wait(child: subprocess.Popen[bytes], stop: Callable[[], None], kill: Callable[[], None]) -> int:
+    """The child's exit code; after a signal, 128 plus its number. A second signal kills."""
+    received: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        if child.poll() is None:
+            (stop if len(received) == 1 else kill)()
+
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    previous = {number: signal.signal(number, handle) for number in numbers}
     try:
         code = child.wait()
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+    if received:
+        return EXIT_CODES[signal.Signals(received[0]).name]
     return 128 - code if code < 0 else code
+
+
+def _running_stage(pid: int) -> list[psutil.Process]:
+    """The stage's first process below ``pid``, if there is one."""
+    for process in psutil.Process(pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if any(word.startswith("stages.") for word in process.cmdline()):
+                return [process]
+    return []
 
 
 def _shown(command: Sequence[str]) -> str:

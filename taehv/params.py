@@ -60,6 +60,16 @@ class DataSource:
 
 
 @dataclass(frozen=True)
+class Faults:
+    """When training stops because its numbers have gone wrong."""
+
+    max_skipped: Annotated[int, NonNegative]
+    """Successive updates that may be skipped because loss or gradient is not finite; one more stops training."""
+    max_loss_spike: Annotated[float, Bounds(low=1.0, low_open=True)]
+    """Training stops at a loss of more than this many times its running average over about 100 steps."""
+
+
+@dataclass(frozen=True)
 class Gate:
     step: Annotated[int, AtLeastOne]
     """The step whose validation PSNR is judged."""
@@ -130,6 +140,16 @@ class ScaleData:
 
 
 @dataclass(frozen=True)
+class InitialWeights:
+    """A checkpoint file to start from."""
+
+    path: str
+    """A .safetensors or .pth file with the published keys, relative to the repository."""
+    sha256: str
+    """Of the file: what it holds changes the result."""
+
+
+@dataclass(frozen=True)
 class Model:
     variant: str
     """A name in taehv.model.variants.TRAINABLE."""
@@ -137,6 +157,8 @@ class Model:
     """Multiplies every hidden channel count; 1 is the published architecture."""
     init: Literal["torch_default", "averaging_identity"]
     """Initial weights; the reasons are in docs/architecture.md."""
+    weights: InitialWeights | None
+    """Start from these weights instead; null draws them as `init` says."""
 
 
 @dataclass(frozen=True)
@@ -250,6 +272,7 @@ class Params:
     loss: LossWeights
     validation: ValidationRule
     data: DataSource
+    faults: Faults
     gate: Gate
     a800_test: A800Test
     h100_train: H100Train
@@ -272,6 +295,7 @@ TRAINING_KEYS = (
     "scale",
     "loss",
     "validation",
+    "faults",
     "@.data.height",
     "@.data.width",
     "@.data.frames",

@@ -31,8 +31,8 @@ class Profile:
     """GPUs that must be present; 0 trains on the CPU."""
     gpu_name: str | None
     """Text that each GPU's name must contain, e.g. H100."""
-    per_device: Annotated[int, Bounds(low=1)]
-    """Clips per micro-batch on each device."""
+    per_device: Annotated[int, Bounds(low=1)] | Literal["auto"]
+    """Clips per micro-batch on each device; `auto` finds the most that fit into its memory before the first step."""
     validation_batch: Annotated[int, Bounds(low=1)]
     """Clips per batch in validation on each device."""
     threads: Annotated[int, Bounds(low=1)] | None

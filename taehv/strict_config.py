@@ -133,16 +133,33 @@ def _read_value(hint: Any, raw: object, key: str, reading: Reading) -> Any:
     if origin is tuple:
         return _read_sequence(hint, raw, key, reading)
     if origin in (Union, types.UnionType):
-        if raw is None:
-            return None
-        (inner,) = [option for option in get_args(hint) if option is not type(None)]
-        return _read_value(inner, raw, key, reading)
+        return _read_union(hint, raw, key, reading)
     value = _scalar(hint, raw)
     if value is _FAILED:
         reading.reject(key, f"must be {_describe(hint)}, got {_show(raw)}{_number_hint(hint, raw)}")
     elif bounds is not None and not bounds.contains(value):
         reading.reject(key, f"must be {bounds}, got {raw}")
         return _FAILED
+    return value
+
+
+def _read_union(hint: Any, raw: object, key: str, reading: Reading) -> Any:
+    """``X | None``, whose problems are X's, or a choice like ``int | Literal["auto"]``."""
+    options = get_args(hint)
+    if raw is None and type(None) in options:
+        return None
+    *alternatives, last = [option for option in options if option is not type(None)]
+    for option in alternatives:
+        attempt = Reading()
+        value = _read_value(option, raw, key, attempt)
+        if value is not _FAILED:
+            reading.values.update(attempt.values)
+            return value
+    if not alternatives:
+        return _read_value(last, raw, key, reading)
+    value = _read_value(last, raw, key, Reading())
+    if value is _FAILED:
+        reading.reject(key, f"must be {_describe(hint)}, got {_show(raw)}")
     return value
 
 

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -120,26 +121,54 @@ def test_the_exit_code_is_the_pipelines(project: Project) -> None:
     assert project.run("taehv.launch", "no_such_stage", check=False).returncode == 255
 
 
-def test_a_request_to_stop_reaches_the_stage(project: Project) -> None:
-    stages = project.root / "stages"
-    (stages / "prepare_data.py").write_text(
-        "import signal, sys, time\n"
-        "from pathlib import Path\n"
-        "def stop(*_):\n    Path('stopped').touch(); sys.exit(1)\n"
-        "signal.signal(signal.SIGTERM, stop)\n"
-        "Path('started').touch()\n"
-        "time.sleep(60)\n"
-    )
-    code = "import os, sys; from taehv.launch import run_and_forward_signals as run\n"
-    code += "sys.exit(run([sys.executable, '-m', 'stages.prepare_data'], os.environ))"
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=project.root, env=project.environment())
-    deadline = time.monotonic() + 60
-    while not (project.root / "started").exists():
-        assert time.monotonic() < deadline, "the stage did not start"
+STAGE_THAT_WAITS = """
+import signal, sys, time
+from pathlib import Path
+def stop(*_):
+    Path("stopped").touch()
+    time.sleep({ends_after})
+    sys.exit(143)
+signal.signal(signal.SIGTERM, stop)
+Path("started").touch()
+time.sleep(600)
+"""
+
+
+def start_waiting_pipeline(project: Project, ends_after: float) -> subprocess.Popen[bytes]:
+    (project.root / "stages/prepare_data.py").write_text(STAGE_THAT_WAITS.format(ends_after=ends_after))
+    command = [sys.executable, "-m", "taehv.launch", "prepare_data"]
+    process = subprocess.Popen(command, cwd=project.root, env=project.environment(), stderr=subprocess.DEVNULL)
+    wait_for(project.root / "started")
+    return process
+
+
+def wait_for(file: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not file.exists():
+        assert time.monotonic() < deadline, f"{file.name} did not come"
         time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait() == 1
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 143), (signal.SIGINT, 130)])
+def test_a_request_to_stop_reaches_the_stage_and_dvc_ends_with_it(
+    project: Project, number: signal.Signals, code: int
+) -> None:
+    process = start_waiting_pipeline(project, ends_after=0)
+    process.send_signal(number)
+    assert process.wait() == code
     assert (project.root / "stopped").exists()
+    assert project.run("dvc", "status", check=False).returncode == 0, "DVC was left locked"
+
+
+def test_a_second_request_ends_everything_at_once(project: Project) -> None:
+    process = start_waiting_pipeline(project, ends_after=600)
+    started = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGTERM)
+    wait_for(project.root / "stopped")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 143
+    _, alive = psutil.wait_procs(started, timeout=30)
+    assert alive == []
 
 
 def test_a_stage_outside_the_environment_says_how_to_enter_it() -> None:

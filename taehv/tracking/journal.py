@@ -55,6 +55,11 @@ class Journal:
             with self.path.open(encoding="utf-8") as file:
                 yield from (json.loads(line) for line in file)
 
+    def keep(self) -> int:
+        """Flush to disk; returns how many events there are."""
+        os.fsync(self._file.fileno())
+        return self._next
+
     def close(self) -> None:
         """Flush to disk and close."""
         os.fsync(self._file.fileno())

@@ -77,6 +77,10 @@ class StageRun:
             for key, value in event["values"].items():
                 self._tensorboard.add_scalar(key, value, step)
 
+    def keep(self) -> int:
+        """Put the journal on disk; returns how many events it holds."""
+        return self._journal.keep()
+
     def params(self, values: Mapping[str, Any]) -> None:
         """What was configured; flat keys."""
         self._send(self._journal.append("params", values=dict(values)))

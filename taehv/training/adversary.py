@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from taehv.alignment import common_frames
@@ -79,7 +79,9 @@ class Adversary:
         self._seed = seed
         self._global_batch = global_batch
         self._device = device
-        self._replay = Replay(params.replay_mib * 2**20 // global_batch)
+        bytes_per_slot = params.replay_mib * 2**20 // global_batch
+        self.replay_bytes = bytes_per_slot * len(slots)
+        self._replay = Replay(bytes_per_slot)
         self._to_remember: list[tuple[int, Sample, int]] = []
         self._losses: list[Tensor] = []
 
@@ -174,20 +176,16 @@ class Adversary:
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": state, "param_groups": groups})
 
-    def save_replay(self, folder: Path) -> None:
-        """Write the memory of this process's slots: one file per slot, so that any number of processes can read it."""
-        tensors = self._replay.tensors()
-        for slot in self.slots:
-            own = {name: t.cpu().contiguous() for name, t in tensors.items() if name.startswith(f"{slot}.")}
-            if own:
-                save_file(own, folder / _replay_file(slot))
+    def remembered(self) -> dict[str, tuple[Sample, ...]]:
+        """The memory of this process's slots: one file name per slot, so that any number of processes can read it."""
+        by_slot = {slot: self._replay.samples(slot) for slot in self.slots}
+        return {_replay_file(slot): samples for slot, samples in by_slot.items() if samples}
 
     def load_replay(self, folder: Path) -> None:
         """Read the memory of this process's slots; a slot without a file has none yet."""
         for slot in self.slots:
             if (folder / _replay_file(slot)).exists():
-                tensors = load_file(folder / _replay_file(slot), device=str(self._device))
-                self._replay.restore(slot, tensors)
+                self._replay.restore(slot, load_file(folder / _replay_file(slot), device=str(self._device)))
 
 
 def _replay_file(slot: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
@@ -22,14 +22,14 @@ class SlotLoader:
     def __init__(self, store: ClipStore, sampler: SlotSampler, slots: Sequence[int], device: torch.device) -> None:
         self._store = store
         self._sampler = sampler
-        self._slots = slots
+        self.slots = slots
         self._device = device
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="clip-reader")
         self._ahead: tuple[int, Future[Tensor]] | None = None
 
-    def draws(self, step: int) -> list[SlotDraw]:
-        """What this process's slots of ``step`` show."""
-        return [self._sampler.draw(step, slot) for slot in self._slots]
+    def draws(self, step: int, slots: Iterable[int] | None = None) -> list[SlotDraw]:
+        """What some slots of ``step`` show, on whatever process they are; by default this process's own."""
+        return [self._sampler.draw(step, slot) for slot in (self.slots if slots is None else slots)]
 
     def frames(self, step: int) -> Tensor:
         """(slots, T, 3, H, W) uint8 on the device; the following step is read meanwhile."""

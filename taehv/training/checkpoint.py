@@ -1,8 +1,11 @@
 """Checkpoints: folders ``step-N`` that are either whole or do not exist for the reader.
 
-A checkpoint holds the weights, their moving average, the optimiser's and the adversary's state and what each slot
-remembers (safetensors: nothing in it can execute), and everything else as JSON. Its ``manifest.json``, written last,
-lists size and sha256 of every file.
+A checkpoint holds the weights, their moving average, the best averaged weights so far, the optimiser's and the
+adversary's state and what each slot remembers (safetensors: nothing in it can execute), and everything else as JSON.
+There is no random state in it, because training has none: every draw is a function of (seed, step, slot). Its
+``manifest.json``, written last, lists size and sha256 of every file, and its own sha256.
+
+Nothing in it depends on the number of processes or on the device.
 """
 
 from __future__ import annotations
@@ -10,24 +13,27 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import accelerate
 import torch
-from accelerate import Accelerator
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from taehv.errors import UserError
-from taehv.fingerprint import sha256_of_file
+from taehv.fingerprint import sha256_of_file, sha256_of_json
 from taehv.training.job import CHECKPOINT_FORMAT, TrainingJob
+from taehv.training.replay import Sample, as_tensors
 from taehv.training.state import Progress, TrainingState
 
 MANIFEST = "manifest.json"
+OWN_HASH = "manifest_sha256"
+MODEL, EMA, BEST = "model.safetensors", "ema.safetensors", "best.safetensors"
+OPTIMIZER, ADVERSARY, PROGRESS = "optimizer.safetensors", "adversary.safetensors", "progress.json"
 
 
 class CheckpointError(UserError):
@@ -40,77 +46,104 @@ class CheckpointInfo:
 
     path: Path
     step: int
+    stage: str
     fingerprint: str
     params: dict[str, Any]
+    dataset_sha256: str
 
 
-def save_checkpoint(folder: Path, state: TrainingState, job: TrainingJob, accelerator: Accelerator) -> Path:
-    """Write ``folder/step-N``; it appears only when all of it is on disk. An existing one of that step is replaced.
+@dataclass(frozen=True)
+class Snapshot:
+    """The state at one step, as copies that nobody changes: it can be written while training goes on."""
 
-    All processes call it: each writes what its slots remember, the first one writes everything else.
-    """
-    step = state.progress.step
-    partial, final = folder / f".step-{step}.partial", folder / f"step-{step}"
-    if accelerator.is_main_process:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    accelerator.wait_for_everyone()
+    step: int
+    tensors: dict[str, dict[str, Tensor]]
+    """By file; what is equal on every process, and only on the one that writes it."""
+    progress: str | None
+    """The content of progress.json, on the same process."""
+    remembered: dict[str, tuple[Sample, ...]]
+    """By file; what this process's slots remember."""
+
+
+def take_snapshot(state: TrainingState, *, with_shared_part: bool) -> Snapshot:
+    """Copy the state to the CPU; ``with_shared_part`` on one process only."""
+    remembered = state.adversary.remembered() if state.adversary is not None else {}
+    if not with_shared_part:
+        return Snapshot(state.progress.step, {}, None, remembered)
+    tensors = {
+        MODEL: _copied(state.student.state_dict()),
+        EMA: _copied(state.ema.state_dict()),
+        OPTIMIZER: _copied(state.optimizers.state_tensors()),
+    }
     if state.adversary is not None:
-        state.adversary.save_replay(partial)
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        _write_shared_part(partial, state, job)
-        shutil.rmtree(final, ignore_errors=True)
-        partial.rename(final)
-        _flush_to_disk(folder)
-    return final
+        tensors[ADVERSARY] = _copied(state.adversary.state_tensors())
+    if state.best_weights is not None:
+        tensors[BEST] = state.best_weights
+    return Snapshot(state.progress.step, tensors, json.dumps(dataclasses.asdict(state.progress), indent=1), remembered)
 
 
-def _write_shared_part(partial: Path, state: TrainingState, job: TrainingJob) -> None:
-    """What is equal on every process, and the manifest over all files."""
-    save_file(_contiguous(state.student.state_dict()), partial / "model.safetensors")
-    save_file(_contiguous(state.ema.state_dict()), partial / "ema.safetensors")
-    save_file(_contiguous(state.optimizers.state_tensors()), partial / "optimizer.safetensors")
-    if state.adversary is not None:
-        save_file(_contiguous(state.adversary.state_tensors()), partial / "adversary.safetensors")
-    progress = json.dumps(dataclasses.asdict(state.progress), indent=1)
-    (partial / "progress.json").write_text(progress, encoding="utf-8")
+def write_files(snapshot: Snapshot, folder: Path) -> None:
+    """This process's files of a checkpoint, each flushed to disk."""
+    for name, tensors in snapshot.tensors.items():
+        save_file(tensors, folder / name)
+        flush_to_disk(folder / name)
+    for name, samples in snapshot.remembered.items():
+        save_file(as_tensors(samples), folder / name)
+        flush_to_disk(folder / name)
+    if snapshot.progress is not None:
+        (folder / PROGRESS).write_text(snapshot.progress, encoding="utf-8")
+        flush_to_disk(folder / PROGRESS)
+
+
+def write_manifest(folder: Path, step: int, job: TrainingJob) -> None:
+    """The manifest over all files that are in the folder now."""
     files = {
-        path.name: {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)} for path in sorted(partial.iterdir())
+        path.name: {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)} for path in sorted(folder.iterdir())
     }
     manifest = {
         "schema": 1,
         "format": CHECKPOINT_FORMAT,
         "stage": job.stage,
-        "step": state.progress.step,
+        "step": step,
         "fingerprint": job.fingerprint,
         "params": job.stage_params,
         "dataset_sha256": job.dataset_sha256,
         "versions": {"torch": torch.__version__, "accelerate": accelerate.__version__},
         "files": files,
     }
-    (partial / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    for path in partial.iterdir():
-        _flush_to_disk(path)
+    signed = manifest | {OWN_HASH: sha256_of_json(manifest)}
+    (folder / MANIFEST).write_text(json.dumps(signed, indent=1), encoding="utf-8")
+    flush_to_disk(folder / MANIFEST)
+    flush_to_disk(folder)
 
 
 def read_manifest(checkpoint: Path) -> CheckpointInfo:
-    """Check every file of a checkpoint against its manifest.
+    """Check the manifest, and every file of a checkpoint against it.
 
     Raises:
         CheckpointError: it does not exist, or a file is missing, cut or changed.
     """
     try:
         manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+        signature = manifest.pop(OWN_HASH, None)
         if manifest["format"] != CHECKPOINT_FORMAT:
             raise CheckpointError(
                 f"{checkpoint} has format {manifest['format']}, this version reads {CHECKPOINT_FORMAT}"
             )
+        if signature != sha256_of_json(manifest):
+            raise CheckpointError(f"{checkpoint / MANIFEST} is damaged: it does not match its own checksum")
         for name, expected in manifest["files"].items():
             path = checkpoint / name
             if path.stat().st_size != expected["bytes"] or sha256_of_file(path) != expected["sha256"]:
                 raise CheckpointError(f"{path} is damaged: its size or checksum is not the manifest's")
-        return CheckpointInfo(checkpoint, int(manifest["step"]), str(manifest["fingerprint"]), dict(manifest["params"]))
+        return CheckpointInfo(
+            checkpoint,
+            int(manifest["step"]),
+            str(manifest["stage"]),
+            str(manifest["fingerprint"]),
+            dict(manifest["params"]),
+            str(manifest["dataset_sha256"]),
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"no usable checkpoint at {checkpoint}: {type(error).__name__}: {error}") from error
 
@@ -123,43 +156,27 @@ def load_checkpoint(checkpoint: Path, state: TrainingState) -> CheckpointInfo:
     """
     info = read_manifest(checkpoint)
     try:
-        state.student.load_state_dict(load_file(checkpoint / "model.safetensors"), strict=True)
-        state.ema.load_state_dict(load_file(checkpoint / "ema.safetensors"), strict=True)
-        state.optimizers.load_state_tensors(load_file(checkpoint / "optimizer.safetensors"))
+        state.student.load_state_dict(load_file(checkpoint / MODEL), strict=True)
+        state.ema.load_state_dict(load_file(checkpoint / EMA), strict=True)
+        state.optimizers.load_state_tensors(load_file(checkpoint / OPTIMIZER))
         if state.adversary is not None:
-            state.adversary.load_state_tensors(load_file(checkpoint / "adversary.safetensors"))
+            state.adversary.load_state_tensors(load_file(checkpoint / ADVERSARY))
             state.adversary.load_replay(checkpoint)
-        progress = json.loads((checkpoint / "progress.json").read_text(encoding="utf-8"))
-        state.progress = Progress(**progress)
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        state.progress = Progress(**json.loads((checkpoint / PROGRESS).read_text(encoding="utf-8")))
+        state.best_weights = load_file(checkpoint / BEST) if state.progress.best_step is not None else None
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"the checkpoint {checkpoint} does not fit this model: {error}") from error
     return info
 
 
-def newest_first(folders: Sequence[Path]) -> list[Path]:
-    """The checkpoints in ``folders``, the newest first; not yet checked."""
-    found = [path for folder in folders for path in folder.glob("step-*") if _step_of(path) is not None]
-    return sorted(found, key=lambda path: _step_of(path) or 0, reverse=True)
-
-
-def keep_newest(folder: Path, keep: int) -> None:
-    """Delete all but the ``keep`` newest checkpoints."""
-    for path in newest_first([folder])[keep:]:
-        shutil.rmtree(path)
-
-
-def _step_of(path: Path) -> int | None:
-    digits = path.name.removeprefix("step-")
-    return int(digits) if digits.isdecimal() else None
-
-
-def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-
-
-def _flush_to_disk(path: Path) -> None:
+def flush_to_disk(path: Path) -> None:
+    """fsync of a file, or of a folder's list of names."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}

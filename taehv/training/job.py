@@ -11,7 +11,7 @@ from taehv.params import Params, TrainingStage, stage_params
 from taehv.paths import TrainingOutputs, work_folder
 from taehv.profiles import Profile
 
-CHECKPOINT_FORMAT = 2
+CHECKPOINT_FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,10 @@ class TrainingJob:
     """The clip store of prepare_data."""
     teacher: Path
     """The teacher's folder."""
-    resume: Path | None = None
+    continue_from: Path | None = None
     """A published checkpoint of another stage to start from."""
+    resume: Path | None = None
+    """A checkpoint of this very run to go on from, chosen by hand."""
 
     @property
     def total_steps(self) -> int:

@@ -18,8 +18,9 @@ from taehv.training.step import StepReport
 class Meter:
     """Counts what one process does between its start and now; a resumed run's speed is that of its last part."""
 
-    def __init__(self, job: TrainingJob, accelerator: Accelerator) -> None:
+    def __init__(self, job: TrainingJob, accelerator: Accelerator, per_device: int) -> None:
         self._job = job
+        self._per_device = per_device
         self._accelerator = accelerator
         self._global_batch = job.params.active.batch.global_
         self._started = time.perf_counter()
@@ -64,6 +65,18 @@ class Meter:
             "clips/s": f"{self.clips_per_second:.1f}",
         }
 
+    @staticmethod
+    def count(progress: Progress, report: StepReport) -> None:
+        """Add an applied step to the window's sums."""
+        progress.loss_sum += report.loss
+        progress.loss_count += 1
+        for term, value in report.terms.items():
+            progress.term_sums[term] = progress.term_sums.get(term, 0.0) + value
+            weighted = report.weights[term] * value
+            progress.weighted_sums[term] = progress.weighted_sums.get(term, 0.0) + weighted
+        if report.term_gradient_norms:
+            progress.term_gradient_norms = report.term_gradient_norms
+
     def window_done(self, progress: Progress) -> None:
         """Start a new window of loss averages; the old one's shares of each term are kept for the summary."""
         if progress.loss_count:
@@ -102,7 +115,7 @@ class Meter:
             "batch": {
                 "global": self._global_batch,
                 "processes": self._accelerator.num_processes,
-                "per_device": job.profile.per_device,
+                "per_device": self._per_device,
             },
             "seed": job.params.seed,
             "params_sha256": job.params_sha256,

@@ -24,9 +24,11 @@ def write_history(outputs: TrainingOutputs, history: list[HistoryEntry]) -> None
     atomic.write_json(outputs.history, {"schema": 1, "history": rows})
 
 
-def write_best_model(outputs: TrainingOutputs, state: TrainingState, job: TrainingJob, entry: HistoryEntry) -> None:
-    """best_model/: the averaged weights under their published names, and what they are."""
-    model = state.ema
+def write_best_model(outputs: TrainingOutputs, state: TrainingState, job: TrainingJob) -> None:
+    """best_model/: the best averaged weights so far under their published names, and what they are."""
+    weights, progress = state.best_weights, state.progress
+    assert weights is not None
+    entry = next(row for row in progress.history if row["step"] == progress.best_step)
     info = {
         "schema": 1,
         "stage": job.stage,
@@ -38,16 +40,16 @@ def write_best_model(outputs: TrainingOutputs, state: TrainingState, job: Traini
         "fingerprint": job.fingerprint,
         "params_sha256": job.params_sha256,
         "dataset_sha256": job.dataset_sha256,
-        "variant": model.variant.name,
-        "width": model.width,
+        "variant": state.ema.variant.name,
+        "width": state.ema.width,
         "seed": job.params.seed,
     }
     partial = outputs.root / ".best_model.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     save_file(weights, partial / outputs.best_weights.name)
     atomic.write_json(partial / outputs.best_info.name, info)
+    # For an instant there is no best_model/; a process that is killed then finds the weights in its checkpoint.
     shutil.rmtree(outputs.best_model, ignore_errors=True)
     partial.rename(outputs.best_model)
 

@@ -11,9 +11,17 @@ class Recorder(Protocol):
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None: ...
 
+    def keep(self) -> int:
+        """Put on disk what was recorded so far, and say how many events that is."""
+        ...
+
 
 class NullRecorder:
     """For the processes that do not report: all but the first."""
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Nothing: the first process reports for all."""
+
+    def keep(self) -> int:
+        """Nothing is kept."""
+        return 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -49,18 +49,19 @@ class Replay:
         else:
             samples[index_if_full] = sample
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Everything, by name; of all slots that remember something."""
-        return {
-            name: tensor
-            for slot, samples in self._by_slot.items()
-            for name, tensor in (
-                (f"{slot}.groups", torch.stack([sample.groups for sample in samples])),
-                (f"{slot}.latents", torch.stack([sample.latents for sample in samples])),
-            )
-        }
+    def samples(self, slot: int) -> tuple[Sample, ...]:
+        """All that a slot remembers. No sample is ever changed, so they stay as they are while training goes on."""
+        return tuple(self._by_slot.get(slot, ()))
 
     def restore(self, slot: int, tensors: Mapping[str, Tensor]) -> None:
-        """Take over what ``tensors`` gave for a slot."""
-        pairs = zip(tensors[f"{slot}.groups"], tensors[f"{slot}.latents"], strict=True)
+        """Take over what ``as_tensors`` made of a slot's samples."""
+        pairs = zip(tensors["groups"], tensors["latents"], strict=True)
         self._by_slot[slot] = [Sample(groups.clone(), latents.clone()) for groups, latents in pairs]
+
+
+def as_tensors(samples: Sequence[Sample]) -> dict[str, Tensor]:
+    """At least one sample, as one tensor of groups and one of latents, on the CPU."""
+    return {
+        "groups": torch.stack([sample.groups for sample in samples]).cpu(),
+        "latents": torch.stack([sample.latents for sample in samples]).cpu(),
+    }

@@ -1,12 +1,14 @@
-"""Where a run starts from: its own unfinished work, else another stage's named checkpoint, else initial weights."""
+"""Where a run starts from."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from taehv.training.checkpoint import CheckpointError, load_checkpoint, newest_first, read_manifest
+from taehv.training.checkpoint import CheckpointError, CheckpointInfo, load_checkpoint, read_manifest
+from taehv.training.checkpoint_writer import newest_first
 from taehv.training.job import TrainingJob
 from taehv.training.state import TrainingState
 
@@ -25,38 +27,76 @@ def restore(state: TrainingState, job: TrainingJob, unfinished: Sequence[Path]) 
         unfinished: the folders of its own earlier checkpoints.
 
     Raises:
-        CheckpointError: the named checkpoint is missing, damaged, or of another configuration.
+        CheckpointError: a named checkpoint is missing, damaged, or of another configuration; or everything of the
+            unfinished work is damaged.
     """
-    # 1. Unfinished work with the same fingerprint; a damaged checkpoint costs only the work since the one before.
-    for checkpoint in newest_first(unfinished):
-        try:
-            load_checkpoint(checkpoint, state)
-        except CheckpointError as error:
-            log.warning("%s; trying the one before", error)
-            continue
-        return f"resumed unfinished work at step {state.progress.step}"
-    # 2. The published checkpoint that the parameters name. Never a silent fresh start in its place.
+    # 1. The checkpoint that --resume names: one of this very run. What else is there is not looked at.
     if job.resume is not None:
-        _check_same_configuration(job)
+        _check_is_of_this_run(read_manifest(job.resume), job)
         load_checkpoint(job.resume, state)
+        return f"resumed {job.resume} at step {state.progress.step}"
+    # 2. Unfinished work with the same fingerprint; a damaged checkpoint costs only the work since the one before.
+    if _restore_unfinished(state, job, newest_first(unfinished)):
+        return f"resumed unfinished work at step {state.progress.step}"
+    # 3. The A800 checkpoint that the parameters name by its step. Never a silent fresh start in its place.
+    if job.continue_from is not None:
+        _check_same_configuration(read_manifest(job.continue_from), job)
+        load_checkpoint(job.continue_from, state)
         progress = state.progress
         progress.resumed_from = {"stage": "a800_test", "step": progress.step}
         # This run keeps its own best model: the first validation, at this step, is the first candidate.
         progress.best_psnr, progress.best_step, progress.validations_without_gain = None, None, 0
-        return f"continued from {job.resume}"
-    # 3. Initial weights, already in the state.
-    return "started from initial weights"
+        state.best_weights = None
+        return f"continued from {job.continue_from}"
+    # 4. Initial weights that the parameters name, and 5. fresh ones from the seed: both are in the state already.
+    named = job.params.active.model.weights
+    return "started from initial weights" if named is None else f"started from the weights in {named.path}"
 
 
-def _check_same_configuration(job: TrainingJob) -> None:
-    assert job.resume is not None
-    theirs, ours = read_manifest(job.resume).params, job.stage_params
-    keys = sorted(key for key in theirs.keys() | ours.keys() if not _is_stage_specific(key))
+def _restore_unfinished(state: TrainingState, job: TrainingJob, checkpoints: Sequence[Path]) -> bool:
+    for checkpoint in checkpoints:
+        try:
+            _check_is_of_this_run(read_manifest(checkpoint), job)
+            load_checkpoint(checkpoint, state)
+        except CheckpointError as error:
+            log.warning("%s; trying the one before", error)
+            continue
+        return True
+    if checkpoints:
+        log.warning("none of the %d checkpoints in %s is usable: starting again", len(checkpoints), job.work.root)
+    return False
+
+
+def _check_is_of_this_run(theirs: CheckpointInfo, job: TrainingJob) -> None:
+    if theirs.fingerprint == job.fingerprint:
+        return
+    facts = {"stage": theirs.stage, "dataset_sha256": theirs.dataset_sha256, **theirs.params}
+    ours = {"stage": job.stage, "dataset_sha256": job.dataset_sha256, **job.stage_params}
+    raise _of_another_configuration(theirs, facts, ours)
+
+
+def _check_same_configuration(theirs: CheckpointInfo, job: TrainingJob) -> None:
+    facts, ours = (
+        {key: value for key, value in params.items() if not _is_stage_specific(key)}
+        for params in (
+            {"dataset_sha256": theirs.dataset_sha256, **theirs.params},
+            {"dataset_sha256": job.dataset_sha256, **job.stage_params},
+        )
+    )
+    if facts != ours:
+        raise _of_another_configuration(theirs, facts, ours)
+
+
+def _of_another_configuration(
+    theirs: CheckpointInfo, facts: Mapping[str, Any], ours: Mapping[str, Any]
+) -> CheckpointError:
     different = [
-        f"  {key}: {theirs.get(key)} there, {ours.get(key)} here" for key in keys if theirs.get(key) != ours.get(key)
+        f"  {key}: {facts.get(key)} there, {ours.get(key)} here"
+        for key in sorted(facts.keys() | ours.keys())
+        if facts.get(key) != ours.get(key)
     ]
-    if different:
-        raise CheckpointError(f"{job.resume} was trained with other parameters:\n" + "\n".join(different))
+    listed = "\n".join(different) or "  the checkpoint's format"
+    return CheckpointError(f"{theirs.path} belongs to another configuration:\n{listed}")
 
 
 def _is_stage_specific(key: str) -> bool:

@@ -30,6 +30,9 @@ class Progress:
     validations_without_gain: int = 0
     skipped_steps: int = 0
     """Updates not applied because loss or gradient was not finite."""
+    skipped_in_a_row: int = 0
+    loss_average: float | None = None
+    """Running average of the training loss; see taehv.training.faults."""
     loss_sum: float = 0.0
     """Sum of the training losses since the last validation, and of how many."""
     loss_count: int = 0
@@ -42,6 +45,8 @@ class Progress:
     loss_terms: dict[str, dict[str, float]] = field(default_factory=dict)
     """Each term over the window that ended with the last validation; see Meter.window_done."""
     history: list[HistoryEntry] = field(default_factory=list)
+    journal_position: int = 0
+    """Events that the recorder had kept when this state was saved."""
     resumed_from: dict[str, Any] | None = None
     """The stage and step of another stage's checkpoint that this run started from."""
 
@@ -56,6 +61,14 @@ class TrainingState:
         self.optimizers = Optimizers(student, optim)
         self.adversary = adversary
         self.progress = Progress()
+        self.best_weights: dict[str, Tensor] | None = None
+        """The averaged weights of ``progress.best_step``, on the CPU; replaced, never changed."""
+
+    def keep_as_best(self) -> None:
+        """Remember the averaged weights of now as the best ones."""
+        self.best_weights = {
+            name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in self.ema.state_dict().items()
+        }
 
     @torch.no_grad()
     def update_ema(self, step: int) -> None:

@@ -42,6 +42,8 @@ class StepReport:
     """By optimiser."""
     skipped: bool
     """The update was not applied, on any process, because loss or gradient was not finite."""
+    slots_not_finite: tuple[int, ...]
+    """The slots, of all processes, whose own loss was not finite; empty where only a gradient was not."""
 
 
 class TrainStep:
@@ -56,9 +58,10 @@ class TrainStep:
         loader: SlotLoader,
         *,
         global_batch: int,
-        per_device: int,
+        per_device: int | None,
         dtype: torch.dtype,
     ) -> None:
+        """``per_device`` None stands for all slots of the process, until somebody sets it."""
         self._accelerator = accelerator
         self._objective = objective
         self._distributed_objective = accelerator.prepare(objective)
@@ -66,7 +69,7 @@ class TrainStep:
         self._teacher = teacher
         self._loader = loader
         self._global_batch = global_batch
-        self._per_device = per_device
+        self.per_device = per_device or len(loader.slots)
         self._dtype = dtype
 
     def __call__(self, step: int, *, measure_terms: bool = False) -> StepReport:
@@ -75,8 +78,9 @@ class TrainStep:
         adversary = self._state.adversary if "seraena" in weights else None
         frames = self._loader.frames(step)
         term_norms = self._term_gradient_norms(frames, weights, adversary) if measure_terms else {}
-        term_sums = self._accumulate_gradient(step, frames, weights, adversary)
-        term_sums = self._accelerator.reduce(term_sums, reduction="sum")
+        own_sums, own_not_finite = self._accumulate_gradient(step, frames, weights, adversary)
+        summed = self._accelerator.reduce(torch.cat([own_sums, own_not_finite]), reduction="sum")
+        term_sums, not_finite = summed[: len(weights)], summed[len(weights) :]
         parameters = self._state.student.parameters()
         # Reduced gradients, and so their norms, are the same on every process: all of them skip, or none.
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self._state.optim.clip_grad_norm))
@@ -91,16 +95,61 @@ class TrainStep:
         if adversary is not None:
             adversary.finish_step(skipped=skipped)
         rates = self._state.optimizers.learning_rates(step)
-        return StepReport(loss, means, weights, norm, term_norms, adversary_loss, rates, skipped)
+        slots = tuple(not_finite.nonzero().flatten().tolist())
+        return StepReport(loss, means, weights, norm, term_norms, adversary_loss, rates, skipped, slots)
+
+    @property
+    def own_slots(self) -> int:
+        """Clips that this process computes per step."""
+        return len(self._loader.slots)
+
+    def rehearse(self, step: int, per_device: int) -> None:
+        """Compute the gradient of one micro-batch of ``step``, beside as much memory as training will come to hold.
+
+        For itself: processes need not do it together. The gradients have to be forgotten afterwards.
+
+        Raises:
+            RuntimeError: there is not enough memory.
+        """
+        weights = self._objective.weights_at(step)
+        adversary = self._state.adversary if "seraena" in weights else None
+        frames = self._loader.frames(step)
+        reserved = self._memory_to_come(adversary)
+        encounter = Encounter(adversary) if adversary is not None else None
+        rows = range(per_device)
+        self._accelerator.backward(weighted_sum(self._terms(self._objective, frames, rows, encounter), weights))
+        if encounter is not None:
+            with self._accelerator.autocast():
+                encounter.teach(step, rows)
+        del reserved
+
+    def forget_gradients(self) -> None:
+        """Undo a rehearsal, also one that failed."""
+        self._state.optimizers.zero_grad()
+        if self._state.adversary is not None:
+            self._state.adversary.finish_step(skipped=True)
+
+    def _memory_to_come(self, adversary: Adversary | None) -> Tensor:
+        """As many bytes as the optimisers' state (twice the weights), a distributed wrapper's copy of the gradients
+        and the adversary's memory will take."""
+        weights = sum(parameter.nbytes for parameter in self._state.student.parameters())
+        replay = adversary.replay_bytes if adversary is not None else 0
+        return torch.ones(3 * weights + replay, dtype=torch.uint8, device=self._accelerator.device)
 
     def _accumulate_gradient(
         self, step: int, frames_uint8: Tensor, weights: Mapping[str, float], adversary: Adversary | None
-    ) -> Tensor:
-        """Leaves the whole batch's gradient in the parameters; returns the sum of each term over own slots."""
-        groups = micro_batches(range(len(frames_uint8)), self._per_device)
+    ) -> tuple[Tensor, Tensor]:
+        """Leaves the whole batch's gradient in the parameters.
+
+        Returns:
+            The sum of each term over this process's slots, and for each slot of the global batch 1 where its loss, on
+            this process, was not finite.
+        """
+        groups = micro_batches(range(len(frames_uint8)), self.per_device)
         # The distributed wrapper averages over processes; the gradient wanted is the sum over all slots / batch.
         scale = self._accelerator.num_processes / self._global_batch
         sums = torch.zeros(len(weights), dtype=torch.float64, device=frames_uint8.device)
+        not_finite = sums.new_zeros(self._global_batch)
         for group in groups:
             encounter = Encounter(adversary) if adversary is not None else None
             with self._synchronise_if(group is groups[-1]):
@@ -109,8 +158,10 @@ class TrainStep:
             if encounter is not None:
                 with self._accelerator.autocast():
                     encounter.teach(step, group)
-            sums += torch.stack([terms[term].detach().sum(dtype=torch.float64) for term in weights])
-        return sums
+            values = torch.stack([terms[term].detach().double() for term in weights])
+            sums += values.sum(dim=1)
+            not_finite[[self._loader.slots[row] for row in group]] = (~values.isfinite().all(dim=0)).double()
+        return sums, not_finite
 
     def _term_gradient_norms(
         self, frames_uint8: Tensor, weights: Mapping[str, float], adversary: Adversary | None
@@ -120,7 +171,7 @@ class TrainStep:
         gradients = torch.zeros(
             len(weights), sum(map(torch.numel, parameters)), dtype=self._dtype, device=frames_uint8.device
         )
-        for group in micro_batches(range(len(frames_uint8)), self._per_device):
+        for group in micro_batches(range(len(frames_uint8)), self.per_device):
             encounter = Encounter(adversary) if adversary is not None else None
             terms = self._terms(self._objective, frames_uint8, group, encounter)
             for row, (term, weight) in zip(gradients, weights.items(), strict=True):

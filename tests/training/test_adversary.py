@@ -13,7 +13,7 @@ from torch import Tensor
 from taehv.model.variants import VARIANTS
 from taehv.params import Seraena
 from taehv.training.adversary import Adversary
-from taehv.training.replay import Replay, Sample
+from taehv.training.replay import Replay, Sample, as_tensors
 
 PARAMS = Seraena(start_step=1, ramp_steps=0, group_frames=3, width=4, lr=1e-2, replay_mib=1)
 SLOTS = range(4)
@@ -45,12 +45,17 @@ def weights(who: Adversary) -> Tensor:
     return torch.cat([tensor.flatten() for tensor in who.state_tensors().values()])
 
 
+def memory(who: Adversary) -> dict[str, Tensor]:
+    by_file = {file: as_tensors(samples) for file, samples in who.remembered().items()}
+    return {f"{file} {name}": tensor for file, tensors in by_file.items() for name, tensor in tensors.items()}
+
+
 def test_micro_batches_change_neither_the_update_nor_the_memory() -> None:
     whole, split = adversary(), adversary()
     for step in range(1, 6):
         assert do_step(whole, step, [SLOTS]) == pytest.approx(do_step(split, step, [[0, 1, 2], [3]]), rel=1e-12)
     torch.testing.assert_close(weights(whole), weights(split), rtol=1e-9, atol=1e-12)
-    ours, theirs = whole._replay.tensors(), split._replay.tensors()
+    ours, theirs = memory(whole), memory(split)
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
@@ -76,7 +81,7 @@ def test_a_skipped_step_leaves_no_trace() -> None:
     who, other = adversary(), adversary()
     do_step(who, 1, [SLOTS], skipped=True)
     assert torch.equal(weights(who), weights(other))
-    assert who._replay.tensors() == {}
+    assert who.remembered() == {}
     assert do_step(who, 2, [SLOTS]) == do_step(other, 2, [SLOTS])
 
 
@@ -93,14 +98,15 @@ def test_a_slot_is_shown_only_its_own_history() -> None:
     for step in range(1, 9):
         do_step(among, step, [SLOTS])
         do_step(alone, step, [[0]])
-    assert torch.equal(among._replay.tensors()["0.groups"], alone._replay.tensors()["0.groups"])
+    (file,) = alone.remembered()
+    assert torch.equal(as_tensors(among.remembered()[file])["groups"], as_tensors(alone.remembered()[file])["groups"])
 
 
 def test_the_memory_is_bounded_in_bytes_and_goes_on_changing_when_full() -> None:
     replay = Replay(bytes_per_slot=1000)
     for number in range(20):
         replay.remember(3, Sample(torch.full((50,), float(number)), torch.zeros(25)), number % 3)
-    held = replay.tensors()
+    held = as_tensors(replay.samples(3))
     assert sum(tensor.nbytes for tensor in held.values()) <= 1000
     assert replay.size(3) == 3
-    assert sorted(held["3.groups"][:, 0].tolist()) == [17.0, 18.0, 19.0]
+    assert sorted(held["groups"][:, 0].tolist()) == [17.0, 18.0, 19.0]

@@ -21,8 +21,9 @@ import torch
 from taehv import paths
 from taehv.params import load_params
 from taehv.profiles import load_profile
+from taehv.training.assembly import start_accelerator
 from taehv.training.job import TrainingJob
-from taehv.training.loop import Trainer, start_accelerator
+from taehv.training.loop import Trainer
 
 
 class Keeper:
@@ -33,6 +34,9 @@ class Keeper:
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         self.rows.append({"step": step, **values})
+
+    def keep(self) -> int:
+        return len(self.rows)
 
 
 def main() -> None:

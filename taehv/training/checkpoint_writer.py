@@ -1,0 +1,155 @@
+"""Writing checkpoints in the background, and keeping the newest.
+
+Training waits for the copy of its state, not for the disk. Each process writes what its own slots remember, the first
+one everything else; nothing here talks over the training's own communication, which the background must not disturb:
+a process says that its part is done by a file.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from taehv.errors import UserError
+from taehv.training.checkpoint import (
+    CheckpointError,
+    Snapshot,
+    flush_to_disk,
+    read_manifest,
+    take_snapshot,
+    write_files,
+    write_manifest,
+)
+from taehv.training.job import TrainingJob
+from taehv.training.state import TrainingState
+
+log = logging.getLogger(__name__)
+
+SECONDS_TO_WAIT_FOR_OTHERS = 600.0
+SECONDS_BETWEEN_LOOKS = 0.01
+
+
+class CheckpointWriter:
+    """Writes one checkpoint at a time. All processes of a run call ``save`` at the same steps."""
+
+    def __init__(self, job: TrainingJob, process_index: int, processes: int) -> None:
+        self._job = job
+        self._index = process_index
+        self._processes = processes
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint-writer")
+        self._pending: Future[None] | None = None
+
+    def save(self, folder: Path, state: TrainingState, *, keep: int | None = None) -> None:
+        """Begin to write ``folder/step-N``; it appears when all of it is on disk.
+
+        Args:
+            folder: of the checkpoints.
+            state: copied before this returns.
+            keep: afterwards, delete all but the newest ``keep`` checkpoints of the folder.
+
+        Raises:
+            UserError: the checkpoint before this one could not be written.
+        """
+        self.wait()
+        snapshot = take_snapshot(state, with_shared_part=self._index == 0)
+        self._pending = self._thread.submit(self._write, folder, snapshot, keep)
+
+    def check(self) -> None:
+        """Raises UserError if the last write has failed; does not wait for one that is going on."""
+        if self._pending is not None and self._pending.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Until the last write is done; raises UserError if it has failed."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def close(self) -> None:
+        """As ``wait``, and stop the thread."""
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+
+    def _write(self, folder: Path, snapshot: Snapshot, keep: int | None) -> None:
+        partial = folder / f".step-{snapshot.step}.partial"
+        try:
+            partial.mkdir(parents=True, exist_ok=True)
+            write_files(snapshot, partial)
+            if self._index > 0:
+                _done_file(partial, self._index).touch()
+                return
+            self._wait_for_others(partial)
+            write_manifest(partial, snapshot.step, self._job)
+            _put_in_place(partial, folder / f"step-{snapshot.step}")
+            if keep is not None:
+                keep_newest(folder, keep)
+        except OSError as error:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise UserError(
+                f"the checkpoint of step {snapshot.step} cannot be written to {folder}: {error.strerror or error}. "
+                "The one before is intact: make room (or mend what is wrong there) and run the same command again"
+            ) from error
+
+    def _wait_for_others(self, partial: Path) -> None:
+        deadline = time.monotonic() + SECONDS_TO_WAIT_FOR_OTHERS
+        for process in range(1, self._processes):
+            done = _done_file(partial, process)
+            while not done.exists():
+                if time.monotonic() > deadline:
+                    raise UserError(f"training process {process} did not write its part of {partial}")
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+            done.unlink()
+
+
+def newest_first(folders: Sequence[Path]) -> list[Path]:
+    """The checkpoints in ``folders``, the newest first; not yet checked."""
+    found = [path for folder in folders for path in folder.glob("step-*") if _step_of(path) is not None]
+    return sorted(found, key=lambda path: _step_of(path) or 0, reverse=True)
+
+
+def keep_newest(folder: Path, keep: int) -> None:
+    """Delete all but the ``keep`` newest checkpoints.
+
+    A deletion that is interrupted leaves no half checkpoint behind: the folder loses its name first.
+    """
+    for path in newest_first([folder])[keep:]:
+        doomed = path.with_name(f".{path.name}.partial")
+        path.rename(doomed)
+        shutil.rmtree(doomed)
+
+
+def delete_unfinished(folders: Sequence[Path]) -> None:
+    """Delete what interrupted writes and deletions left; no process may be writing."""
+    for folder in folders:
+        for path in folder.glob(".step-*.partial"):
+            shutil.rmtree(path)
+
+
+def _put_in_place(partial: Path, final: Path) -> None:
+    """Give a whole checkpoint its name. One of this step that is whole already says the same and stays."""
+    if final.exists():
+        try:
+            read_manifest(final)
+        except CheckpointError as error:
+            log.warning("replaced: %s", error)
+            shutil.rmtree(final)
+        else:
+            shutil.rmtree(partial)
+            return
+    partial.rename(final)
+    flush_to_disk(final.parent)
+
+
+def _done_file(partial: Path, process: int) -> Path:
+    return partial / f".done-{process}"
+
+
+def _step_of(path: Path) -> int | None:
+    digits = path.name.removeprefix("step-")
+    return int(digits) if digits.isdecimal() else None
