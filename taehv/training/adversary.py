@@ -185,7 +185,8 @@ class Adversary:
         """Read the memory of this process's slots; a slot without a file has none yet."""
         for slot in self.slots:
             if (folder / _replay_file(slot)).exists():
-                self._replay.restore(slot, load_file(folder / _replay_file(slot), device=str(self._device)))
+                remembered = load_file(folder / _replay_file(slot))
+                self._replay.restore(slot, {name: tensor.to(self._device) for name, tensor in remembered.items()})
 
 
 def _replay_file(slot: int) -> str:

@@ -63,7 +63,10 @@ def _restore_unfinished(state: TrainingState, job: TrainingJob, checkpoints: Seq
             continue
         return True
     if checkpoints:
-        log.warning("none of the %d checkpoints in %s is usable: starting again", len(checkpoints), job.work.root)
+        raise CheckpointError(
+            f"none of the {len(checkpoints)} checkpoints in {job.work.root} is usable (the reasons are above). To start "
+            "again from the beginning, move that folder away"
+        )
     return False
 
 

@@ -1,8 +1,9 @@
 """One training process of the distributed tests: trains in a prepared project and writes down what it saw.
 
-    torchrun --nproc_per_node W worker.py REPORT_FOLDER [poison]
+    torchrun --nproc_per_node W worker.py REPORT_FOLDER [poison [STEPS]] [interrupt]
 
-``poison``: in step 2 the last process gets a gradient that is not a number.
+``poison``: from step 2 on, for that many steps (1), the last process gets a gradient that is not a number.
+``interrupt``: in step 10 the last process gets SIGTERM.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import json
 import math
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +21,7 @@ from typing import Any
 import torch
 
 from taehv import paths
+from taehv.errors import exit_with
 from taehv.params import load_params
 from taehv.profiles import load_profile
 from taehv.training.assembly import start_accelerator
@@ -39,7 +42,7 @@ class Keeper:
         return len(self.rows)
 
 
-def main() -> None:
+def main() -> int:
     report_folder = Path(sys.argv[1])
     job = TrainingJob(
         "a800_test",
@@ -68,9 +71,13 @@ def main() -> None:
 
     trainer.loader.frames = remember_draws  # type: ignore[method-assign]
     torch.nn.utils.clip_grad_norm_ = remember_gradient  # type: ignore[assignment]
-    if "poison" in sys.argv and accelerator.process_index == accelerator.num_processes - 1:
-        poison_step_2(trainer)
-    outcome = trainer.run()
+    if accelerator.process_index == accelerator.num_processes - 1:
+        if "poison" in sys.argv:
+            poison(trainer, steps=int(sys.argv[sys.argv.index("poison") + 1]))
+        if "interrupt" in sys.argv:
+            interrupt_step_10(trainer)
+    with trainer.stop_requests.listening():
+        outcome = trainer.run()
     weights = b"".join(value.numpy().tobytes() for value in trainer.state.student.state_dict().values())
     report = {
         "rank": int(os.environ.get("RANK", "0")),
@@ -82,19 +89,31 @@ def main() -> None:
         "metrics": outcome.metrics,
     }
     (report_folder / f"rank-{report['rank']}.json").write_text(json.dumps(report))
+    return 0
 
 
-def poison_step_2(trainer: Trainer) -> None:
+def poison(trainer: Trainer, steps: int) -> None:
     teacher = trainer.train_step._teacher
     assert teacher is not None
     encode, calls = teacher.encode, [0]
 
     def poisoned(frames: torch.Tensor) -> torch.Tensor:
         calls[0] += 1
-        return encode(frames) * (math.nan if calls[0] == 2 else 1.0)
+        return encode(frames) * (math.nan if 2 <= calls[0] < 2 + steps else 1.0)
 
     teacher.encode = poisoned  # type: ignore[method-assign,assignment]
 
 
+def interrupt_step_10(trainer: Trainer) -> None:
+    load = trainer.loader.frames
+
+    def interrupted(step: int) -> torch.Tensor:
+        if step == 10:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return load(step)
+
+    trainer.loader.frames = interrupted  # type: ignore[method-assign]
+
+
 if __name__ == "__main__":
-    main()
+    exit_with(main)
