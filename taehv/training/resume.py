@@ -64,8 +64,8 @@ def _restore_unfinished(state: TrainingState, job: TrainingJob, checkpoints: Seq
         return True
     if checkpoints:
         raise CheckpointError(
-            f"none of the {len(checkpoints)} checkpoints in {job.work.root} is usable (the reasons are above). To start "
-            "again from the beginning, move that folder away"
+            f"none of the {len(checkpoints)} checkpoints in {job.work.root} is usable; the reasons are above. "
+            "To start again from the beginning, move that folder away"
         )
     return False
 
