@@ -48,6 +48,7 @@ SHIFT = 3
 
 Mistake = Literal["none", "shifted training", "shifted validation"]
 
+NO_BOOST: dict[str, Any] = {"scales.embedded.distillation.boost": 1.0}
 LEGACY: dict[str, Any] = {
     "loss.recon": 0.1,
     "loss.encoder": 1.0,
@@ -55,6 +56,7 @@ LEGACY: dict[str, Any] = {
     "loss.perceptual": 0.02,
     "loss.seraena": 0.3,
     "scales.embedded.seraena.start_step": 1,
+    **NO_BOOST,
 }
 RECON_ONLY: dict[str, Any] = {f"loss.{term}": 0.0 for term in ("encoder", "decoder", "perceptual", "seraena")}
 LEGACY_RATE_RATIO = 0.5
@@ -77,12 +79,13 @@ def founding_story(params: Mapping[str, Any]) -> dict[str, Training]:
     optim = params["scales"]["embedded"]["optim"]
     slow = LEGACY | {f"scales.embedded.optim.{key}": optim[key] * LEGACY_RATE_RATIO for key in ("lr", "muon_lr")}
     return {
-        "guide (the default)": Training(),
+        "the default: guide, distilled harder at first": Training(),
+        "guide": Training(NO_BOOST),
         "recon only": Training(RECON_ONLY),
         "legacy": Training(slow),
         "legacy, our learning rate": Training(LEGACY),
         "legacy + 3-frame shift": Training(slow, "shifted training"),
-        "guide + 3-frame shift": Training({}, "shifted training"),
+        "guide + 3-frame shift": Training(NO_BOOST, "shifted training"),
     }
 
 
@@ -113,7 +116,9 @@ def main() -> None:
 def plan(params: Mapping[str, Any], training: Training, seed: int) -> dict[str, Any]:
     """A training as JSON: its parameters in full, so that results of another params.yaml never count for this one."""
     raw = changed(params, {**training.changes, "seed": seed})
+    # Every training goes to its end, however bad it is.
     raw["a800_test"]["abort_below_db"] = 0.0
+    raw["faults"]["max_loss_spike"] = 1.0e9
     keys = stage_params(parse_params(raw), "a800_test")
     dataset = json.loads((REPOSITORY / paths.DATASET).read_text())["dataset_sha256"]
     facts = {"params": keys, "dataset_sha256": dataset, "mistake": training.mistake, "unseen": training.unseen}
@@ -140,6 +145,12 @@ def run_unless_done(planned: dict[str, Any]) -> None:
 
 def train() -> None:
     """The child process: one training, its plan on standard input, its result on standard output."""
+    import torch
+
+    from taehv.codecs import on_teacher_latents
+    from taehv.evaluation import Bench
+    from taehv.metrics import psnr_per_clip
+    from taehv.teachers import load_teacher
     from taehv.training.assembly import start_accelerator
     from taehv.training.loop import Trainer
     from taehv.training.recorder import NullRecorder
@@ -153,12 +164,15 @@ def train() -> None:
         validation = of_source(validation, planned["unseen"])
         clips, teacher = prepared_without(planned["unseen"], params, profile)
     job = TrainingJob("a800_test", params, profile, planned["dataset_sha256"], clips, teacher)
-    trainer = Trainer(job, start_accelerator(job), NullRecorder())
-    trainer.validate = dataclasses.replace(trainer.validate, store=validation)
     with made_on_purpose(planned["mistake"]):
+        trainer = Trainer(job, start_accelerator(job), NullRecorder())
+        trainer.validate = dataclasses.replace(trainer.validate, store=validation)
         outcome = trainer.run()
     with made_on_purpose("shifted validation"):
         shifted = trainer.validate(outcome.state, None)
+    linear = load_teacher(params.active.teacher.name, teacher, outcome.state.ema.variant)
+    bench = Bench(validation, {"psnr": psnr_per_clip}, torch.device("cpu"), profile.validation_batch)
+    on_latents = bench.scores(on_teacher_latents(outcome.state.ema.eval(), linear))["psnr"]
     measured = {key: outcome.metrics[key] for key in ("clips_per_second", "loss_terms", "counters")}
     history = outcome.state.progress.history
     commit = subprocess.run(
@@ -166,6 +180,7 @@ def train() -> None:
     )
     facts = {key: planned[key] for key in ("id", "seed", "mistake", "unseen")}
     facts |= {"commit": commit.stdout.strip(), "history": history, "psnr_on_shifted_targets": shifted["psnr"]}
+    facts |= {"psnr_on_teacher_latents": float(on_latents.mean())}
     print(json.dumps(facts | measured))
 
 
@@ -206,20 +221,21 @@ def changed(params: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
 
 @contextlib.contextmanager
 def made_on_purpose(mistake: Mistake) -> Iterator[None]:
-    """Compare decoded frame j with input frame j + 3, in training or in validation."""
+    """Compare decoded frame j with input frame j + 3, in every loss term or in validation."""
     from taehv.alignment import common_frames
+    from taehv.losses import objective
 
-    def shifted(decoded: Any, frames: Any) -> Any:
-        return common_frames(decoded, frames[:, SHIFT:])
+    def shifted(compare: Any) -> Any:
+        return lambda decoded, frames: compare(decoded, frames[:, SHIFT:])
 
-    targets = {
-        "none": (),
-        "shifted training": ("taehv.losses.recon.common_frames",),
-        "shifted validation": ("taehv.metrics.common_frames",),
-    }[mistake]
     with contextlib.ExitStack() as stack:
-        for target in targets:
-            stack.enter_context(mock.patch(target, shifted))
+        if mistake == "shifted training":
+            for target in ("taehv.losses.recon.common_frames", "taehv.training.adversary.common_frames"):
+                stack.enter_context(mock.patch(target, shifted(common_frames)))
+            distances = {name: shifted(distance) for name, distance in objective.PERCEPTUAL.items()}
+            stack.enter_context(mock.patch.dict(objective.PERCEPTUAL, distances))
+        elif mistake == "shifted validation":
+            stack.enter_context(mock.patch("taehv.metrics.common_frames", shifted(common_frames)))
         yield
 
 
@@ -244,6 +260,7 @@ def table(trainings: Mapping[str, Training], params: Mapping[str, Any]) -> str:
 def summary(members: list[dict[str, Any]]) -> str:
     last = [member["history"][-1] for member in members]
     shifted = statistics.mean(member["psnr_on_shifted_targets"] for member in members)
+    on_latents = statistics.mean(member["psnr_on_teacher_latents"] for member in members)
     sources = ", ".join(
         f"{source.split('.')[0]} {statistics.mean(row['psnr_by_source'][source] for row in last):.1f}"
         for source in last[0]["psnr_by_source"]
@@ -253,7 +270,7 @@ def summary(members: list[dict[str, Any]]) -> str:
     spread = f"{statistics.mean(psnr):.2f} ({min(psnr):.2f} .. {max(psnr):.2f})"
     worst = min(row["psnr_worst_clip"] for row in last)
     seeds = " ".join(str(member["seed"]) for member in members)
-    return f"{seeds} | {spread} | {shifted:.2f} | {worst:.1f} | {sources} | {pulls}"
+    return f"{seeds} | {spread} | {on_latents:.2f} | {shifted:.2f} | {worst:.1f} | {sources} | {pulls}"
 
 
 if __name__ == "__main__":

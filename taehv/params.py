@@ -168,6 +168,18 @@ class Teacher:
 
 
 @dataclass(frozen=True)
+class Distillation:
+    """A stronger hold of the teacher in the first steps; see taehv/losses/distillation.py."""
+
+    boost: Annotated[float, Bounds(low=1.0)]
+    """loss.encoder and loss.decoder are multiplied by this at first; 1 switches it off."""
+    until_step: Annotated[int, NonNegative]
+    """The last update with the whole boost."""
+    end_step: Annotated[int, AtLeastOne]
+    """The first update without any; between the two the factor falls geometrically."""
+
+
+@dataclass(frozen=True)
 class Perceptual:
     name: Literal["ssim"]
     """`ssim`: 1 - structural similarity."""
@@ -251,6 +263,7 @@ class Scale:
     data: ScaleData
     model: Model
     teacher: Teacher
+    distillation: Distillation
     perceptual: Perceptual
     seraena: Seraena
     optim: Optim
@@ -301,6 +314,7 @@ TRAINING_KEYS = (
     "@.data.frames",
     "@.data.horizontal_flip",
     "@.model",
+    "@.distillation",
     "@.perceptual",
     "@.seraena",
     "@.optim",

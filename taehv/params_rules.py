@@ -110,6 +110,9 @@ def _schedule_problems(values: Mapping[str, Any], scale: str) -> Iterator[Proble
         dotted = f"{scale}.optim.{key}"
         if name is not None and dotted in values and (values[dotted] is None) == (name == "muon"):
             yield Problem(dotted, "must be a number with muon" if name == "muon" else f"must be null with {name}")
+    until, end = values.get(f"{scale}.distillation.until_step"), values.get(f"{scale}.distillation.end_step")
+    if None not in (until, end) and until >= end:  # type: ignore[operator]
+        yield Problem(f"{scale}.distillation.until_step", f"must be < end_step ({end}), got {until}")
     warmup, decay = values.get(f"{scale}.optim.warmup_steps"), values.get(f"{scale}.optim.decay_steps")
     if None not in (warmup, decay) and warmup >= decay:  # type: ignore[operator]
         yield Problem(f"{scale}.optim.warmup_steps", f"must be < decay_steps ({decay}), got {warmup}")

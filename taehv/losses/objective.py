@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
+from taehv.losses.distillation import TERMS, factor
 from taehv.losses.encoder import encoder_per_clip
 from taehv.losses.perceptual import ssim_distance_per_clip
 from taehv.losses.recon import recon_per_clip
 from taehv.losses.seraena import ramp, seraena_per_clip
 from taehv.model import cheaper
 from taehv.model.taehv import TAEHV
-from taehv.params import LossWeights, Perceptual, Seraena
+from taehv.params import Distillation, LossWeights, Perceptual, Seraena
 
 Corrections = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Decoded frames, their originals and the latents they were decoded from, to corrections of the decoded frames."""
@@ -28,10 +29,18 @@ class Objective(nn.Module):
     A term with weight 0 costs nothing: what only it needs is not computed.
     """
 
-    def __init__(self, student: TAEHV, weights: LossWeights, perceptual: Perceptual, seraena: Seraena) -> None:
+    def __init__(
+        self,
+        student: TAEHV,
+        weights: LossWeights,
+        distillation: Distillation,
+        perceptual: Perceptual,
+        seraena: Seraena,
+    ) -> None:
         super().__init__()
         self.student = student
         self._weights = {term: weight for term, weight in dataclasses.asdict(weights).items() if weight > 0}
+        self._distillation = distillation
         self._perceptual = PERCEPTUAL[perceptual.name]
         self._seraena = seraena
 
@@ -46,7 +55,8 @@ class Objective(nn.Module):
 
     def weights_at(self, step: int) -> dict[str, float]:
         """The weight of each term that counts at update ``step``, in the order of the parameters."""
-        factors = {"seraena": ramp(self._seraena, step)}
+        distillation = dict.fromkeys(TERMS, factor(self._distillation, step))
+        factors = {**distillation, "seraena": ramp(self._seraena, step)}
         weights = {term: weight * factors.get(term, 1.0) for term, weight in self._weights.items()}
         return {term: weight for term, weight in weights.items() if weight > 0}
 

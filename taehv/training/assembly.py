@@ -62,7 +62,7 @@ def assemble(job: TrainingJob, accelerator: Accelerator) -> Parts:
     dtype = DTYPES[scale.precision]
     student = initial_student(job.params)
     slots = slots_of_rank(scale.batch.global_, accelerator.num_processes, accelerator.process_index)
-    objective = Objective(student, job.params.loss, scale.perceptual, scale.seraena)
+    objective = Objective(student, job.params.loss, scale.distillation, scale.perceptual, scale.seraena)
     adversary = None
     if objective.needs_adversary:
         adversary = Adversary(

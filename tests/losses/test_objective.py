@@ -16,12 +16,13 @@ from taehv.metrics import ssim_per_clip
 from taehv.model.init import create_model
 from taehv.model.taehv import TAEHV
 from taehv.model.variants import VARIANTS
-from taehv.params import LossWeights, Perceptual, Seraena
+from taehv.params import Distillation, LossWeights, Perceptual, Seraena
 
 VARIANT = VARIANTS["hunyuan_video"]
 WEIGHTS = LossWeights(recon=10.0, encoder=0.1, decoder=0.1, perceptual=0.1, seraena=0.1)
 TERMS = ("recon", "encoder", "decoder", "perceptual", "seraena")
 SERAENA = Seraena(start_step=5, ramp_steps=3, group_frames=5, width=4, lr=1e-3, replay_mib=1)
+DISTILLATION = Distillation(boost=100.0, until_step=10, end_step=20)
 LATE = 100
 """A step at which every term has its full weight."""
 
@@ -39,7 +40,7 @@ def teacher_latents() -> Tensor:
 
 
 def objective_of(weights: LossWeights) -> Objective:
-    return Objective(student(), weights, Perceptual("ssim"), SERAENA)
+    return Objective(student(), weights, DISTILLATION, Perceptual("ssim"), SERAENA)
 
 
 def corrections(decoded: Tensor, originals: Tensor, latents: Tensor) -> Tensor:
@@ -141,3 +142,19 @@ def test_the_models_decoder_output_is_not_clamped() -> None:
 def test_latents_of_another_shape_are_refused_not_broadcast() -> None:
     with pytest.raises(ValueError, match="different shapes"):
         encoder_per_clip(torch.zeros(2, 3, 16, 2, 2), torch.zeros(2, 1, 16, 2, 2))
+
+
+def test_the_teacher_holds_the_student_harder_at_first_and_at_the_end_as_the_parameters_say() -> None:
+    objective = objective_of(WEIGHTS)
+    for term in ("encoder", "decoder"):
+        by_step = {step: objective.weights_at(step)[term] for step in (1, 10, 15, 20, LATE)}
+        assert by_step == pytest.approx({1: 10.0, 10: 10.0, 15: 1.0, 20: 0.1, LATE: 0.1})
+    for term in ("recon", "perceptual"):
+        assert (
+            objective.weights_at(1)[term] == objective.weights_at(LATE)[term] == 0.1 * (100 if term == "recon" else 1)
+        )
+
+
+def test_a_distilled_term_of_weight_0_stays_out_however_large_the_boost() -> None:
+    objective = objective_of(dataclasses.replace(WEIGHTS, encoder=0.0))
+    assert "encoder" not in objective.weights_at(1)
