@@ -62,11 +62,14 @@ def run_training_stage(
     stop_requests = StopRequests()
     with stop_requests.listening():
         accelerator = start_accelerator(job)
-        start_logging(job.work.log, main_process=accelerator.is_main_process)
         if not accelerator.is_main_process:
+            start_logging(job.work.log, main_process=False)
             Trainer(job, accelerator, NullRecorder(), stop_requests).run()
             return 0
-        with work_lock(job.work.root):
+        with work_lock(job.work.root) as predecessor:
+            start_logging(job.work.log, main_process=True)
+            if predecessor is not None:
+                log.warning("%s was training here and is gone; its lock is taken over", predecessor)
             train_and_publish(job, accelerator, stop_requests)
     shutil.rmtree(job.work.root)
     return 0

@@ -13,8 +13,14 @@ from taehv.errors import UserError
 
 
 @contextlib.contextmanager
-def work_lock(folder: Path) -> Iterator[None]:
+def work_lock(folder: Path) -> Iterator[str | None]:
     """Hold the folder for this process.
+
+    The file names its holder while there is one. A name in a file that nobody holds is that of a process which was
+    killed: the lock is taken over.
+
+    Yields:
+        The holder whose lock was taken over; None if there was none.
 
     Raises:
         UserError: another process holds it; the message names it.
@@ -24,12 +30,22 @@ def work_lock(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
+            holder = _holder(file.name) or "another process"
             raise UserError(
                 f"{holder} is already training in {folder}; wait for it, or stop it and run again"
             ) from error
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
-        yield
+        left_behind = _holder(file.name)
+        _name_holder(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}")
+        try:
+            yield left_behind or None
+        finally:
+            _name_holder(file.fileno(), "")
+
+
+def _holder(file: str) -> str:
+    return Path(file).read_text(encoding="utf-8").strip()
+
+
+def _name_holder(descriptor: int, text: str) -> None:
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, text.encode())

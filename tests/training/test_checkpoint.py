@@ -4,87 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import random
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from tests_support import REPOSITORY
+from training_states import PARAMS, everything, job, new_state, save, train_a_little
 
-from taehv.losses.seraena import seraena_per_clip
-from taehv.model.init import create_model
-from taehv.model.variants import VARIANTS
-from taehv.params import Params, load_params
+from taehv.errors import UserError
 from taehv.profiles import load_profile
-from taehv.training.adversary import Adversary
 from taehv.training.checkpoint import CheckpointError, load_checkpoint, read_manifest
-from taehv.training.checkpoint_writer import CheckpointWriter, keep_newest, newest_first
-from taehv.training.job import TrainingJob
-from taehv.training.replay import as_tensors
-from taehv.training.resume import restore
-from taehv.training.state import TrainingState
-
-REPOSITORY = Path(__file__).parents[2]
-PARAMS = load_params(REPOSITORY / "params.yaml")
-
-
-def job(
-    params: Params = PARAMS, continue_from: Path | None = None, dataset: str = "d", resume: Path | None = None
-) -> TrainingJob:
-    profile = load_profile("local", REPOSITORY / "profiles")
-    return TrainingJob("h100_train", params, profile, dataset, Path("clips"), Path("teacher"), continue_from, resume)
-
-
-def save(folder: Path, state: TrainingState, of: TrainingJob | None = None) -> Path:
-    writer = CheckpointWriter(of or job(), 0, 1)
-    writer.save(folder, state)
-    writer.close()
-    return folder / f"step-{state.progress.step}"
-
-
-def new_state(seed: int = 0, width: float = 1 / 16) -> TrainingState:
-    variant = VARIANTS["hunyuan_video"]
-    adversary = Adversary(
-        dataclasses.replace(PARAMS.active.seraena, replay_mib=1),
-        variant,
-        seed=PARAMS.seed,
-        slots=range(2),
-        global_batch=2,
-        device=torch.device("cpu"),
-        dtype=torch.float32,
-    )
-    return TrainingState(create_model(variant, width, "torch_default", seed), PARAMS.active.optim, adversary)
-
-
-def train_a_little(state: TrainingState, steps: int) -> None:
-    for step in range(state.progress.step + 1, state.progress.step + steps + 1):
-        frames = torch.rand(2, 12, 3, 16, 16, generator=torch.Generator().manual_seed(step))
-        latents = state.student.encode(frames)
-        decoded = state.student.decode(latents)
-        assert state.adversary is not None
-        corrections = state.adversary.corrections(decoded, frames, latents)
-        seraena_per_clip(decoded, corrections).mean().backward()
-        state.adversary.accumulate(step, range(2), decoded, frames, latents)
-        state.adversary.finish_step(skipped=False)
-        state.optimizers.step(step)
-        state.optimizers.zero_grad()
-        state.update_ema(step)
-        state.progress.step = step
-        state.progress.loss_sum += 0.1 * step
-
-
-def everything(state: TrainingState) -> dict[str, torch.Tensor]:
-    assert state.adversary is not None
-    return {
-        **{f"student.{key}": value for key, value in state.student.state_dict().items()},
-        **{f"ema.{key}": value for key, value in state.ema.state_dict().items()},
-        **state.optimizers.state_tensors(),
-        **state.adversary.state_tensors(),
-        **{
-            f"{file} {name}": tensor
-            for file, samples in state.adversary.remembered().items()
-            for name, tensor in as_tensors(samples).items()
-        },
-        **{f"best.{key}": value for key, value in (state.best_weights or {}).items()},
-    }
+from taehv.training.checkpoint_writer import CheckpointWriter, delete_unfinished, keep_newest, newest_first
 
 
 def test_a_resumed_state_goes_on_bit_for_bit(tmp_path: Path) -> None:
@@ -101,24 +34,40 @@ def test_a_resumed_state_goes_on_bit_for_bit(tmp_path: Path) -> None:
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "delete"])
-def test_damage_to_any_file_is_noticed(tmp_path: Path, damage: str) -> None:
+def saved(folder: Path) -> Path:
+    """A checkpoint that holds everything a checkpoint can hold."""
     state = new_state()
     train_a_little(state, 1)
-    names = [path.name for path in save(tmp_path, state).iterdir()]
-    assert len(names) == 8
-    for name in names:
-        file = save(tmp_path, state) / name
-        content = bytearray(file.read_bytes())
-        if damage == "flip":
-            content[len(content) // 2] ^= 0x01
-            file.write_bytes(content)
-        elif damage == "cut":
-            file.write_bytes(content[:-1])
-        else:
-            file.unlink()
+    state.keep_as_best()
+    state.progress.best_step = 1
+    return save(folder, state)
+
+
+def damages(content: bytes) -> Iterator[bytes]:
+    """The content with one bit flipped in one of several places, or cut there."""
+    places = {0, len(content) // 3, len(content) // 2, len(content) - 1}
+    for place in sorted(places):
+        yield content[:place] + bytes([content[place] ^ 0x01]) + content[place + 1 :]
+        yield content[:place]
+
+
+def test_damage_to_any_file_is_noticed(tmp_path: Path) -> None:
+    checkpoint = saved(tmp_path)
+    files = sorted(checkpoint.iterdir())
+    assert {file.name.split("-")[0].split(".")[0] for file in files} == {
+        "adversary", "best", "ema", "manifest", "model", "optimizer", "progress", "replay",
+    }  # fmt: skip
+    for file in files:
+        whole = file.read_bytes()
+        for damaged in damages(whole):
+            file.write_bytes(damaged)
+            with pytest.raises(CheckpointError):
+                load_checkpoint(checkpoint, new_state())
+        file.unlink()
         with pytest.raises(CheckpointError):
-            read_manifest(tmp_path / "step-1")
+            load_checkpoint(checkpoint, new_state())
+        file.write_bytes(whole)
+    assert load_checkpoint(checkpoint, new_state()).step == 1
 
 
 def test_a_manifest_that_contradicts_the_files_is_refused(tmp_path: Path) -> None:
@@ -130,9 +79,55 @@ def test_a_manifest_that_contradicts_the_files_is_refused(tmp_path: Path) -> Non
         read_manifest(path)
 
 
-def test_an_unfinished_write_does_not_count(tmp_path: Path) -> None:
+def test_an_unfinished_write_does_not_count_and_is_cleared_away(tmp_path: Path) -> None:
     (tmp_path / ".step-7.partial").mkdir()
     assert newest_first([tmp_path]) == []
+    delete_unfinished([tmp_path])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_written_is_the_state_when_save_was_called(tmp_path: Path) -> None:
+    state = new_state()
+    train_a_little(state, 2)
+    before = {name: tensor.clone() for name, tensor in everything(state).items()}
+    writer = CheckpointWriter(job(), 0, 1)
+    writer.save(tmp_path, state)
+    train_a_little(state, 1)
+    writer.close()
+    loaded = new_state(seed=9)
+    load_checkpoint(tmp_path / "step-2", loaded)
+    after = everything(loaded)
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_a_whole_checkpoint_of_the_same_step_stays_and_a_damaged_one_is_replaced(tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    inode = path.stat().st_ino
+    assert saved(tmp_path).stat().st_ino == inode
+    (path / "model.safetensors").unlink()
+    assert saved(tmp_path).stat().st_ino != inode
+    assert read_manifest(path).step == 1
+
+
+def test_a_disk_that_cannot_take_the_checkpoint_is_an_error_and_the_one_before_is_intact(tmp_path: Path) -> None:
+    before = saved(tmp_path / "checkpoints")
+    state = new_state()
+    train_a_little(state, 2)
+    writer = CheckpointWriter(job(), 0, 1)
+    (tmp_path / "checkpoints/.step-2.partial").write_text("a file where the folder has to go")
+    writer.save(tmp_path / "checkpoints", state)
+    with pytest.raises(UserError, match="the checkpoint of step 2 cannot be written"):
+        writer.close()
+    assert read_manifest(before).step == 1
+
+
+def test_training_draws_nothing_from_the_global_generators() -> None:
+    """That is why no random state has to be in a checkpoint."""
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index,union-attr]
+    train_a_little(new_state(), 3)
+    after = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index,union-attr]
+    assert torch.equal(before[0], after[0]) and before[1:] == after[1:]
 
 
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
@@ -142,50 +137,6 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
         save(tmp_path, state)
     keep_newest(tmp_path, 2)
     assert [path.name for path in newest_first([tmp_path])] == ["step-10", "step-2"]
-
-
-def test_a_damaged_newest_checkpoint_costs_only_the_work_since_the_one_before(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    state = new_state()
-    for _ in range(2):
-        train_a_little(state, 1)
-        save(tmp_path, state)
-    (tmp_path / "step-2" / "ema.safetensors").unlink()
-    resumed = new_state()
-    with caplog.at_level("WARNING"):
-        assert "step 1" in restore(resumed, job(), [tmp_path])
-    assert resumed.progress.step == 1
-    assert "step-2" in caplog.text
-
-
-def test_without_anything_to_resume_the_run_starts_fresh(tmp_path: Path) -> None:
-    state = new_state()
-    assert restore(state, job(), [tmp_path]) == "started from initial weights"
-    assert state.progress.step == 0
-
-
-def test_a_named_checkpoint_that_is_missing_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="step-1000"):
-        restore(new_state(), job(continue_from=tmp_path / "step-1000"), [tmp_path / "nothing"])
-
-
-def test_a_named_checkpoint_of_other_parameters_is_an_error_that_lists_them(tmp_path: Path) -> None:
-    path = save(tmp_path, new_state())
-    other = dataclasses.replace(PARAMS, loss=dataclasses.replace(PARAMS.loss, recon=20.0))
-    with pytest.raises(CheckpointError, match=r"loss\.recon: 10\.0 there, 20\.0 here"):
-        restore(new_state(), job(other, continue_from=path), [])
-
-
-def test_unfinished_work_comes_before_the_named_checkpoint(tmp_path: Path) -> None:
-    state = new_state()
-    train_a_little(state, 1)
-    named = save(tmp_path / "a800", state)
-    train_a_little(state, 1)
-    save(tmp_path / "own", state)
-    resumed = new_state()
-    restore(resumed, job(continue_from=named), [tmp_path / "own"])
-    assert resumed.progress.step == 2
 
 
 def test_weights_of_another_width_do_not_load(tmp_path: Path) -> None:

@@ -1,0 +1,78 @@
+"""A training stage that gets a signal at one exact moment. It sends it to itself; everything else is the real stage.
+
+    python stage_process.py STAGE SIGNAL MOMENT [COUNT]
+
+MOMENT is a name of MOMENTS; with COUNT n, the n-th time. ``hang`` as SIGNAL stops there for ten minutes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from stages.entry import run_stage
+from stages.training_stage import run_training_stage
+
+MOMENTS = {
+    "a step": "taehv.training.step.TrainStep.__call__",
+    "a validation": "taehv.training.validation.Validator._measure",
+    "writing the history": "taehv.training.outputs.write_history",
+    "replacing the best model": "taehv.training.outputs.shutil.rmtree",
+    "writing a checkpoint's files": "taehv.training.checkpoint_writer.write_files",
+    "writing a checkpoint's manifest": "taehv.training.checkpoint_writer.write_manifest",
+    "putting a checkpoint in place": "taehv.training.checkpoint_writer._put_in_place",
+    "deleting an old checkpoint": "taehv.training.checkpoint_writer.shutil.rmtree",
+    "publishing": "taehv.training.outputs._replace",
+}
+"""By name, the function after whose call it happens."""
+
+
+def main() -> int:
+    stage, what, moment = sys.argv[1:4]
+    count = int(sys.argv[4]) if len(sys.argv) > 4 else 1
+    if os.environ.get("RANK", "0") == "0":
+        after(MOMENTS[moment], count, lambda: send(what))
+    assert stage in ("a800_test", "h100_train")
+    return run_training_stage(stage, lambda params: None, [])  # type: ignore[arg-type]
+
+
+def send(what: str) -> None:
+    if what == "hang":
+        print("hanging", flush=True)
+        time.sleep(600)
+    else:
+        os.kill(os.getpid(), getattr(signal, what))
+
+
+def after(name: str, count: int, then: Callable[[], None]) -> None:
+    """Call ``then`` after the count-th call of the function ``name``."""
+    module_name, attribute = name, ""
+    parts: list[str] = []
+    while True:
+        try:
+            owner: Any = importlib.import_module(module_name)
+            break
+        except ModuleNotFoundError:
+            module_name, _, attribute = module_name.rpartition(".")
+            parts.insert(0, attribute)
+    for part in parts[:-1]:
+        owner = getattr(owner, part)
+    function, calls = getattr(owner, parts[-1]), [0]
+
+    def wrapped(*arguments: Any, **keywords: Any) -> Any:
+        result = function(*arguments, **keywords)
+        calls[0] += 1
+        if calls[0] == count:
+            then()
+        return result
+
+    setattr(owner, parts[-1], wrapped)
+
+
+if __name__ == "__main__":
+    run_stage(main)

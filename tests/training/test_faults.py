@@ -1,0 +1,129 @@
+"""Numbers that go wrong stop the training before they cost more than they have to."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests_support import Project
+
+from taehv.params import Faults
+from taehv.training.faults import NOT_A_DISTANCE, Fault, NumericalFault, note_step, stop_for
+from taehv.training.state import Progress
+from taehv.training.step import StepReport
+
+LIMITS = Faults(max_skipped=2, max_loss_spike=10.0)
+
+
+def report(loss: float = 1.0, *, skipped: bool = False, adversarial: float | None = None) -> StepReport:
+    terms = {"recon": loss} | ({} if adversarial is None else {NOT_A_DISTANCE: adversarial})
+    return StepReport(
+        loss=loss,
+        terms=terms,
+        weights=dict.fromkeys(terms, 1.0),
+        gradient_norm=1.0,
+        term_gradient_norms={},
+        discriminator_loss=None,
+        learning_rates={},
+        skipped=skipped,
+        slots_not_finite=(),
+    )
+
+
+def faults_of(*reports: StepReport) -> list[str | None]:
+    progress = Progress()
+    found: list[str | None] = []
+    for step, each in enumerate(reports, start=1):
+        progress.step = step
+        fault = note_step(progress, each, LIMITS)
+        found.append(fault.kind if fault else None)
+    return found
+
+
+def test_a_few_skipped_steps_are_borne_and_one_more_in_a_row_is_not() -> None:
+    bad, good = report(float("nan"), skipped=True), report()
+    assert faults_of(bad, bad, good, bad, bad, bad) == [None, None, None, None, None, "not finite"]
+
+
+def test_a_loss_far_above_its_average_stops_the_training() -> None:
+    assert faults_of(report(1.0), report(9.0), report(1.0)) == [None, None, None]
+    assert faults_of(report(1.0), report(11.0)) == [None, "loss spike"]
+
+
+def test_the_average_follows_a_loss_that_falls() -> None:
+    falling = [report(0.99**step) for step in range(500)]
+    assert set(faults_of(*falling, report(0.99**500 * 5))) == {None}
+    assert faults_of(*falling, report(1.0))[-1] == "loss spike"
+
+
+def test_the_adversarial_term_coming_in_is_no_spike() -> None:
+    assert faults_of(report(0.01), report(0.01, adversarial=1.0)) == [None, None]
+
+
+def test_a_skipped_step_leaves_the_average_as_it_was() -> None:
+    progress = Progress()
+    note_step(progress, report(1.0), LIMITS)
+    note_step(progress, report(float("inf"), skipped=True), LIMITS)
+    assert (progress.loss_average, progress.skipped_steps) == (1.0, 1)
+
+
+def test_the_report_holds_what_is_known(tmp_path: Path) -> None:
+    fault = Fault("not finite", 7, "detail", "advice")
+    with pytest.raises(NumericalFault, match="stopped at step 7") as caught:
+        stop_for(fault, report(float("nan")), [], None, tmp_path / "fault.json")
+    facts: dict[str, Any] = json.loads(caught.value.report.read_text())
+    assert (facts["kind"], facts["loss"], facts["checkpoint"]) == ("not finite", "nan", None)
+
+
+@pytest.mark.slow
+def test_a_learning_rate_that_explodes_stops_with_a_checkpoint_from_before(tiny_project: Project) -> None:
+    """A rate that a person might really set by mistake; the run is the real stage."""
+    profile = tiny_project.root / "profiles/local.yaml"
+    profile.write_text(profile.read_text().replace("checkpoint_every: 100", "checkpoint_every: 1"))
+    tiny_project.change_params({"scales": {"embedded": {"optim": {"muon_lr": 3.0, "lr": 3.0, "warmup_steps": 8}}}})
+    result = tiny_project.run("stages.a800_test", check=False)
+    assert result.returncode == 1
+    assert "error: stopped at step" in result.stderr and "lower the learning rate" in result.stderr
+    (file,) = tiny_project.root.glob(".work/a800_test/*/fault.json")
+    facts = json.loads(file.read_text())
+    before = tiny_project.root / facts["checkpoint"]
+    assert before.is_dir() and int(before.name[5:]) < facts["step"]
+    assert facts["clips"]
+
+
+AUTO = """
+import resource, sys, torch
+from pathlib import Path
+from accelerate import Accelerator
+from taehv.training.micro_batch import largest_that_fits
+
+class Step:
+    own_slots = 16
+    def rehearse(self, step, size):
+        self.held = torch.ones(size, 2**20 * 100, dtype=torch.uint8)
+    def forget_gradients(self):
+        self.held = None
+
+Step().rehearse(1, 1)
+accelerator = Accelerator(cpu=True)
+now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (now + 2**20 * 100 * int(sys.argv[1]) + 2**20 * 90,) * 2)
+print(largest_that_fits(Step(), accelerator, 1))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("room_for", "found"), [(20, "16"), (9, "8"), (1, "1")])
+def test_per_device_auto_halves_until_it_fits(room_for: int, found: str) -> None:
+    result = subprocess.run([sys.executable, "-c", AUTO, str(room_for)], capture_output=True, text=True)
+    assert result.stdout.strip() == found, result.stderr
+
+
+@pytest.mark.slow
+def test_per_device_auto_says_so_when_not_even_one_clip_fits() -> None:
+    result = subprocess.run([sys.executable, "-c", AUTO, "0"], capture_output=True, text=True)
+    assert "not even one clip per micro-batch fits" in result.stderr

@@ -1,0 +1,157 @@
+"""Where a run starts from: the order of precedence, and what may never pass for another thing."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from training_states import PARAMS, everything, job, new_state, save, train_a_little
+
+from taehv.fingerprint import sha256_of_file
+from taehv.model.checkpoints import write_state_dict
+from taehv.model.init import create_model
+from taehv.model.variants import VARIANTS
+from taehv.params import InitialWeights, Params
+from taehv.training.assembly import initial_student
+from taehv.training.checkpoint import CheckpointError
+from taehv.training.job import TrainingJob
+from taehv.training.resume import restore
+
+OTHER_LOSS = dataclasses.replace(PARAMS, loss=dataclasses.replace(PARAMS.loss, recon=20.0))
+
+
+def with_weights(path: Path, sha256: str | None = None) -> Params:
+    named = InitialWeights(str(path), sha256 or sha256_of_file(path))
+    model = dataclasses.replace(PARAMS.active.model, width=1 / 16, weights=named)
+    return dataclasses.replace(PARAMS, scales={PARAMS.scale: dataclasses.replace(PARAMS.active, model=model)})
+
+
+def naming(field: str, checkpoint: Path, of: TrainingJob | None = None) -> TrainingJob:
+    """The job with ``resume`` or ``continue_from`` set."""
+    of = of or job()
+    if field == "resume":
+        return dataclasses.replace(of, resume=checkpoint)
+    return dataclasses.replace(of, continue_from=checkpoint)
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    """A checkpoint file with the published keys."""
+    path = tmp_path / "taehv.safetensors"
+    write_state_dict(path, create_model(VARIANTS["hunyuan_video"], 1 / 16, "torch_default", seed=5).state_dict())
+    return path
+
+
+def test_first_comes_the_checkpoint_that_resume_names(tmp_path: Path) -> None:
+    state = new_state()
+    for _ in range(2):
+        train_a_little(state, 1)
+        save(tmp_path / "own", state)
+    resumed = new_state()
+    restore(resumed, job(resume=tmp_path / "own/step-1", continue_from=tmp_path / "absent"), [tmp_path / "own"])
+    assert resumed.progress.step == 1
+
+
+def test_then_comes_unfinished_work(tmp_path: Path) -> None:
+    state = new_state()
+    train_a_little(state, 1)
+    named = save(tmp_path / "a800", state)
+    train_a_little(state, 1)
+    save(tmp_path / "own", state)
+    resumed = new_state()
+    restore(resumed, job(continue_from=named), [tmp_path / "own"])
+    assert resumed.progress.step == 2
+
+
+def test_then_comes_the_other_stages_checkpoint_whose_best_model_does_not_count_here(tmp_path: Path) -> None:
+    state = new_state()
+    train_a_little(state, 2)
+    state.progress.best_psnr, state.progress.best_step = 30.0, 2
+    state.keep_as_best()
+    named = save(tmp_path / "a800", state, job(stage="a800_test"))
+    resumed = new_state()
+    assert restore(resumed, job(continue_from=named), [tmp_path / "own"]) == f"continued from {named}"
+    assert resumed.progress.step == 2
+    assert resumed.progress.resumed_from == {"stage": "a800_test", "step": 2}
+    assert resumed.progress.best_psnr is None and resumed.best_weights is None
+
+
+def test_then_come_the_weights_that_the_parameters_name(published: Path, tmp_path: Path) -> None:
+    params = with_weights(published)
+    student = initial_student(params)
+    theirs = create_model(VARIANTS["hunyuan_video"], 1 / 16, "torch_default", seed=5)
+    assert all(torch.equal(a, b) for a, b in zip(student.parameters(), theirs.parameters(), strict=True))
+    assert str(published) in restore(new_state(), job(params), [tmp_path])
+
+
+def test_and_last_a_fresh_start(tmp_path: Path) -> None:
+    state = new_state()
+    assert restore(state, job(), [tmp_path]) == "started from initial weights"
+    assert state.progress.step == 0
+
+
+@pytest.mark.parametrize("named", ["resume", "continue_from"])
+def test_a_named_checkpoint_that_does_not_exist_is_an_error(tmp_path: Path, named: str) -> None:
+    with pytest.raises(CheckpointError, match="step-1000"):
+        restore(new_state(), naming(named, tmp_path / "step-1000"), [tmp_path / "nothing"])
+
+
+@pytest.mark.parametrize("named", ["resume", "continue_from"])
+def test_a_named_checkpoint_of_another_configuration_is_an_error_that_lists_what_differs(
+    tmp_path: Path, named: str
+) -> None:
+    path = save(tmp_path, new_state())
+    with pytest.raises(CheckpointError, match=r"loss\.recon: 10\.0 there, 20\.0 here"):
+        restore(new_state(), naming(named, path, job(OTHER_LOSS)), [])
+    with pytest.raises(CheckpointError, match="dataset_sha256: d there, e here"):
+        restore(new_state(), naming(named, path, job(dataset="e")), [])
+
+
+def test_resume_takes_no_checkpoint_of_another_stage(tmp_path: Path) -> None:
+    path = save(tmp_path, new_state(), job(stage="a800_test"))
+    with pytest.raises(CheckpointError, match="stage: a800_test there, h100_train here"):
+        restore(new_state(), job(resume=path), [])
+
+
+def test_unfinished_work_of_another_configuration_is_never_picked_up(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save(tmp_path, new_state(), job(OTHER_LOSS))
+    with pytest.raises(CheckpointError, match="none of the 1 checkpoints"):
+        restore(new_state(), job(), [tmp_path])
+    assert "loss.recon: 20.0 there, 10.0 here" in caplog.text
+
+
+def test_a_damaged_newest_checkpoint_costs_only_the_work_since_the_one_before(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = new_state()
+    train_a_little(state, 1)
+    save(tmp_path, state)
+    first = {name: tensor.clone() for name, tensor in everything(state).items()}
+    train_a_little(state, 1)
+    (save(tmp_path, state) / "ema.safetensors").unlink()
+    resumed = new_state(seed=7)
+    assert "step 1" in restore(resumed, job(), [tmp_path])
+    assert all(torch.equal(tensor, first[name]) for name, tensor in everything(resumed).items())
+    assert "step-2" in caplog.text
+
+
+def test_nothing_but_damaged_checkpoints_is_never_a_silent_fresh_start(tmp_path: Path) -> None:
+    (save(tmp_path, new_state()) / "model.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="move that folder away"):
+        restore(new_state(), job(), [tmp_path])
+
+
+def test_named_weights_that_have_changed_are_refused(published: Path) -> None:
+    with pytest.raises(Exception, match="is not the file that model.weights names"):
+        initial_student(with_weights(published, sha256="0" * 64))
+
+
+def test_named_weights_of_another_size_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "wide.safetensors"
+    write_state_dict(path, create_model(VARIANTS["hunyuan_video"], 1 / 8, "torch_default", seed=0).state_dict())
+    with pytest.raises(Exception, match="does not fit hunyuan_video"):
+        initial_student(with_weights(path))
