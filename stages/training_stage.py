@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from taehv import atomic, launch, paths, tracking
 from taehv.codecs import round_trip
 from taehv.data.store import ClipStore
+from taehv.doctor.start import check_before_training
 from taehv.errors import UserError
 from taehv.model.weights import load_model
 from taehv.params import Params, TrainingStage, load_params
@@ -56,6 +57,7 @@ def run_training_stage(
     profile = load_profile()
     continued = continue_from(params)
     job = TrainingJob(stage, params, profile, dataset_sha256(), paths.CLIPS, paths.TEACHER, continued, resume)
+    check_before_training(job)
     launched = launch.run_if_launcher_needed(profile, stage)
     if launched is not None:
         return launched

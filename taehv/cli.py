@@ -41,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_encode(commands)
     _add_decode(commands)
     _add_convert(commands)
+    _add_doctor(commands)
     return parser
 
 
@@ -140,6 +141,30 @@ def _convert(options: argparse.Namespace) -> int:
     names = convert(options.source, options.target, options.variant)
     print(f"{options.target}: weights of {' or '.join(names)}")
     return 0
+
+
+def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser(
+        "doctor",
+        help="check machine, data, parameters and tracking before a long run",
+        description="Check what can go wrong with a long run before it starts: docs/doctor.md lists the checks. "
+        "Exit code: 0 nothing failed (there may be warnings), 1 a check failed, 2 params.yaml or the profile is wrong.",
+    )
+    command.add_argument("--profile", help="a file of profiles/; default: TAEHV_PROFILE, or local")
+    command.add_argument(
+        "--stage",
+        choices=["a800_test", "h100_train", "all"],
+        default="all",
+        help="about to run this stage alone, or all that the profile runs (default)",
+    )
+    command.add_argument("--json", action="store_true", help="print the findings as JSON")
+    command.set_defaults(run=_doctor)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from taehv.commands.doctor import doctor  # needs mlflow
+
+    return doctor(options.profile, options.stage, as_json=options.json)
 
 
 def _add_model_options(command: argparse.ArgumentParser) -> None:

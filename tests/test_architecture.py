@@ -16,15 +16,17 @@ PACKAGE = REPOSITORY / "taehv"
 MODEL = ("model",)
 INPUTS = ("data", "losses", "teachers", "metrics")
 JUDGEMENTS = ("gate", "gate_checks", "diagnosis", "parity", "evaluation", "codecs", "records")
-ABOVE_TRAINING = (*JUDGEMENTS, "tracking", "report", "launch", "cli", "commands")
+ABOVE_TRAINING = (*JUDGEMENTS, "tracking", "report", "launch", "doctor", "cli", "commands")
 
 FORBIDDEN: dict[tuple[str, ...], tuple[str, ...]] = {
     MODEL: (*INPUTS, "training", *ABOVE_TRAINING),
     INPUTS: ("training", *ABOVE_TRAINING),
     ("training",): ABOVE_TRAINING,
-    ("gate", "parity", "evaluation", "report"): ("tracking", "launch", "cli", "commands"),
+    ("gate", "parity", "evaluation", "report"): ("tracking", "launch", "doctor", "cli", "commands"),
+    ("tracking", "launch"): ("doctor", "cli", "commands"),
+    ("doctor",): ("cli", "commands"),
 }
-"""Arrows go one way: stages -> tracking, launch, report, judgements -> training -> inputs -> model."""
+"""Arrows go one way: stages -> doctor -> tracking, launch, report, judgements -> training -> inputs -> model."""
 
 NOT_ON_A_TRAINING_BOX = (
     "av", "dvc", "deepspeed", "diffusers", "lpips", "matplotlib", "mlflow", "onnx", "onnxruntime", "onnxscript",

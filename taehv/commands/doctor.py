@@ -1,0 +1,33 @@
+"""`taehv doctor`: look at everything, print it, and say by the exit code whether to start."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Literal
+
+from taehv.doctor import report
+from taehv.doctor.checks import examine
+from taehv.doctor.examination import Examination, stages_of
+from taehv.errors import EXIT_FAILED
+from taehv.params import TrainingStage, load_params
+from taehv.profiles import load_profile
+
+
+def doctor(profile_name: str | None, stage: TrainingStage | Literal["all"], *, as_json: bool) -> int:
+    """Print the findings; returns 0 where nothing failed.
+
+    Raises:
+        ConfigError: params.yaml or the profile has problems; all of them are listed.
+    """
+    params, profile = load_params(), load_profile(profile_name)
+    stages = stages_of(profile) if stage == "all" else (stage,)
+    findings = examine(Examination(params, profile, stages, whole_pipeline=stage == "all"))
+    if as_json:
+        print(json.dumps(report.as_json(findings), indent=1))
+    else:
+        for line in report.lines(findings, colours=sys.stdout.isatty() and "NO_COLOR" not in os.environ):
+            print(line)
+        print(report.summary(findings))
+    return EXIT_FAILED if report.has_failed(findings) else 0

@@ -1,0 +1,47 @@
+"""All checks, in the order of the report."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+
+from taehv.doctor.clock import check_clock
+from taehv.doctor.disk import check_disk
+from taehv.doctor.examination import Examination
+from taehv.doctor.finding import Finding
+from taehv.doctor.gpus import check_gpus
+from taehv.doctor.known_balances import check_known_balances
+from taehv.doctor.machine_limits import check_machine_limits
+from taehv.doctor.packages import check_packages
+from taehv.doctor.prepared_data import check_gate, check_prepared_data
+from taehv.doctor.process_group import check_process_group
+from taehv.doctor.repository import check_repository
+from taehv.doctor.tracking_store import check_tracking_store
+
+CHECKS: tuple[Callable[[Examination], list[Finding]], ...] = (
+    check_packages,
+    check_repository,
+    check_gpus,
+    check_process_group,
+    check_machine_limits,
+    check_disk,
+    check_prepared_data,
+    check_gate,
+    check_known_balances,
+    check_tracking_store,
+    check_clock,
+)
+
+
+def examine(examination: Examination) -> list[Finding]:
+    """Run all checks."""
+    return [finding for check in CHECKS for finding in _run(check, examination)]
+
+
+def _run(check: Callable[[Examination], list[Finding]], examination: Examination) -> list[Finding]:
+    """A check that the system does not let look must not stop a run that could train; it says so instead."""
+    try:
+        return check(examination)
+    except (OSError, subprocess.CalledProcessError) as error:
+        name = check.__name__.removeprefix("check_").replace("_", " ")
+        return [Finding(name, "warn", f"could not be checked: {error}", "mend what the message names, and look again")]

@@ -1,0 +1,139 @@
+"""The prepared data: there, whole, and made with the parameters that are in force."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from numpy.lib import format as npy
+
+from taehv import gate, paths
+from taehv.data.dataset import dataset_sha256
+from taehv.data.manifest import ManifestError, read_manifest
+from taehv.data.splits import SPLITS
+from taehv.data.store import ClipRecord, ClipStore, StoreError, read_index
+from taehv.doctor.examination import Examination
+from taehv.doctor.finding import Finding, Level, listed
+from taehv.fingerprint import sha256_of_file
+from taehv.model.variants import VARIANTS
+from taehv.params import STAGE_KEYS, Params, flatten, resolved
+from taehv.teachers import TeacherError, load_teacher
+from taehv.teachers.pca import WEIGHTS
+
+PREPARE = "run: dvc repro prepare_data (on a second machine: dvc pull prepare_data)"
+AGAIN = "run: dvc checkout data, or make them again: dvc repro -f prepare_data"
+
+
+def check_prepared_data(examination: Examination) -> list[Finding]:
+    """From the manifest to the clips; what DVC will make anyway is a warning only."""
+    params = examination.params
+    made_later: Level = "warn" if examination.whole_pipeline else "fail"
+    if examination.dataset_sha256 is None:
+        missing = f"{paths.DATASET} is missing or unreadable"
+        return [Finding("data", made_later, missing, PREPARE), *_check_manifest()]
+    try:
+        records = read_index(paths.CLIPS)
+        counts = {split: len(ClipStore.open(paths.CLIPS, split)) for split in SPLITS}
+    except StoreError as error:
+        return [Finding("clips", "fail", str(error), AGAIN)]
+    return [
+        _check_shards(records, counts),
+        _check_hash(records, examination.dataset_sha256),
+        _check_teacher(params),
+        _check_parameters(params, made_later),
+    ]
+
+
+def check_gate(examination: Examination) -> list[Finding]:
+    """The verdict that h100_train will ask for, where nothing will make it before."""
+    if examination.whole_pipeline or examination.at_start_of_stage or "h100_train" not in examination.stages:
+        return []
+    outputs = paths.training_outputs("a800_test")
+    try:
+        verdict = gate.check_fresh(paths.GATE_VERDICT, outputs, examination.params, paths.DATASET)
+    except gate.GateRefusal as refusal:
+        return [Finding("gate", "fail", str(refusal), "h100_train will refuse to start: do what the line above says")]
+    step = examination.params.h100_train.resume_from_a800_step
+    checkpoint = outputs.checkpoints / f"step-{step}"
+    if step is not None and not checkpoint.is_dir():
+        advice = "run: dvc checkout runs/a800_test/checkpoints (or dvc pull a800_test)"
+        return [Finding("gate", "fail", f"{checkpoint}, from which h100_train is to continue, is missing", advice)]
+    return [Finding("gate", "pass", f"{verdict.psnr_db:.2f} dB at step {verdict.step}, about the files that are here")]
+
+
+def _check_manifest() -> list[Finding]:
+    try:
+        return [Finding("manifest", "pass", f"{len(read_manifest(paths.MANIFEST))} videos in {paths.MANIFEST}")]
+    except ManifestError as error:
+        return [Finding("manifest", "fail", str(error), "write it: taehv manifest FOLDER")]
+
+
+def _check_shards(records: list[ClipRecord], counts: dict[Any, int]) -> Finding:
+    shards: dict[str, ClipRecord] = {}
+    for record in records:
+        if record.shard not in shards or record.row > shards[record.shard].row:
+            shards[record.shard] = record
+    damaged = [problem for shard, last in shards.items() if (problem := _damage(paths.CLIPS / shard, last)) is not None]
+    if damaged:
+        return Finding("clips", "fail", f"{len(damaged)} of {len(shards)} shards: {listed(damaged)}", AGAIN)
+    shown = ", ".join(f"{count:,} {split}" for split, count in counts.items())
+    return Finding("clips", "pass", f"{shown}; {len(shards):,} shards of the right size")
+
+
+def _damage(shard: Path, last: ClipRecord) -> str | None:
+    """What is wrong with a shard's header or length; its bytes are not read."""
+    try:
+        with shard.open("rb") as file:
+            npy.read_magic(file)
+            shape, _, dtype = npy.read_array_header_1_0(file)
+            start = file.tell()
+        length = shard.stat().st_size
+    except (OSError, ValueError) as error:
+        return f"{shard} cannot be read ({error})"
+    wanted = (last.row + 1, last.frames, 3, last.height, last.width)
+    if shape != wanted or dtype.itemsize != 1:
+        return f"{shard} holds {dtype} {shape}, the index wants {wanted}"
+    expected = start + wanted[0] * wanted[1] * wanted[2] * wanted[3] * wanted[4]
+    return None if length == expected else f"{shard} has {length:,} bytes, not {expected:,}"
+
+
+def _check_hash(records: list[ClipRecord], stated: str) -> Finding:
+    try:
+        found = dataset_sha256(records, sha256_of_file(paths.TEACHER / WEIGHTS))
+    except OSError as error:
+        return Finding("data hash", "fail", f"the teacher's weights cannot be read ({error})", AGAIN)
+    if found != stated:
+        shown = f"index and teacher give {found[:12]}, {paths.DATASET} says {stated[:12]}"
+        return Finding("data hash", "fail", shown, AGAIN)
+    return Finding("data hash", "pass", f"{stated[:12]}, as {paths.DATASET} says")
+
+
+def _check_teacher(params: Params) -> Finding:
+    name = params.active.teacher.name
+    try:
+        load_teacher(name, paths.TEACHER, VARIANTS[params.active.model.variant])
+    except TeacherError as error:
+        return Finding("teacher", "fail", str(error), AGAIN)
+    return Finding("teacher", "pass", f"{name} loads and fits {params.active.model.variant}")
+
+
+def _check_parameters(params: Params, made_later: Level) -> Finding:
+    """What prepare_data noted of its parameters, against those that are in force."""
+    try:
+        noted = flatten(yaml.safe_load(paths.PREPARE_PARAMS.read_text(encoding="utf-8")))
+    except (OSError, yaml.YAMLError, AttributeError) as error:
+        return Finding("data params", made_later, f"{paths.PREPARE_PARAMS} cannot be read ({error})", PREPARE)
+    wanted = [key.removeprefix("@.") for key in STAGE_KEYS["prepare_data"]]
+    now = {key: value for key, value in flatten(resolved(params)).items() if _is_below(key, wanted)}
+    then = {key: value for key, value in noted.items() if _is_below(key, wanted)}
+    changed = [
+        f"{key}: {then.get(key)} then, {now.get(key)} now" for key in now | then if now.get(key) != then.get(key)
+    ]
+    if changed:
+        return Finding("data params", made_later, f"changed since prepare_data: {listed(changed)}", PREPARE)
+    return Finding("data params", "pass", f"{len(now)} parameters as prepare_data used them")
+
+
+def _is_below(key: str, wanted: list[str]) -> bool:
+    return any(key == name or key.startswith(name + ".") for name in wanted)

@@ -1,0 +1,80 @@
+"""Git and DVC: whether the run can be made again from a commit."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import yaml
+
+from taehv.doctor.examination import Examination
+from taehv.doctor.finding import Finding, listed
+from taehv.params import STAGE_KEYS
+from taehv.tracking import current_git
+
+WRITTEN_BY_DVC = frozenset({"dvc.lock"})
+"""DVC changes it after every stage; it is committed with the results."""
+EXPERIMENT = "DVC_EXP_NAME"
+DVC_YAML = Path("dvc.yaml")
+
+
+def check_repository(examination: Examination) -> list[Finding]:
+    """One line about git, one about DVC, one about dvc.yaml."""
+    return [_check_git(), _check_dvc(), _check_dvc_yaml()]
+
+
+def _check_git() -> Finding:
+    commit = current_git().commit
+    if commit == "unknown":
+        found = "no commit is known here: the run cannot be made again from one"
+        return Finding("git", "warn", found, "work in a clone, or: git init && git add -A && git commit")
+    changed = changed_files()
+    experiment = os.environ.get(EXPERIMENT)
+    if changed and experiment is None:
+        count = f"{len(changed)} uncommitted file{'s' if len(changed) > 1 else ''}"
+        found = f"{commit[:12]} with {count}: {listed(changed)}"
+        return Finding("git", "warn", found, "commit first, or the run cannot be made again from its commit")
+    kept = f", changes kept by experiment {experiment}" if changed else ", nothing uncommitted"
+    return Finding("git", "pass", f"{commit[:12]}{kept}")
+
+
+def changed_files() -> list[str]:
+    """Tracked files that differ from the commit, and sources that git does not know."""
+    lines = _git("status", "--porcelain", "--untracked-files=no") + _git(
+        "ls-files", "--others", "--exclude-standard", "--", "taehv", "stages", "profiles"
+    )
+    names = [line[3:] if line[2:3] == " " else line for line in lines]
+    return [name for name in names if name not in WRITTEN_BY_DVC]
+
+
+def _check_dvc() -> Finding:
+    if not Path(".dvc").is_dir():
+        return Finding("DVC", "fail", "not initialised: there is no .dvc folder", "work in a clone, or run: dvc init")
+    return Finding("DVC", "pass", "initialised")
+
+
+def _check_dvc_yaml() -> Finding:
+    """A parameter that dvc.yaml does not name can change without the stage running again."""
+    try:
+        stages = yaml.safe_load(DVC_YAML.read_text(encoding="utf-8"))["stages"]
+        declared = {
+            stage: {str(key).replace("scales.${scale}", "@") for key in stages[stage]["params"]} for stage in STAGE_KEYS
+        }
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        advice = "take it from the commit again: git checkout dvc.yaml"
+        return Finding("dvc.yaml", "fail", f"cannot be read ({type(error).__name__}: {error})", advice)
+    wrong = [
+        f"{stage}: {', '.join(sorted(declared[stage] ^ set(keys)))}"
+        for stage, keys in STAGE_KEYS.items()
+        if declared[stage] != set(keys)
+    ]
+    if wrong:
+        advice = "make params there equal to STAGE_KEYS of taehv/params.py, or DVC will not notice a change"
+        return Finding("dvc.yaml", "warn", f"params differ from what the results depend on: {listed(wrong)}", advice)
+    return Finding("dvc.yaml", "pass", "its params are those that the results depend on")
+
+
+def _git(*arguments: str) -> list[str]:
+    done = subprocess.run(["git", *arguments], check=True, capture_output=True, text=True)
+    return [line for line in done.stdout.splitlines() if line]

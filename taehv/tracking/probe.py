@@ -1,0 +1,120 @@
+"""Whether the tracking store can be reached and written, found out without leaving a trace in it."""
+
+from __future__ import annotations
+
+import contextlib
+import email.utils
+import os
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+from taehv.tracking.store import StoreError, artifact_root, open_store, tracking_uri, without_password
+
+REQUEST_SECONDS = 3
+"""For one answer of a server; the first that takes longer ends the probe."""
+SQLITE = "sqlite:///"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What the store answered. At most one of ``unusable`` and ``dead`` is set."""
+
+    uri: str
+    """Without its password."""
+    seconds: float
+    what: str
+    """What was done."""
+    unusable: str | None = None
+    """Why no run can ever be recorded there: the URI or the database is not one that this MLflow can use."""
+    dead: str | None = None
+    """Why it does not answer, or does not let us write."""
+    server_ahead_s: float | None = None
+    """The server's clock minus ours, in seconds, to one second; None without a server that says."""
+
+
+def probe_store() -> Probe:
+    """Set a tag on the experiment and take it away again; a store that does not exist yet is not created for that."""
+    uri = tracking_uri()
+    shown, started = without_password(uri), time.monotonic()
+    what = "written and restored"
+    try:
+        with _impatient():
+            if _is_missing_database(uri):
+                _write_beside(Path(uri.removeprefix(SQLITE)).parent)
+                what = "will be created by the first stage"
+            else:
+                _write_and_remove_tag(uri, open_store())
+            artifacts = local_artifacts()
+            if artifacts is not None:
+                _write_beside(artifacts)
+    except StoreError as error:
+        return Probe(shown, time.monotonic() - started, what, unusable=str(error))
+    except Exception as error:  # MLflow raises whatever its database driver or HTTP client does
+        said = without_password(str(error)).splitlines() or [""]
+        return Probe(shown, time.monotonic() - started, what, dead=f"{type(error).__name__}: {said[0][:200]}")
+    return Probe(shown, time.monotonic() - started, what, server_ahead_s=_server_ahead(uri))
+
+
+def local_artifacts() -> Path | None:
+    """Where artifacts go on this machine; None where a server keeps them."""
+    return artifact_root() if tracking_uri().startswith("sqlite:") else None
+
+
+@contextlib.contextmanager
+def _impatient() -> Iterator[None]:
+    """One short try for each request: MLflow reads these settings at every call."""
+    settings = {"MLFLOW_HTTP_REQUEST_TIMEOUT": str(REQUEST_SECONDS), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _write_and_remove_tag(uri: str, experiment_id: str) -> None:
+    from mlflow import MlflowClient
+
+    client, tag = MlflowClient(uri), f"taehv.doctor.{os.getpid()}.{time.time_ns()}"
+    client.set_experiment_tag(experiment_id, tag, "written by taehv doctor, and taken away again")
+    client.delete_experiment_tag(experiment_id, tag)
+
+
+def _is_missing_database(uri: str) -> bool:
+    return uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists()
+
+
+def _write_beside(folder: Path) -> None:
+    """Write and delete a file in the folder, or in the nearest one above it that exists."""
+    while not folder.exists():
+        folder = folder.parent
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".taehv-doctor-") as file:
+        file.write(b"taehv doctor")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _server_ahead(uri: str) -> float | None:
+    """From the Date of any answer, also a refusal."""
+    parts = urlsplit(uri)
+    if parts.scheme not in ("http", "https"):
+        return None
+    bare = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/") + "/health", "", ""))
+    try:
+        with urllib.request.urlopen(bare, timeout=REQUEST_SECONDS) as answer:
+            date = answer.headers["Date"]
+    except urllib.error.HTTPError as refusal:
+        date = refusal.headers["Date"]
+    except OSError:
+        return None
+    return None if date is None else email.utils.parsedate_to_datetime(date).timestamp() - time.time()
