@@ -10,7 +10,7 @@ from taehv.doctor.examination import Examination
 from taehv.doctor.finding import Finding
 from taehv.params import LossWeights, Optim, Params
 from taehv.strict_config import ConfigError
-from taehv.training.schedule import ema_decay, learning_rate_fraction
+from taehv.training.schedule import learning_rate_fraction
 
 KNOWN_RATES = {
     ("embedded", "muon", "muon_lr"): (0.004, 0.012, "0.005 loses 0.5 dB, 0.01 is best, 0.02 loses 3.5 dB (measured)"),
@@ -73,14 +73,14 @@ def is_legacy(loss: LossWeights) -> bool:
 
 
 def judge_seraena_start(params: Params) -> Iterator[Finding]:
-    """The gate judges reconstruction; an adversary before it blurs what a low PSNR means."""
+    """The gate is meant to judge reconstruction alone (docs/architecture.md, the adversary)."""
     start, step = params.active.seraena.start_step, params.gate.step
     if params.loss.seraena > 0 and start <= step:
         yield Finding(
             "seraena start",
             "warn",
-            f"starts at step {start:,}, before the gate at {step:,}: it pulls away from PSNR before reconstruction has "
-            "converged",
+            f"starts at step {start:,}, before the gate at {step:,}: adversarial terms are reported to help only once "
+            "reconstruction has converged, and the gate would judge both at once",
             f"set the scale's seraena.start_step: {step + 1}",
         )
 
@@ -123,13 +123,13 @@ def judge_schedule(params: Params) -> Iterator[Finding]:
 
 def judge_averaging(params: Params) -> Iterator[Finding]:
     """Validation, gate and best model use the averaged weights."""
-    optim, last = params.active.optim, params.active.steps.h100_train
-    updates = 1 / (1 - ema_decay(optim, last))
+    decay = params.active.optim.ema_decay
+    updates = 1 / (1 - decay)
     if updates < EMA_UPDATES:
         yield Finding(
             "moving average",
             "warn",
-            f"ema_decay {optim.ema_decay:g} spans {updates:.0f} updates: hardly an average",
+            f"ema_decay {decay:g} spans {updates:.0f} updates: hardly an average",
             "set the scale's optim.ema_decay: 0.98 (embedded) or 0.999 (full)",
         )
 

@@ -42,8 +42,9 @@ def planned_writes(job: TrainingJob) -> PlannedWrites:
     scale, last = job.params.active, job.total_steps
     every = scale.checkpoint.every
     there = {path.name for path in job.work.checkpoints.glob("step-*")}
+    first = (job.stage == "h100_train" and job.params.h100_train.resume_from_a800_step) or 0
     kept = sorted({*range(every, last + 1, every), last})
-    published = sum(checkpoint_bytes(job, step) for step in kept if f"step-{step}" not in there)
+    published = sum(checkpoint_bytes(job, step) for step in kept if step > first and f"step-{step}" not in there)
     rolling_there = len(list((job.work.root / "rolling").glob("step-*")))
     rolling = max(job.profile.keep_checkpoints - rolling_there, 0) + 1  # + 1: written before the oldest is deleted
     weights = _weights(scale)
@@ -51,13 +52,13 @@ def planned_writes(job: TrainingJob) -> PlannedWrites:
 
 
 def checkpoint_bytes(job: TrainingJob, step: int) -> int:
-    """Size of the checkpoint of a step: weights, moving average, optimisers, the adversary and what it remembers."""
+    """Size of the checkpoint of a step: weights, their average, the best ones, optimisers, adversary and its memory."""
     scale = job.params.active
     parameters, filters = _model_sizes(scale.model.variant, scale.model.width)
     item = DTYPES[scale.precision].itemsize
     # AdamW keeps two numbers for each parameter, Muon (for the filters) one.
     optimisers = 2 * parameters - (filters if scale.optim.name == "muon" else 0)
-    total = item * (2 * parameters + optimisers)
+    total = item * (3 * parameters + optimisers)
     if job.params.loss.seraena > 0:
         total += 3 * item * _discriminator_size(scale) + _replay_bytes(scale, step)
     return total

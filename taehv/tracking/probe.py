@@ -58,7 +58,7 @@ def probe_store() -> Probe:
     except Exception as error:  # MLflow raises whatever its database driver or HTTP client does
         said = without_password(str(error)).splitlines() or [""]
         return Probe(shown, time.monotonic() - started, what, dead=f"{type(error).__name__}: {said[0][:200]}")
-    return Probe(shown, time.monotonic() - started, what, server_ahead_s=_server_ahead(uri))
+    return Probe(shown, time.monotonic() - started, what, server_ahead_s=server_ahead(uri))
 
 
 def local_artifacts() -> Path | None:
@@ -104,8 +104,8 @@ def _write_beside(folder: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _server_ahead(uri: str) -> float | None:
-    """From the Date of any answer, also a refusal."""
+def server_ahead(uri: str) -> float | None:
+    """Its clock minus ours, in seconds, from the Date of any answer, also a refusal; None where there is none."""
     parts = urlsplit(uri)
     if parts.scheme not in ("http", "https"):
         return None

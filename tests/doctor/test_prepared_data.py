@@ -1,0 +1,97 @@
+"""Data that is missing, damaged, or made with other parameters is told before training meets it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from examinations import examination, levels
+from tests_support import Project
+
+from taehv import paths
+from taehv.doctor.examination import Examination
+from taehv.doctor.finding import Finding
+from taehv.doctor.prepared_data import check_gate, check_prepared_data
+from taehv.params import load_params
+
+
+@pytest.fixture
+def prepared(tiny_project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+    monkeypatch.chdir(tiny_project.root)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    return tiny_project
+
+
+def look(*, whole_pipeline: bool = False) -> list[Finding]:
+    return check_prepared_data(examination(load_params(), whole_pipeline=whole_pipeline))
+
+
+def failed(findings: list[Finding]) -> dict[str, str]:
+    return {finding.name: finding.detail for finding in findings if finding.level == "fail"}
+
+
+def test_whole_data_passes(prepared: Project) -> None:
+    assert levels(look()) == {"clips": "pass", "data hash": "pass", "teacher": "pass", "data params": "pass"}
+
+
+@pytest.mark.parametrize("damage", ["cut", "longer", "deleted", "another file"])
+def test_a_damaged_shard_fails_with_its_name(prepared: Project, damage: str) -> None:
+    shard = next(iter(sorted(Path("data/clips/train").glob("*.npy"))))
+    content = shard.read_bytes()
+    shard.chmod(0o644)
+    shard.unlink()
+    if damage != "deleted":
+        shard.write_bytes({"cut": content[:-1], "longer": content + b"0", "another file": b"hello"}[damage])
+    assert shard.name in failed(look())["clips"]
+
+
+def test_another_index_than_the_stated_one_fails(prepared: Project) -> None:
+    facts = prepared.json("data/dataset.json")
+    Path("data/dataset.json").unlink()
+    Path("data/dataset.json").write_text(json.dumps({**facts, "dataset_sha256": "0" * 64}))
+    assert set(failed(look())) == {"data hash"}
+
+
+def test_a_damaged_teacher_fails(prepared: Project) -> None:
+    weights = next(Path("data/teacher").glob("*.safetensors"))
+    weights.unlink()
+    weights.write_bytes(b"nothing")
+    assert {"teacher", "data hash"} <= set(failed(look()))
+
+
+def test_changed_parameters_fail_a_single_stage_and_warn_where_dvc_prepares_again(prepared: Project) -> None:
+    prepared.change_params({"scales": {"embedded": {"data": {"clips_per_video": 5}}}})
+    assert failed(look()) == {"data params": "changed since prepare_data: data.clips_per_video: 4 then, 5 now"}
+    assert levels(look(whole_pipeline=True))["data params"] == "warn"
+
+
+def test_parameters_that_do_not_concern_the_data_may_change(prepared: Project) -> None:
+    prepared.change_params({"loss": {"recon": 3.0}, "scales": {"embedded": {"model": {"width": 0.5}}}})
+    assert failed(look()) == {}
+
+
+def test_data_that_is_not_there_fails_a_single_stage_and_warns_before_the_pipeline(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project.root)
+    assert levels(look()) == {"data": "fail", "manifest": "pass"}
+    assert levels(look(whole_pipeline=True)) == {"data": "warn", "manifest": "pass"}
+    paths.MANIFEST.unlink()
+    assert levels(look(whole_pipeline=True))["manifest"] == "fail"
+
+
+def test_h100_train_alone_is_told_that_the_gate_will_refuse_it(prepared: Project) -> None:
+    alone = Examination(load_params(), examination().profile, ("h100_train",), whole_pipeline=False)
+    (finding,) = check_gate(alone)
+    assert finding.level == "fail"
+    assert "gate" in finding.detail
+    assert check_gate(examination(load_params())) == []
+
+
+def test_the_parameters_that_prepare_data_noted_are_read_not_guessed(prepared: Project) -> None:
+    noted = yaml.safe_load(paths.PREPARE_PARAMS.read_text())
+    paths.PREPARE_PARAMS.unlink()
+    paths.PREPARE_PARAMS.write_text(yaml.safe_dump({**noted, "scale": "full"}))
+    assert failed(look()) == {"data params": "changed since prepare_data: scale: full then, embedded now"}

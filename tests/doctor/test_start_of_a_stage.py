@@ -1,0 +1,103 @@
+"""A training stage looks before it starts, and says little where all is well."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from tests_support import Project
+
+BEGIN = """
+import json
+from taehv import paths
+from taehv.doctor.start import check_before_training
+from taehv.errors import exit_with
+from taehv.params import load_params
+from taehv.profiles import load_profile
+from taehv.training.job import TrainingJob
+
+def main():
+    dataset = json.loads(paths.DATASET.read_text())["dataset_sha256"]
+    job = TrainingJob("a800_test", load_params(), load_profile(), dataset, paths.CLIPS, paths.TEACHER)
+    check_before_training(job)
+    print("training begins")
+    return 0
+
+exit_with(main)
+"""
+
+WITHOUT_WARNINGS = {"scales": {"embedded": {"seraena": {"start_step": 25}}}}
+
+
+def begin(project: Project, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", BEGIN],
+        cwd=project.root,
+        env=project.environment(environment),
+        capture_output=True,
+        text=True,
+    )
+
+
+def with_another_hash(project: Project) -> Project:
+    path = project.root / "data/dataset.json"
+    facts = project.json("data/dataset.json")
+    path.unlink()
+    path.write_text(json.dumps({**facts, "dataset_sha256": "0" * 64}))
+    return project
+
+
+def train_log(project: Project) -> str:
+    (log,) = project.root.glob(".work/a800_test/*/train.log")
+    return log.read_text(encoding="utf-8")
+
+
+def test_where_all_is_well_it_is_one_line(tiny_project: Project) -> None:
+    tiny_project.change_params(WITHOUT_WARNINGS)
+    tiny_project.commit("without warnings")
+    result = begin(tiny_project)
+    assert result.returncode == 0, result.stderr
+    first, second = result.stdout.splitlines()
+    assert first.startswith("doctor: ") and first.endswith(" checks passed")
+    assert second == "training begins"
+    assert result.stderr == ""
+
+
+def test_a_failure_stops_the_real_stage_before_training(tiny_project: Project) -> None:
+    shard = next(Path(tiny_project.root / "data/clips/val").glob("*.npy"))
+    shard.unlink()
+    result = tiny_project.run("stages.a800_test", check=False)
+    assert result.returncode == 1
+    assert "error: a800_test does not start" in result.stderr
+    assert shard.name in result.stderr and "-> run: dvc checkout data" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not list(tiny_project.root.glob(".work/a800_test/*"))
+
+
+def test_warnings_do_not_stop_it_and_are_in_train_log(tiny_project: Project) -> None:
+    result = begin(tiny_project)
+    assert result.returncode == 0
+    assert "seraena start" in result.stdout and "seraena start" in train_log(tiny_project)
+
+
+def test_a_dead_tracking_server_does_not_stop_it(tiny_project: Project) -> None:
+    result = begin(tiny_project, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    assert result.returncode == 0, result.stderr
+    assert "http://127.0.0.1:9 does not work" in result.stdout
+    assert "training begins" in result.stdout
+
+
+def test_it_can_be_skipped_and_says_so(tiny_project: Project) -> None:
+    project = with_another_hash(tiny_project)
+    assert begin(project).returncode == 1
+    skipped = begin(project, TAEHV_SKIP_DOCTOR="1")
+    assert skipped.returncode == 0
+    assert "WARNING: TAEHV_SKIP_DOCTOR=1: a800_test starts without being checked" in skipped.stdout
+    assert "TAEHV_SKIP_DOCTOR" in train_log(project)
+
+
+def test_the_processes_that_a_launcher_started_do_not_look_again(tiny_project: Project) -> None:
+    result = begin(with_another_hash(tiny_project), RANK="0")
+    assert result.stdout == "training begins\n"

@@ -1,0 +1,102 @@
+"""The tracking store is tried before a run, quickly, and nothing is left in it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from taehv.tracking.probe import local_artifacts, probe_store, server_ahead
+from taehv.tracking.store import open_store, tracking_uri
+
+
+@pytest.fixture(autouse=True)
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+
+
+class RefusingServer(BaseHTTPRequestHandler):
+    """Answers nothing but its date, which is an hour ahead."""
+
+    def do_GET(self) -> None:
+        self.send_error(401)
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        return super().date_time_string(time.time() + 3600)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Silent."""
+
+
+@pytest.fixture
+def refusing_server() -> Iterator[str]:
+    server = HTTPServer(("127.0.0.1", 0), RefusingServer)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://somebody:secret@127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_store_that_works_keeps_no_trace() -> None:
+    experiment = open_store()
+    probe = probe_store()
+    assert probe.dead is None and probe.unusable is None
+    client = MlflowClient(tracking_uri())
+    tags = client.get_experiment(experiment).tags
+    assert not [name for name in tags if "doctor" in name]
+    assert client.search_runs([experiment]) == []
+
+
+def test_a_store_that_is_not_there_yet_is_not_created(tmp_path: Path) -> None:
+    probe = probe_store()
+    assert probe.dead is None and probe.unusable is None
+    assert "will be created" in probe.what
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_database_that_is_none_is_told(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_bytes(b"this is not a database, but it is in its place" * 100)
+    probe = probe_store()
+    assert probe.dead is not None or probe.unusable is not None
+
+
+def test_a_server_that_accepts_and_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = dict(os.environ)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://somebody:secret@127.0.0.1:{silent.getsockname()[1]}")
+        probe = probe_store()
+    assert probe.dead is not None
+    assert "secret" not in probe.uri + probe.dead
+    monkeypatch.undo()
+    assert {name: os.environ.get(name) for name in before if name.startswith("MLFLOW_HTTP")} == {
+        name: value for name, value in before.items() if name.startswith("MLFLOW_HTTP")
+    }
+
+
+def test_a_servers_refusal_still_tells_its_time(refusing_server: str) -> None:
+    ahead = server_ahead(refusing_server)
+    assert ahead is not None
+    assert 3500 < ahead < 3700
+
+
+def test_a_server_without_an_answer_tells_no_time() -> None:
+    assert server_ahead("http://127.0.0.1:9") is None
+    assert server_ahead("sqlite:///mlflow.db") is None
+
+
+def test_artifacts_are_on_this_machine_only_with_a_database_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert local_artifacts() == tmp_path / "mlartifacts"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert local_artifacts() is None
