@@ -60,7 +60,9 @@ def checkpoint_bytes(job: TrainingJob, step: int) -> int:
     optimisers = 2 * parameters - (filters if scale.optim.name == "muon" else 0)
     total = item * (3 * parameters + optimisers)
     if job.params.loss.seraena > 0:
-        total += 3 * item * _discriminator_size(scale) + _replay_bytes(scale, step)
+        seraena = scale.seraena
+        discriminator = _discriminator_size(scale.model.variant, seraena.group_frames, seraena.width)
+        total += 3 * item * discriminator + _replay_bytes(scale, step)  # 3: with AdamW's two numbers for each
     return total
 
 
@@ -78,10 +80,10 @@ def _model_sizes(variant: str, width: float) -> tuple[int, int]:
     return sum(count for count, _ in counts), sum(count for count, is_filter in counts if is_filter)
 
 
-def _discriminator_size(scale: Scale) -> int:
-    variant = VARIANTS[scale.model.variant]
+@functools.cache
+def _discriminator_size(variant: str, group_frames: int, width: int) -> int:
     with torch.device("meta"):
-        discriminator = Discriminator(3 * scale.seraena.group_frames, variant.latent_channels, scale.seraena.width)
+        discriminator = Discriminator(3 * group_frames, VARIANTS[variant].latent_channels, width)
     return sum(parameter.numel() for parameter in discriminator.parameters())
 
 

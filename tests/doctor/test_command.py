@@ -7,6 +7,7 @@ import json
 import pytest
 from tests_support import Project
 
+from taehv.cli import main
 from taehv.doctor.finding import Finding
 from taehv.doctor.report import lines, summary
 
@@ -32,34 +33,51 @@ def test_the_summary_mentions_only_what_there_is() -> None:
     assert summary(FINDINGS[:1] * 3) == "doctor: 3 checks passed"
 
 
-def test_colours_are_for_terminals(project: Project) -> None:
+@pytest.fixture
+def here(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+    monkeypatch.chdir(project.root)
+    for name in ("DVC_ROOT", "DVC_EXP_NAME", "MLFLOW_TRACKING_URI", "TAEHV_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    return project
+
+
+def test_colours_are_for_terminals(here: Project, capsys: pytest.CaptureFixture[str]) -> None:
     assert "\033[" in next(iter(lines(FINDINGS, colours=True)))
-    result = project.run("taehv.cli", "doctor")
-    assert "\033[" not in result.stdout
-    assert result.stdout.splitlines()[-1].startswith("doctor: ")
+    assert main(["doctor"]) == 0
+    printed = capsys.readouterr().out
+    assert "\033[" not in printed
+    assert printed.splitlines()[-1].startswith("doctor: ")
 
 
-def test_json_is_complete_and_the_exit_code_says_whether_something_failed(project: Project) -> None:
-    well = project.run("taehv.cli", "doctor", "--json")
-    report = json.loads(well.stdout)
+def test_json_is_complete_and_the_exit_code_says_whether_something_failed(
+    here: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["doctor", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
     assert report["schema"] == 1 and report["passed"] is True
     assert {finding["level"] for finding in report["findings"]} <= {"pass", "warn"}
-    ill = project.run("taehv.cli", "doctor", "--json", "--stage", "h100_train", check=False)
-    assert ill.returncode == 1
-    assert json.loads(ill.stdout)["passed"] is False
+    assert main(["doctor", "--json", "--stage", "h100_train"]) == 1
+    assert json.loads(capsys.readouterr().out)["passed"] is False
 
 
-@pytest.mark.parametrize("wrong", ["profile", "params"])
-def test_a_wrong_configuration_is_exit_code_2(project: Project, wrong: str) -> None:
-    if wrong == "params":
-        project.change_params({"seed": "none"})
-    result = project.run("taehv.cli", "doctor", "--profile", "b200" if wrong == "profile" else "local", check=False)
-    assert result.returncode == 2
-    assert ("must be one of a800, h100, local" if wrong == "profile" else "seed") in result.stderr
+def test_a_wrong_configuration_is_exit_code_2(here: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--profile", "b200"]) == 2
+    assert "must be one of a800, h100, local" in capsys.readouterr().err
+    here.change_params({"seed": "none"})
+    assert main(["doctor"]) == 2
+    assert "seed" in capsys.readouterr().err
 
 
-def test_looking_leaves_nothing_behind(project: Project) -> None:
-    before = {path for path in project.root.rglob("*") if ".git/" not in str(path) and "__pycache__" not in str(path)}
-    project.run("taehv.cli", "doctor")
-    after = {path for path in project.root.rglob("*") if ".git/" not in str(path) and "__pycache__" not in str(path)}
-    assert after == before
+def test_looking_leaves_nothing_behind(here: Project) -> None:
+    def files() -> set[str]:
+        return {str(path) for path in here.root.rglob("*") if ".git/" not in str(path)}
+
+    before = files()
+    main(["doctor"])
+    assert files() == before
+
+
+def test_the_help_says_what_the_exit_code_means(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["doctor", "--help"])
+    assert "Exit code: 0 nothing failed" in " ".join(capsys.readouterr().out.split())

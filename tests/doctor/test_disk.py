@@ -136,6 +136,7 @@ def test_dvcs_own_cache_settings_are_used(tmp_path: Path, monkeypatch: pytest.Mo
     assert dvc_cache() == (Path("/large"), True)
 
 
+@pytest.mark.slow
 def test_a_really_full_file_system_fails(project: Project) -> None:
     mount = "mkdir .work && mount -t tmpfs -o size=4m none .work && head -c 3m /dev/zero > .work/full"
     command = f'{mount} && "{sys.executable}" -m taehv.cli doctor --json'

@@ -27,6 +27,7 @@ def test_a_profile_without_gpus_needs_none() -> None:
     assert (finding.level, finding.detail) == ("pass", "none needed by profile local")
 
 
+@pytest.mark.slow
 def test_absent_gpus_fail_with_the_launchers_words_and_exit_code_1(project: Project) -> None:
     result = project.run("taehv.cli", "doctor", "--profile", "h100", check=False, CUDA_VISIBLE_DEVICES="")
     assert result.returncode == 1

@@ -16,6 +16,8 @@ from taehv.doctor.finding import Finding
 from taehv.doctor.prepared_data import check_gate, check_prepared_data
 from taehv.params import load_params
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def prepared(tiny_project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:

@@ -7,7 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from tests_support import Project
+
+pytestmark = pytest.mark.slow
 
 BEGIN = """
 import json
