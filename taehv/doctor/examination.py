@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from taehv import paths
 from taehv.params import Params, TrainingStage
 from taehv.profiles import Profile
-from taehv.tracking.probe import Probe, probe_store
+from taehv.tracking.probe import Probe, probe_store, reach_store
 from taehv.training.job import TrainingJob
 
 BEHIND_A800_TEST = frozenset({"h100_train", "evaluate"})
@@ -31,7 +31,7 @@ class Examination:
     @functools.cached_property
     def probe(self) -> Probe:
         """The tracking store's answer; asked once."""
-        return probe_store()
+        return reach_store() if self.at_start_of_stage else probe_store()
 
     @functools.cached_property
     def dataset_sha256(self) -> str | None:

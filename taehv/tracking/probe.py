@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import email.utils
 import os
+import sqlite3
 import tempfile
 import time
 import urllib.error
@@ -19,6 +20,7 @@ from taehv.tracking.store import StoreError, artifact_root, open_store, tracking
 REQUEST_SECONDS = 3
 """For one answer of a server; the first that takes longer ends the probe."""
 SQLITE = "sqlite:///"
+NOT_YET = "will be created by the first stage"
 
 
 @dataclass(frozen=True)
@@ -47,18 +49,47 @@ def probe_store() -> Probe:
         with _impatient():
             if _is_missing_database(uri):
                 _write_beside(Path(uri.removeprefix(SQLITE)).parent)
-                what = "will be created by the first stage"
+                what = NOT_YET
             else:
                 _write_and_remove_tag(uri, open_store())
             artifacts = local_artifacts()
             if artifacts is not None:
                 _write_beside(artifacts)
     except StoreError as error:
+        if _is_server(uri):  # the URI is fine; what MLflow makes of a server's silence or refusal is not our setting
+            return Probe(shown, time.monotonic() - started, what, dead=_first_line(error))
         return Probe(shown, time.monotonic() - started, what, unusable=str(error))
     except Exception as error:  # MLflow raises whatever its database driver or HTTP client does
-        said = without_password(str(error)).splitlines() or [""]
-        return Probe(shown, time.monotonic() - started, what, dead=f"{type(error).__name__}: {said[0][:200]}")
+        return Probe(shown, time.monotonic() - started, what, dead=f"{type(error).__name__}: {_first_line(error)}")
     return Probe(shown, time.monotonic() - started, what, server_ahead_s=server_ahead(uri))
+
+
+def reach_store() -> Probe:
+    """Whether the store answers at all, in a moment and without MLflow, whose import alone takes seconds."""
+    uri = tracking_uri()
+    shown, started = without_password(uri), time.monotonic()
+    dead, ahead, what = None, None, "not tried: neither a server nor a database file"
+    if _is_server(uri):
+        what = "answers"
+        try:
+            ahead = ask_date(uri)
+        except OSError as error:
+            dead = f"{type(error).__name__}: {_first_line(error)}"
+    elif _is_missing_database(uri):
+        what = NOT_YET
+    elif uri.startswith(SQLITE):
+        what = "can be written"
+        try:
+            _take_write_lock(Path(uri.removeprefix(SQLITE)))
+        except sqlite3.Error as error:
+            dead = f"{type(error).__name__}: {_first_line(error)}"
+    return Probe(shown, time.monotonic() - started, what, dead=dead, server_ahead_s=ahead)
+
+
+def _take_write_lock(database: Path) -> None:
+    with contextlib.closing(sqlite3.connect(database, timeout=REQUEST_SECONDS)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.rollback()
 
 
 def local_artifacts() -> Path | None:
@@ -90,6 +121,15 @@ def _write_and_remove_tag(uri: str, experiment_id: str) -> None:
     client.delete_experiment_tag(experiment_id, tag)
 
 
+def _first_line(error: Exception) -> str:
+    lines = without_password(str(error)).splitlines() or [""]
+    return lines[0][:300]
+
+
+def _is_server(uri: str) -> bool:
+    return urlsplit(uri).scheme in ("http", "https")
+
+
 def _is_missing_database(uri: str) -> bool:
     return uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists()
 
@@ -105,16 +145,24 @@ def _write_beside(folder: Path) -> None:
 
 
 def server_ahead(uri: str) -> float | None:
-    """Its clock minus ours, in seconds, from the Date of any answer, also a refusal; None where there is none."""
-    parts = urlsplit(uri)
-    if parts.scheme not in ("http", "https"):
+    """A server's clock minus ours, in seconds; None where there is no server, or no answer."""
+    try:
+        return ask_date(uri) if _is_server(uri) else None
+    except OSError:
         return None
+
+
+def ask_date(uri: str) -> float | None:
+    """The same from the Date of any answer, also a refusal; None where it has none.
+
+    Raises:
+        OSError: there is no answer.
+    """
+    parts = urlsplit(uri)
     bare = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/") + "/health", "", ""))
     try:
         with urllib.request.urlopen(bare, timeout=REQUEST_SECONDS) as answer:
             date = answer.headers["Date"]
     except urllib.error.HTTPError as refusal:
         date = refusal.headers["Date"]
-    except OSError:
-        return None
     return None if date is None else email.utils.parsedate_to_datetime(date).timestamp() - time.time()

@@ -96,9 +96,9 @@ def test_a_dead_server_fails_before_the_run_and_only_warns_at_its_start(
     assert "secret" not in finding.detail and "***" in finding.detail
 
 
-def test_a_uri_that_mlflow_cannot_use_fails_always(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_uri_that_mlflow_cannot_use_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"nonsense://{tmp_path}")
-    (finding,) = check_tracking_store(examination(at_start_of_stage=True))
+    (finding,) = check_tracking_store(examination())
     assert finding.level == "fail"
 
 

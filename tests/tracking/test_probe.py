@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
-from taehv.tracking.probe import local_artifacts, probe_store, server_ahead
+from taehv.tracking.probe import Probe, local_artifacts, probe_store, reach_store, server_ahead
 from taehv.tracking.store import open_store, tracking_uri
+
+Look = Callable[[], Probe]
+BOTH_WAYS = pytest.mark.parametrize("look", [probe_store, reach_store])
 
 
 @pytest.fixture(autouse=True)
@@ -55,26 +60,31 @@ def test_a_store_that_works_keeps_no_trace() -> None:
     tags = client.get_experiment(experiment).tags
     assert not [name for name in tags if "doctor" in name]
     assert client.search_runs([experiment]) == []
+    quick = reach_store()
+    assert (quick.dead, quick.what) == (None, "can be written")
 
 
-def test_a_store_that_is_not_there_yet_is_not_created(tmp_path: Path) -> None:
-    probe = probe_store()
+@BOTH_WAYS
+def test_a_store_that_is_not_there_yet_is_not_created(look: Look, tmp_path: Path) -> None:
+    probe = look()
     assert probe.dead is None and probe.unusable is None
     assert "will be created" in probe.what
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_database_that_is_none_is_told(tmp_path: Path) -> None:
+@BOTH_WAYS
+def test_a_database_that_is_none_is_told(look: Look, tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_bytes(b"this is not a database, but it is in its place" * 100)
-    probe = probe_store()
+    probe = look()
     assert probe.dead is not None or probe.unusable is not None
 
 
-def test_a_server_that_accepts_and_never_answers_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+@BOTH_WAYS
+def test_a_server_that_accepts_and_never_answers_is_given_up(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
     before = dict(os.environ)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://somebody:secret@127.0.0.1:{silent.getsockname()[1]}")
-        probe = probe_store()
+        probe = look()
     assert probe.dead is not None
     assert "secret" not in probe.uri + probe.dead
     monkeypatch.undo()
@@ -100,3 +110,19 @@ def test_artifacts_are_on_this_machine_only_with_a_database_here(
     assert local_artifacts() == tmp_path / "mlartifacts"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     assert local_artifacts() is None
+
+
+def test_a_database_that_somebody_else_is_writing_is_told_after_a_moment(tmp_path: Path) -> None:
+    database = tmp_path / "mlflow.db"
+    with contextlib.closing(sqlite3.connect(database)) as writer:
+        writer.execute("CREATE TABLE runs (id)")
+        writer.execute("BEGIN IMMEDIATE")
+        probe = reach_store()
+    assert probe.dead is not None and "locked" in probe.dead
+
+
+def test_a_server_that_refuses_is_one_that_answers(refusing_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", refusing_server)
+    probe = reach_store()
+    assert (probe.dead, probe.what) == (None, "answers")
+    assert "secret" not in probe.uri
