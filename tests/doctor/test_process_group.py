@@ -27,7 +27,7 @@ def children() -> list[int]:
 
 @pytest.mark.slow
 def test_two_processes_find_each_other_over_gloo() -> None:
-    (finding,) = check_process_group(examination(profile=TWO))
+    finding = round_trip(2, "gloo", timeout_s=1800)
     assert finding.level == "pass", finding.detail
     assert "2 processes, all-reduce in" in finding.detail
 
@@ -45,7 +45,8 @@ def test_a_process_that_hangs_is_a_failure_within_the_time_limit_and_is_ended(tm
     started = time.monotonic()
     finding = round_trip(2, "gloo", timeout_s=5, worker=worker(tmp_path, hanging))
     assert finding.level == "fail"
-    assert finding.detail == "no answer within 5 s from process 1 of 2"
+    assert finding.detail.startswith("no answer within 5 s from process ")
+    assert finding.detail.endswith("1 of 2")
     assert time.monotonic() - started < 1800, "it waited for the process and not for the limit"
     assert not [pid for pid in children() if "worker.py" in " ".join(psutil.Process(pid).cmdline())]
 
@@ -54,6 +55,6 @@ def test_a_process_that_fails_is_quoted_and_the_others_are_not_waited_for(tmp_pa
     failing = (
         "import os, sys, time\nif os.environ['RANK'] == '0':\n    time.sleep(3600)\nsys.exit('no such interface')\n"
     )
-    finding = round_trip(2, "gloo", worker=worker(tmp_path, failing))
+    finding = round_trip(2, "gloo", timeout_s=1800, worker=worker(tmp_path, failing))
     assert finding.level == "fail"
     assert finding.detail == "process 1 of 2 failed: no such interface"
