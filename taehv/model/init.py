@@ -4,7 +4,10 @@
 residual branches are switched off (zero-initialised last convolution, Goyal et al. 2017, arXiv:1706.02677, section
 5.1), TPool averages and TGrow repeats its frames, and each bias-free convolution between stages copies channel
 ``o mod n_in`` plus some noise, so that a signal, and its gradient, reaches the other end from the first step on.
-docs/architecture.md has the measured difference.
+The two entry convolutions, which a ReLU follows, do the same: PyTorch's draw leaves a third of the encoder's and a
+sixth of the decoder's channels at zero for every input, and what is dead at the entry stays so. Frames are positive
+and pass as they are; latents have both signs, so that half of the channels copy them with the sign turned.
+docs/architecture.md has the measured differences.
 """
 
 from __future__ import annotations
@@ -36,6 +39,8 @@ def create_model(
 
 
 def _start_near_averaging_identity(model: TAEHV) -> None:
+    _set_noisy_identity(*_entry(model.encoder), both_signs=False)
+    _set_noisy_identity(*_entry(model.decoder), both_signs=True)
     for layer in [*model.encoder, *model.decoder]:
         if isinstance(layer, MemBlock):
             last = layer.conv[-1]
@@ -50,6 +55,13 @@ def _start_near_averaging_identity(model: TAEHV) -> None:
             _set_noisy_identity(layer.weight)
 
 
+def _entry(layers: nn.Sequential) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the first convolution."""
+    first = next(layer for layer in layers if isinstance(layer, nn.Conv2d))
+    assert first.bias is not None
+    return first.weight, first.bias
+
+
 def _set_pooling(weight: Tensor, stride: int) -> None:
     """(C, stride * C, 1, 1): each output channel is the mean of its ``stride`` inputs."""
     identity = torch.eye(weight.shape[0])
@@ -62,9 +74,15 @@ def _set_repetition(weight: Tensor) -> None:
     weight.copy_(torch.eye(channels).repeat(weight.shape[0] // channels, 1)[:, :, None, None])
 
 
-def _set_noisy_identity(weight: Tensor) -> None:
-    """(C_out, C_in, 3, 3): output channel o copies input channel o mod C_in at the centre tap, plus noise."""
+def _set_noisy_identity(weight: Tensor, bias: Tensor | None = None, *, both_signs: bool = False) -> None:
+    """(C_out, C_in, 3, 3): output channel o copies input channel o mod C_in at the centre tap, plus noise.
+
+    With ``both_signs``, every second group of C_in output channels copies them with the sign turned.
+    """
     channels_out, channels_in = weight.shape[:2]
     weight.mul_(NOISE_FRACTION)
     outputs = torch.arange(channels_out)
-    weight[outputs, outputs % channels_in, 1, 1] += 1.0
+    turned = both_signs & (outputs // channels_in % 2 == 1)
+    weight[outputs, outputs % channels_in, 1, 1] += torch.where(turned, -1.0, 1.0)
+    if bias is not None:
+        bias.zero_()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from taehv.metrics import psnr_per_clip
@@ -45,6 +46,19 @@ def test_a_constant_video_stays_constant_in_time_through_pool_and_grow() -> None
     assert isinstance(grow, TGrow)
     grown = grow(torch.rand(1, grow.conv.in_channels, 4, 4))
     assert torch.equal(grown[0], grown[1])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_entry_channel_answers_to_plain_grey_and_to_latents_of_one_sign_or_the_other(seed: int) -> None:
+    """With PyTorch's weights a third of the encoder's channels are zero for every natural picture, and stay so."""
+    model = create_model(VARIANT, 0.25, "averaging_identity", seed)
+    grey = torch.full((1, 3, 8, 8), 0.5)
+    entry_of_encoder, entry_of_decoder = model.encoder[0], model.decoder[1]
+    assert (entry_of_encoder(grey)[0, :, 4, 4] > 0).all()
+    latents = torch.eye(16)[:, :, None, None].expand(-1, -1, 8, 8)
+    answers = torch.cat([entry_of_decoder(sign * latents)[:, :, 4, 4] for sign in (1.0, -1.0)])
+    assert (answers.max(dim=0).values > 0.5).all(), "some channel hears no latent"
+    assert (answers.max(dim=1).values > 0.5).all(), "some latent, or some sign of it, is heard by no channel"
 
 
 def test_an_untrained_model_is_far_from_reconstruction() -> None:
