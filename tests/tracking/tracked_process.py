@@ -1,6 +1,6 @@
 """A process that tracks: logs some steps, says so, and then waits to be killed, or ends.
 
-python tracked_process.py JOURNAL FIRST_STEP LAST_STEP [wait]
+python tracked_process.py FOLDER FIRST_STEP LAST_STEP [wait | until FILE]
 """
 
 from __future__ import annotations
@@ -17,14 +17,20 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def main() -> None:
-    journal, first, last = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    folder, first, last = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    how, *more = sys.argv[4:] or ["end"]
     params = load_params(REPOSITORY / "params.yaml")
     profile = load_profile("local", REPOSITORY / "profiles")
-    with stage_run("a800_test", params, profile, journal=journal) as run:
-        for step in range(first, last + 1):
-            run.metrics(step, {"train/loss": 1.0 / step})
-        print("logged", run.run_id, flush=True)
-        if "wait" in sys.argv:
+    with stage_run("a800_test", params, profile, folder=folder) as run:
+        step = first
+        while step <= last:
+            run.metrics(step, {"train/loss": 1.0 / step, "val/psnr": 20.0 + step})
+            step += 1
+            if how == "until" and step == last + 1 and not Path(more[0]).exists():
+                last += 1
+                time.sleep(0.02)
+        print("logged", step - 1, flush=True)
+        if how == "wait":
             time.sleep(600)
 
 
