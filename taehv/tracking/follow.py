@@ -92,7 +92,7 @@ def follow(folder: TrackingFolder) -> int:
             say(str(error))
             return EXIT_LEFT
         if delivered and sender.position.complete:
-            return EXIT_LEFT if sender.damaged_lines or sender.position.refused else 0
+            return EXIT_LEFT if sender.losses or sender.position.refused else 0
         ended = has_ended(folder.journal)
         if stage.gone and not ended:
             return EXIT_LEFT

@@ -63,8 +63,8 @@ class Journal:
             JournalError: the file system refuses.
         """
         self.path = path
-        self.damaged_lines: list[int] = []
-        """Numbers, from 1, of lines that cannot be trusted; their events are lost."""
+        self.losses: list[str] = []
+        """What is damaged in an earlier execution's part, for a person."""
         self._points: dict[str, array[int]] = {}
         self._next = first_number
         self._threads = threading.Lock()
@@ -164,8 +164,9 @@ class Journal:
             os.ftruncate(self._file, whole)
         for line in read_lines(self.path):
             event = line.event
+            if line.loss is not None:
+                self.losses.append(line.loss)
             if event is None:
-                self.damaged_lines.append(line.number)
                 continue
             self._next = max(self._next, event["seq"] + 1)
             if event["kind"] == "metrics":
@@ -219,33 +220,54 @@ class Line:
     """One whole line of a journal."""
 
     number: int
-    """From 1, counted from where reading began."""
+    """From 1."""
     end: int
     """The byte after it."""
     event: Event | None
     """None: it is damaged."""
+    following: int
+    """The number that the next event must have."""
+    missing: int = 0
+    """Events before it of which no trace is left."""
+
+    @property
+    def loss(self) -> str | None:
+        """What a person must be told."""
+        if self.event is None:
+            return f"line {self.number} is damaged and its event is lost"
+        if self.missing:
+            return f"{self.missing} event(s) before line {self.number} are missing"
+        return None
 
 
-def read_lines(path: Path, offset: int = 0) -> Iterator[Line]:
-    """The whole lines from byte ``offset`` on; half a line at the end is not there yet.
+def read_lines(path: Path, after: Line | None = None) -> Iterator[Line]:
+    """The whole lines, from the beginning or after one that was read; half a line at the end is not there yet.
 
-    An event that is in the file twice (a copied line) counts once: the second is damage.
+    Events whose numbers do not rise (a copied line) count as damage.
     """
-    following = 0
+    line = after or Line(0, 0, None, 0)
+    damaged_before = False
     with path.open("rb") as file:
-        file.seek(offset)
-        for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
+        file.seek(line.end)
+        for raw in file:
+            if not raw.endswith(b"\n"):
                 return
-            offset += len(line)
-            try:
-                event = decode(line)
-            except DamagedLineError:
-                yield Line(number, offset, None)
-                continue
-            twice = event["seq"] < following
-            following = max(following, event["seq"] + 1)
-            yield Line(number, offset, None if twice else event)
+            number, end, following = line.number + 1, line.end + len(raw), line.following
+            event = _event_or_none(raw)
+            if event is None or event["seq"] < following:
+                line = Line(number, end, None, following)
+            else:
+                missing = 0 if damaged_before else event["seq"] - following
+                line = Line(number, end, event, event["seq"] + 1, missing)
+            damaged_before = line.event is None
+            yield line
+
+
+def _event_or_none(raw: bytes) -> Event | None:
+    try:
+        return decode(raw)
+    except DamagedLineError:
+        return None
 
 
 def has_ended(path: Path) -> bool:
@@ -254,10 +276,8 @@ def has_ended(path: Path) -> bool:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - LAST_EVENT_BYTES))
         lines = file.read().splitlines(keepends=True)
-    try:
-        return bool(lines) and decode(lines[-1])["kind"] == "end"
-    except DamagedLineError:
-        return False
+    last = _event_or_none(lines[-1]) if lines else None
+    return last is not None and last["kind"] == "end"
 
 
 def is_being_written(path: Path) -> bool:

@@ -53,8 +53,8 @@ class StageRun:
         self._folder = folder
         self._patience = patience_from_environment()
         self._journal = Journal(folder.journal, first_number=_next_number(folder))
-        for number in self._journal.damaged_lines:
-            log.warning("line %d of %s is damaged; its event is lost", number, folder.journal)
+        for loss in self._journal.losses:
+            log.warning("%s: %s", folder.journal, loss)
         self._tensorboard = _event_writer(tensorboard)
         self.key = next((e["key"] for e in self._journal.events() if e["kind"] == "begin"), uuid.uuid4().hex)
         """The run's identity in every store, known before any store is asked."""

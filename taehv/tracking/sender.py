@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Iterator
 
 from taehv.records import RecordError
-from taehv.tracking.journal import Event, read_lines
+from taehv.tracking.journal import Event, Line, read_lines
 from taehv.tracking.position import Position, TrackingFolder, read_position
 from taehv.tracking.secrets import without_secrets
 from taehv.tracking.sink import METRIC_BATCH, MlflowSink, NotThereYetError, RefusedError
@@ -39,8 +39,8 @@ class Sender:
             say: takes what a person must read.
         """
         self.folder = folder
-        self.damaged_lines: list[int] = []
-        """Numbers of the journal's lines whose events are lost."""
+        self.losses: list[str] = []
+        """What is damaged in the journal, for a person."""
         self.failure: str | None = None
         """Why the store does not take events at the moment."""
         self._say = say
@@ -48,8 +48,8 @@ class Sender:
         self._sink: MlflowSink | None = None
         self._begin: Event | None = None
         self._last_time = 0
-        self._offset = 0
-        """The byte after the last event that arrived."""
+        self._arrived: Line | None = None
+        """The last line whose event arrived; None at the beginning."""
         self._attempts = 0
         # A crash may have come between a batch's arrival and its being noted; so may an unanswered call.
         self._in_doubt = True
@@ -110,51 +110,55 @@ class Sender:
     def _send_all(self) -> None:
         while True:
             try:
-                for batch, end in self._batches():
+                for batch, line in self._batches():
                     in_doubt = self._in_doubt or self._all_in_doubt
                     self._in_doubt = True  # until the answer is here
                     self._send(batch, in_doubt=in_doubt)
                     self._in_doubt = in_doubt and batch[0]["kind"] != "metrics"
-                    self.position.next_number, self._offset = batch[-1]["seq"] + 1, end
+                    self.position.next_number, self._arrived = batch[-1]["seq"] + 1, line
                     self._attempts = 0
                     self._note()
                 return
             except _BeginAgainError:
-                self._offset, self._in_doubt = 0, True
+                self._arrived, self._in_doubt = None, True
 
-    def _batches(self) -> Iterator[tuple[list[Event], int]]:
-        """New events and the byte after them: neighbouring metrics together, everything else alone.
+    def _batches(self) -> Iterator[tuple[list[Event], Line]]:
+        """New events and the last one's line: neighbouring metrics together, everything else alone.
 
         A batch that starts at the same event holds at least what it held before: what is in doubt is in one batch.
         """
         batch: list[Event] = []
-        points, batch_end = 0, self._offset
-        for event, end in self._new_events():
+        points, last = 0, self._arrived
+        for line in self._new_lines():
+            event = line.event
+            assert event is not None
             is_metrics = event["kind"] == "metrics"
             if batch and (not is_metrics or points + len(event["values"]) > METRIC_BATCH):
-                yield batch, batch_end
+                assert last is not None
+                yield batch, last
                 batch, points = [], 0
             if not is_metrics:
-                yield [event], end
+                yield [event], line
                 continue
             batch.append(event)
-            points, batch_end = points + len(event["values"]), end
-        if batch:
-            yield batch, batch_end
+            points, last = points + len(event["values"]), line
+        if batch and last is not None:
+            yield batch, last
 
-    def _new_events(self) -> Iterator[tuple[Event, int]]:
-        """Undamaged events that have not arrived, and the byte after each."""
+    def _new_lines(self) -> Iterator[Line]:
+        """Undamaged lines whose events have not arrived."""
         self._flush_journal()
-        for line in read_lines(self.folder.journal, self._offset):
+        for line in read_lines(self.folder.journal, after=self._arrived):
+            if line.loss is not None and line.loss not in self.losses:
+                self._report_loss(line.loss)
             event = line.event
             if event is None:
-                self._report_damage(line.end)
                 continue
             self._last_time = int(event["time"])
             if event["kind"] == "begin":
                 self._begin = event
             if event["seq"] >= self.position.next_number:
-                yield event, line.end
+                yield line
 
     def _flush_journal(self) -> None:
         """MLflow never knows more than the disk does."""
@@ -164,14 +168,11 @@ class Sender:
         finally:
             os.close(file)
 
-    def _report_damage(self, end: int) -> None:
-        number = sum(1 for line in read_lines(self.folder.journal) if line.end <= end)
-        if number in self.damaged_lines:
-            return
-        self.damaged_lines.append(number)
+    def _report_loss(self, loss: str) -> None:
+        self.losses.append(loss)
         # Which event it was, and whether it had arrived, is unknown: from here on, compare everything.
         self._all_in_doubt = True
-        self._say(f"line {number} of {self.folder.journal} is damaged; its event is lost, everything else is sent")
+        self._say(f"{self.folder.journal}: {loss}; everything else is sent")
 
     def _send(self, events: list[Event], *, in_doubt: bool) -> None:
         """One batch. Metrics that are refused are taken apart until the refused point is alone."""
@@ -228,7 +229,9 @@ class Sender:
         sink = MlflowSink(self.folder)
         how = sink.open_run(self._begin or self._lost_begin(), self.position.run_id)
         self._all_in_doubt = self._all_in_doubt or how == "found"
-        begin_again = how != "continued" and (self._offset > 0 or self.position.next_number > 0 or known != store)
+        begin_again = how != "continued" and (
+            self._arrived is not None or self.position.next_number > 0 or known != store
+        )
         if how != "continued":
             self.position = Position()
         self.position.store, self.position.run_id = store, sink.run_id

@@ -30,7 +30,7 @@ class Left:
     """Events that have not arrived."""
     points: int
     """Metric points among them."""
-    damaged: int
+    losses: int
     position: Position
 
     @property
@@ -49,8 +49,8 @@ class Left:
         parts = [f"{self.waiting} of {self.events} events to send, {self.points} metric points among them"]
         if self.position.refused:
             parts.append(f"{len(self.position.refused)} refused by the store")
-        if self.damaged:
-            parts.append(f"{self.damaged} damaged lines")
+        if self.losses:
+            parts.append(f"damaged in {self.losses} place(s)")
         return f"{self.stage}  {state}; {'; '.join(parts)}  {self.folder.root}"
 
 
@@ -66,11 +66,11 @@ def _look_at(folder: TrackingFolder) -> Left:
         position = read_position(folder.position)
     except RecordError:
         position = Position()
-    events = waiting = points = damaged = begun = 0
+    events = waiting = points = losses = begun = 0
     for line in read_lines(folder.journal):
         event = line.event
+        losses += line.loss is not None
         if event is None:
-            damaged += 1
             continue
         begun = begun or int(event["time"])
         events += 1
@@ -86,7 +86,7 @@ def _look_at(folder: TrackingFolder) -> Left:
         events,
         waiting,
         points,
-        damaged,
+        losses,
         position,
     )
 
@@ -134,7 +134,7 @@ def _deliver(left: Left, say: Callable[[str], None]) -> str | None:
     from taehv.tracking.sink import NotThereYetError
 
     if left.events == 0:
-        return None if not left.damaged else "no line of the journal is readable"
+        return None if not left.losses else "no line of the journal is readable"
     sender = Sender(left.folder, may_change_store=False, say=lambda message: say(f"{left.stage}: {message}"))
     try:
         for _ in range(ATTEMPTS):
@@ -151,6 +151,6 @@ def _deliver(left: Left, say: Callable[[str], None]) -> str | None:
         return without_secrets(f"MLflow does not take it: {type(error).__name__}: {error}")[:300]
     if sender.position.refused:
         return f"the store refused: {'; '.join(sender.position.refused.values())}"
-    if sender.damaged_lines:
-        return f"everything readable has arrived, but {len(sender.damaged_lines)} line(s) are damaged"
+    if sender.losses:
+        return f"everything readable has arrived, but {'; '.join(sender.losses)}"
     return None
