@@ -128,6 +128,12 @@ class Journal:
         finally:
             os.close(self._file)
 
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def _append(self, kind: str, content: Mapping[str, Any]) -> Event:
         with self._threads:
             now = int(datetime.now(UTC).timestamp() * 1000)

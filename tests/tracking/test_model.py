@@ -36,11 +36,16 @@ def model_id(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DVC_ROOT", str(root))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        with stage_run("a800_test", params, profile) as run:
-            logged = run.model(folder, metrics={"psnr_db": 26.0})
-            assert logged is not None
-            run.register(logged, "a800-passed")
-        yield logged
+        with stage_run("a800_test", params, profile) as trained:
+            trained.model(folder, metrics={"step": 1000, "psnr_db": 26.0})
+            # What is sent is what the model was when it was logged.
+            (folder / "model.safetensors").write_bytes(b"")
+            ids = trained.ids()
+        with stage_run("gate_psnr", params, profile) as judging:
+            judging.link("judged", ids)
+            judging.register(ids, "a800-passed")
+        assert judging.complete
+        yield str(ids.model_id)
 
 
 @pytest.mark.parametrize("shape", [(1, 9, 3, 16, 24), (2, 5, 3, 32, 16)])

@@ -11,8 +11,8 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-REPOSITORY = Path(__file__).parents[2]
-PROCESS = str(Path(__file__).parent / "tracked_process.py")
+REPOSITORY = Path(__file__).parents[1]
+PROCESS = str(REPOSITORY / "tests/tracking/tracked_process.py")
 
 
 def environment(root: Path, **more: str) -> dict[str, str]:
