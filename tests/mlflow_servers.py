@@ -14,6 +14,8 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
+
 PATIENCE_S = 300.0
 """Until a test gives up on something that must happen: a hang, not a speed limit."""
 
@@ -49,6 +51,12 @@ class MlflowServer:
         with contextlib.suppress(OSError):
             return bool(urllib.request.urlopen(f"{self.uri}/health", timeout=5).status == 200)
         return False
+
+    def processes(self) -> list[psutil.Process]:
+        """The server and its workers."""
+        assert self._process is not None
+        process = psutil.Process(self._process.pid)
+        return [process, *process.children(recursive=True)]
 
     def kill(self) -> None:
         """kill -9, workers included."""

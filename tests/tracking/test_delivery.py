@@ -64,7 +64,7 @@ def test_a_server_killed_mid_run_and_started_again_has_every_point_once_and_trai
 
 
 def test_answers_that_are_lost_make_no_point_twice(server: MlflowServer, tmp_path: Path) -> None:
-    with proxy_that_loses_answers(server.port, every=3) as uri:
+    with proxy_that_loses_answers(server.port, every=7) as uri:
         process = start(tmp_path, tmp_path / "tracking", 1, 30, MLFLOW_TRACKING_URI=uri)
         _, errors = process.communicate()
     assert process.returncode == 0, errors

@@ -45,6 +45,7 @@ def model_id(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             judging.link("judged", ids)
             judging.register(ids, "a800-passed")
         assert judging.complete
+        mlflow.set_tracking_uri(tracking_uri())
         yield str(ids.model_id)
 
 

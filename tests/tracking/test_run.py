@@ -22,7 +22,7 @@ from taehv.errors import UserError
 from taehv.params import flatten, load_params, resolved
 from taehv.profiles import load_profile
 from taehv.tracking import StageRun, stage_run
-from taehv.tracking.journal import Journal
+from taehv.tracking.journal import read_lines
 from taehv.tracking.run import Ending, ending_of
 from taehv.tracking.store import StoreError, open_store, tracking_uri
 
@@ -127,9 +127,10 @@ def test_a_killed_process_is_continued_in_its_run_with_each_point_once(root: Pat
     killed.stdout.readline()
     killed.kill()
     killed.wait()
-    key = next(Journal(folder / "journal.jsonl").events())["key"]
+    begin = next(read_lines(folder / "journal.jsonl")).event
+    assert begin is not None
     assert start(root, folder, 2, 5).wait() == 0
-    (run,) = (item for item in runs(tracking_uri()) if item.data.tags["taehv.key"] == key)
+    (run,) = (item for item in runs(tracking_uri()) if item.data.tags["taehv.key"] == begin["key"])
     assert steps(tracking_uri(), run.info.run_id, "train/loss") == dict.fromkeys(range(1, 6), 1)
     assert run.info.status == "FINISHED"
     assert not folder.exists()
