@@ -11,14 +11,20 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from taehv.tracking.journal import read_lines
+from taehv.tracking.position import TrackingFolder, read_position
+
 REPOSITORY = Path(__file__).parents[1]
 PROCESS = str(REPOSITORY / "tests/tracking/tracked_process.py")
+PATIENCE_S = 600.0
+"""How long a stage may wait for its store where a test says nothing else: no test depends on speed."""
 
 
 def environment(root: Path, **more: str) -> dict[str, str]:
     """A stage's environment, with ``root`` as the main repository."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "DVC_", "TAEHV_"))}
-    return {**kept, "PYTHONPATH": str(REPOSITORY), "DVC_ROOT": str(root), "MLFLOW_DISABLE_TELEMETRY": "true", **more}
+    own = {"PYTHONPATH": str(REPOSITORY), "DVC_ROOT": str(root), "MLFLOW_DISABLE_TELEMETRY": "true"}
+    return {**kept, **own, "TAEHV_TRACKING_DRAIN_SECONDS": str(PATIENCE_S), **more}
 
 
 def start(root: Path, *arguments: object, **more: str) -> subprocess.Popen[str]:
@@ -53,3 +59,11 @@ def steps(uri: str, run_id: str, key: str) -> Counter[int]:
 
 def sqlite(root: Path) -> str:
     return f"sqlite:///{root / 'mlflow.db'}"
+
+
+def has_sent_metrics(folder: Path) -> bool:
+    """Whether a stage's sender has noted that metrics arrived. Asks no store: the stage may be creating it."""
+    position = read_position(TrackingFolder(folder).position)
+    lines = read_lines(TrackingFolder(folder).journal) if position.next_number else ()
+    sent = (line.event for line in lines if line.event and line.event["seq"] < position.next_number)
+    return any(event["kind"] == "metrics" for event in sent)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from mlflow_servers import MlflowServer, free_port, proxy_that_loses_answers, silent_server, wait_until
-from tracked_runs import runs, sqlite, start, steps, track
+from tracked_runs import has_sent_metrics, runs, sqlite, start, steps, track
 
 from taehv.tracking.journal import Journal, read_lines
 
@@ -100,7 +100,7 @@ def test_what_a_killed_process_left_is_sent_by_sync_and_its_run_is_marked(tmp_pa
     process = start(tmp_path, folder, 1, 30, "wait")
     assert process.stdout is not None
     process.stdout.readline()
-    wait_until(lambda: bool(runs(sqlite(tmp_path))) if (tmp_path / "mlflow.db").exists() else False, process)
+    wait_until(lambda: has_sent_metrics(folder), process)
     assert "running" in track(tmp_path, "sync").stdout
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -121,9 +121,7 @@ def test_what_a_killed_process_left_is_sent_by_sync_and_its_run_is_marked(tmp_pa
 def test_a_position_that_was_lost_or_is_older_than_what_arrived_makes_no_point_twice(tmp_path: Path) -> None:
     folder = tmp_path / ".work/a800_test/0123456789abcdef/tracking"
     process = start(tmp_path, folder, 1, 10, "wait")
-    wait_until(
-        lambda: (folder / "sent.json").exists() and any(run.data.metrics for run in runs(sqlite(tmp_path))), process
-    )
+    wait_until(lambda: has_sent_metrics(folder), process)
     process.kill()
     process.wait()
     wait_until(lambda: track(tmp_path, "sync").returncode == 0)
@@ -139,9 +137,7 @@ def test_a_position_that_was_lost_or_is_older_than_what_arrived_makes_no_point_t
 def test_a_run_that_somebody_deleted_is_made_again_from_the_journal(tmp_path: Path) -> None:
     folder, end = tmp_path / "tracking", tmp_path / "end"
     process = start(tmp_path, folder, 1, 10, "until", end)
-    wait_until(
-        lambda: (folder / "sent.json").exists() and any(run.data.metrics for run in runs(sqlite(tmp_path))), process
-    )
+    wait_until(lambda: has_sent_metrics(folder), process)
     (deleted,) = runs(sqlite(tmp_path))
     MlflowClient(sqlite(tmp_path)).delete_run(deleted.info.run_id)
     wait_until(lambda: any(run.data.metrics for run in runs(sqlite(tmp_path))), process)
@@ -156,7 +152,7 @@ def test_a_run_that_somebody_deleted_is_made_again_from_the_journal(tmp_path: Pa
 def test_a_journal_of_another_store_is_not_sent_to_this_one(server: MlflowServer, tmp_path: Path) -> None:
     folder = tmp_path / ".work/a800_test/0123456789abcdef/tracking"
     process = start(tmp_path, folder, 1, 10, "wait", MLFLOW_TRACKING_URI=server.uri)
-    wait_until(lambda: bool(runs(server.uri)), process)
+    wait_until(lambda: has_sent_metrics(folder), process)
     process.kill()
     process.wait()
     with Journal(folder / "journal.jsonl") as journal:
@@ -180,7 +176,7 @@ def test_a_refused_point_is_set_aside_alone(tmp_path: Path) -> None:
     """A store that takes all but one: here the database itself refuses a value."""
     folder = tmp_path / ".work/a800_test/0123456789abcdef/tracking"
     first = start(tmp_path, folder, 1, 3, "wait")
-    wait_until(lambda: (folder / "sent.json").exists() and bool(runs(sqlite(tmp_path))), first)
+    wait_until(lambda: has_sent_metrics(folder), first)
     first.kill()
     first.wait()
     wait_until(lambda: track(tmp_path, "sync").returncode == 0)

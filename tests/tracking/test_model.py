@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from tracked_runs import PATIENCE_S
 
 from taehv.model.init import create_model
 from taehv.model.variants import VARIANTS
@@ -35,6 +36,7 @@ def model_id(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     params, profile = load_params(REPOSITORY / "params.yaml"), load_profile("local", REPOSITORY / "profiles")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DVC_ROOT", str(root))
+        patch.setenv("TAEHV_TRACKING_DRAIN_SECONDS", str(PATIENCE_S))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         with stage_run("a800_test", params, profile) as trained:
             trained.model(folder, metrics={"step": 1000, "psnr_db": 26.0})

@@ -16,7 +16,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow_servers import wait_until
-from tracked_runs import runs, sqlite, start, steps
+from tracked_runs import PATIENCE_S, runs, sqlite, start, steps
 
 from taehv.errors import UserError
 from taehv.params import flatten, load_params, resolved
@@ -44,6 +44,7 @@ def environment(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DVC_ROOT", str(root))
+    monkeypatch.setenv("TAEHV_TRACKING_DRAIN_SECONDS", str(PATIENCE_S))
 
 
 def stored(run: StageRun) -> Run:
