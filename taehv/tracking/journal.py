@@ -109,22 +109,22 @@ class Journal:
         """All undamaged events written so far, in order."""
         return (line.event for line in read_lines(self.path) if line.event is not None)
 
-    def flush_to_disk(self) -> None:
-        """What was appended survives a power cut, too."""
+    def keep(self) -> int:
+        """Flush to disk, so that what was appended survives a power cut, too; returns how many events there are.
+
+        Raises:
+            JournalError: the disk refuses.
+        """
         try:
             os.fsync(self._file)
         except OSError as error:
             raise self._refused(error) from error
-
-    def keep(self) -> int:
-        """Flush to disk; returns how many events there are."""
-        os.fsync(self._file.fileno())
         return self._next
 
     def close(self) -> None:
         """Flush to disk, close, and let others write."""
         try:
-            self.flush_to_disk()
+            self.keep()
         finally:
             os.close(self._file)
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from taehv.errors import UserError
+from taehv.errors import Interrupted, UserError
 from taehv.fingerprint import sha256_of_file, sha256_of_json
 from taehv.params import Params, StageName, flatten, resolved, stage_params
 from taehv.paths import main_repository
@@ -154,10 +154,6 @@ class StageRun:
         self._patience = max(0.0, self._patience - (time.monotonic() - started))
         return TrackingIds(position.run_id, position.model_id, self.key)
 
-    def flush(self) -> None:
-        """Everything said so far survives a power cut."""
-        self._journal.flush_to_disk()
-
     def end(self, status: str) -> None:
         """Close everything, and wait for the store within the run's patience. ``complete`` tells how that went."""
         self._system.stop()
@@ -201,6 +197,8 @@ class Ending:
 
 def ending_of(error: BaseException) -> Ending:
     """An exception as the end of a run: KILLED where a signal asked for it, FAILED otherwise."""
+    if isinstance(error, Interrupted):
+        return Ending("KILLED", {"interrupted": error.reason})
     if isinstance(error, KeyboardInterrupt):
         return Ending("KILLED", {"interrupted": "SIGINT"})
     reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"

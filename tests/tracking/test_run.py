@@ -18,7 +18,7 @@ from mlflow.entities import Run
 from mlflow_servers import wait_until
 from tracked_runs import PATIENCE_S, runs, sqlite, start, steps
 
-from taehv.errors import UserError
+from taehv.errors import Interrupted, UserError
 from taehv.params import flatten, load_params, resolved
 from taehv.profiles import load_profile
 from taehv.tracking import StageRun, stage_run
@@ -185,6 +185,8 @@ def test_a_database_that_is_locked_for_a_while_loses_nothing(root: Path, tmp_pat
 
 
 def test_how_a_run_ends() -> None:
+    stopped = Interrupted("SIGTERM", 143, "start it again")
+    assert ending_of(stopped) == Ending("KILLED", {"interrupted": "SIGTERM"})
     assert ending_of(KeyboardInterrupt()) == Ending("KILLED", {"interrupted": "SIGINT"})
     assert ending_of(UserError("no videos")).tags["failure_reason"] == "no videos"
 
