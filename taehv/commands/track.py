@@ -6,12 +6,16 @@ from taehv.tracking.store import check_uri
 from taehv.tracking.sync import journals, sync
 
 EXIT_LEFT = 1
+NOTHING = "nothing is left to send"
 
 
 def status() -> int:
     """List the journals that are still here."""
-    for left in journals():
+    lefts = journals()
+    for left in lefts:
         print(left.describe())
+    if not lefts:
+        print(NOTHING)
     return 0
 
 
@@ -24,7 +28,7 @@ def replay(*, dry_run: bool) -> int:
     check_uri()
     lefts = journals()
     if not lefts:
-        print("nothing is left to send")
+        print(NOTHING)
     if dry_run:
         for left in lefts:
             print(f"would {'leave alone' if left.running else 'send'}: {left.describe()}")

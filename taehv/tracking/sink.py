@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,7 @@ class MlflowSink:
         self.folder = folder
         self.run_id = ""
         self.model_id: str | None = None
+        self._histories: dict[str, set[int]] = {}
 
     def open_run(self, begin: Event, known_run_id: str | None) -> str:
         """Find or create the run that a `begin` event asks for. Returns how: `continued`, `found` or `created`."""
@@ -141,14 +142,26 @@ class MlflowSink:
             if not math.isinf(value)
         ]
         if in_doubt:
-            there = self._points({metric.key for metric in metrics})
+            there = self._points(metrics)
             metrics = [metric for metric in metrics if (metric.key, metric.step) not in there]
+        self._histories.clear()
         if metrics:
             self._judged(lambda: self.client.log_batch(self.run_id, metrics=metrics))
 
-    def _points(self, keys: Iterable[str]) -> set[Point]:
-        """What the store has of some metrics."""
-        return {(key, int(metric.step)) for key in keys for metric in self.client.get_metric_history(self.run_id, key)}
+    def _points(self, wanted: Sequence[Metric]) -> set[Point]:
+        """Which points the store has, at least those of ``wanted``.
+
+        Mostly one call: where a metric's latest step in the store is smaller, none of its points can be there. The
+        histories of the others are remembered until something is sent again, so that calls which fail now and then do
+        not begin from the start each time.
+        """
+        first = {metric.key: metric.step for metric in sorted(wanted, key=lambda metric: -metric.step)}
+        # MLflow has no public way to the step of a latest value; its own system metrics read it here, too.
+        latest = {metric.key: metric.step for metric in self.client.get_run(self.run_id).data._metric_objs}
+        for key, step in first.items():
+            if key in latest and latest[key] >= step and key not in self._histories:
+                self._histories[key] = {int(item.step) for item in self.client.get_metric_history(self.run_id, key)}
+        return {(key, step) for key, steps in self._histories.items() for step in steps}
 
     def run_is_gone(self) -> bool:
         """Whether somebody deleted the run. Raises what MLflow raises when its store does not answer."""
@@ -244,8 +257,9 @@ class MlflowSink:
             Metric(f"best/{key}", float(value), event["time"], 0, model_id=model.model_id, run_id=self.run_id)
             for key, value in event["metrics"].items()
         ]
-        there = self._points(metric.key for metric in best)
+        there = self._points(best)
         self.client.log_batch(self.run_id, metrics=[item for item in best if (item.key, item.step) not in there])
+        self._histories.clear()
         self.model_id = str(model.model_id)
 
     def _model_tagged(self, identity: str) -> LoggedModel | None:

@@ -45,7 +45,7 @@ def test_a_server_killed_mid_run_and_started_again_has_every_point_once_and_trai
 ) -> None:
     folder, end = tmp_path / "tracking", tmp_path / "end"
     process = start(tmp_path, folder, 1, 20, "until", end, MLFLOW_TRACKING_URI=server.uri)
-    wait_until(lambda: any(run.data.metrics for run in runs(server.uri)), process)
+    wait_until(lambda: any("train/loss" in run.data.metrics for run in runs(server.uri)), process)
     server.kill()
     reached = last_step(folder)
     wait_until(lambda: last_step(folder) > reached + 20, process)
