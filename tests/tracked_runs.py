@@ -62,8 +62,8 @@ def sqlite(root: Path) -> str:
 
 
 def has_sent_metrics(folder: Path) -> bool:
-    """Whether a stage's sender has noted that metrics arrived. Asks no store: the stage may be creating it."""
+    """Whether a stage's sender has noted that training's metrics arrived. Asks no store: the stage may be creating it."""
     position = read_position(TrackingFolder(folder).position)
     lines = read_lines(TrackingFolder(folder).journal) if position.next_number else ()
     sent = (line.event for line in lines if line.event and line.event["seq"] < position.next_number)
-    return any(event["kind"] == "metrics" for event in sent)
+    return any(event["kind"] == "metrics" and "train/loss" in event["values"] for event in sent)

@@ -83,7 +83,7 @@ def test_a_server_that_never_answers_leaves_everything_to_sync(tmp_path: Path) -
     assert "taehv track sync" in errors
     listed = track(tmp_path, "status").stdout
     assert "a800_test  ended; " in listed
-    assert "60 metric points" in listed
+    assert "metric points among them" in listed
     planned = track(tmp_path, "sync", "--dry-run").stdout
     assert planned.startswith("would send: a800_test")
     assert not (tmp_path / "mlflow.db").exists()
@@ -124,7 +124,7 @@ def test_a_position_that_was_lost_or_is_older_than_what_arrived_makes_no_point_t
     wait_until(lambda: has_sent_metrics(folder), process)
     process.kill()
     process.wait()
-    wait_until(lambda: track(tmp_path, "sync").returncode == 0)
+    wait_until(lambda: "everything has arrived" in track(tmp_path, "sync").stdout)
     for damage in ('{"schema": 1, "run_', ""):
         (folder / "sent.json").write_text(damage)
         assert "MLflow is asked" in track(tmp_path, "sync").stdout
@@ -157,10 +157,12 @@ def test_a_journal_of_another_store_is_not_sent_to_this_one(server: MlflowServer
     process.wait()
     with Journal(folder / "journal.jsonl") as journal:
         journal.append_metrics(11, {"train/loss": 0.5})
+    wait_until(lambda: "running" not in track(tmp_path, "sync").stdout)
     refused = track(tmp_path, "sync")
     assert refused.returncode == 1
     assert f"it was tracked at {server.uri}; set MLFLOW_TRACKING_URI" in refused.stdout
-    wait_until(lambda: track(tmp_path, "sync", MLFLOW_TRACKING_URI=server.uri).returncode == 0)
+    sent = track(tmp_path, "sync", MLFLOW_TRACKING_URI=server.uri)
+    assert "everything has arrived" in sent.stdout
 
 
 def test_a_port_where_nobody_listens_stops_nothing_and_is_announced_once(tmp_path: Path) -> None:
@@ -179,7 +181,7 @@ def test_a_refused_point_is_set_aside_alone(tmp_path: Path) -> None:
     wait_until(lambda: has_sent_metrics(folder), first)
     first.kill()
     first.wait()
-    wait_until(lambda: track(tmp_path, "sync").returncode == 0)
+    wait_until(lambda: "everything has arrived" in track(tmp_path, "sync").stdout)
     with sqlite3.connect(tmp_path / "mlflow.db") as database:
         database.execute(
             "CREATE TRIGGER picky BEFORE INSERT ON metrics WHEN NEW.step = 7 AND NEW.key = 'val/psnr' "

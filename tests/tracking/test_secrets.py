@@ -32,7 +32,15 @@ def with_secrets(uri: str) -> dict[str, str]:
 
 def run_stage(root: Path, **more: str) -> subprocess.CompletedProcess[str]:
     """A stage that is given secrets in every way, fails and says why; all its output."""
-    command = [sys.executable, PROCESS, str(root / "tracking"), "1", "5", "fail", "--token"]
+    command = [
+        sys.executable,
+        PROCESS,
+        str(root / ".work/a800_test/0123456789abcdef/tracking"),
+        "1",
+        "5",
+        "fail",
+        "--token",
+    ]
     command += [SECRETS["on the command line"], f"--api-key={SECRETS['on the command line']}"]
     more = {"TAEHV_TRACKING_DRAIN_SECONDS": "20", "MLFLOW_LOGGING_LEVEL": "DEBUG", **more}
     return subprocess.run(command, env=environment(root, **more), cwd=root, capture_output=True, text=True)
