@@ -62,7 +62,7 @@ def sqlite(root: Path) -> str:
 
 
 def has_sent_metrics(folder: Path) -> bool:
-    """Whether a stage's sender has noted that training's metrics arrived. Asks no store: the stage may be creating it."""
+    """Whether the sender has noted that training's metrics arrived. Asks no store: the stage may be creating it."""
     position = read_position(TrackingFolder(folder).position)
     lines = read_lines(TrackingFolder(folder).journal) if position.next_number else ()
     sent = (line.event for line in lines if line.event and line.event["seq"] < position.next_number)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import getpass
 import json
 import logging
 import os
@@ -12,19 +11,19 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from taehv.errors import Interrupted, UserError
+from taehv.errors import UserError
 from taehv.fingerprint import sha256_of_file, sha256_of_json
-from taehv.params import Params, StageName, flatten, resolved, stage_params
+from taehv.params import Params, StageName, flatten, resolved
 from taehv.paths import main_repository
 from taehv.profiles import Profile
 from taehv.records import TrackingIds
 from taehv.tracking.beside import SenderProcess, patience_from_environment
-from taehv.tracking.environment import current_git, describe_environment, gpu_names
+from taehv.tracking.environment import describe_environment
 from taehv.tracking.journal import Journal, JournalError
+from taehv.tracking.labels import context_tags, ending_of, parent_from_environment, stage_tags
 from taehv.tracking.position import TrackingFolder, read_position
 from taehv.tracking.store import check_uri
 from taehv.tracking.system_metrics import SystemMetrics
@@ -63,7 +62,7 @@ class StageRun:
             key=self.key,
             name=stage,
             parent_run_id=parent_from_environment(),
-            tags=_context_tags(stage),
+            tags=context_tags(stage),
         )
         self._sender = SenderProcess(folder)
         last = self._journal.last_step("system/cpu_utilization_percentage")
@@ -186,25 +185,6 @@ class StageRun:
         return kept
 
 
-@dataclass(frozen=True)
-class Ending:
-    """How a run ended, as MLflow is told."""
-
-    status: str
-    """FINISHED, FAILED or KILLED."""
-    tags: Mapping[str, str]
-
-
-def ending_of(error: BaseException) -> Ending:
-    """An exception as the end of a run: KILLED where a signal asked for it, FAILED otherwise."""
-    if isinstance(error, Interrupted):
-        return Ending("KILLED", {"interrupted": error.reason})
-    if isinstance(error, KeyboardInterrupt):
-        return Ending("KILLED", {"interrupted": "SIGINT"})
-    reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-    return Ending("FAILED", {"failed": "true", "failure_reason": reason})
-
-
 @contextlib.contextmanager
 def stage_run(
     stage: StageName,
@@ -235,7 +215,7 @@ def stage_run(
     tracking = TrackingFolder(folder.resolve() if folder is not None else unsent)
     run = StageRun(stage, params, tracking, tensorboard)
     try:
-        run.tags(_tags(stage, params, profile))
+        run.tags(stage_tags(stage, params, profile))
         run.params(flatten(resolved(params)))
         run.json_artifact("params.resolved.json", resolved(params))
         run.json_artifact("environment.json", describe_environment())
@@ -271,9 +251,10 @@ def _leave(folder: TrackingFolder, unsent: Path, *, complete: bool, resumable: b
         unsent.parent.mkdir(parents=True, exist_ok=True)
         folder.root.rename(unsent)
         folder = TrackingFolder(unsent)
-    message = f"MLflow has not got everything of this run. It is kept in {folder.root}; send it with: taehv track sync"
-    print(f"WARNING: {message}", file=sys.stderr)
-    log.warning(message)
+    log.warning(
+        "WARNING: MLflow has not got everything of this run. It is kept in %s; send it with: taehv track sync",
+        folder.root,
+    )
 
 
 def _next_number(folder: TrackingFolder) -> int:
@@ -282,38 +263,6 @@ def _next_number(folder: TrackingFolder) -> int:
         return read_position(folder.position).next_number
     except UserError:
         return 0
-
-
-def parent_from_environment() -> str | None:
-    """The `mlflow run` that started us. Taken out of the environment, or every stage would write into that one run."""
-    return os.environ.pop("MLFLOW_RUN_ID", None)
-
-
-def _context_tags(stage: StageName) -> dict[str, str]:
-    """What MLflow's UI shows as user, source and version."""
-    tags = {"mlflow.source.name": f"stages/{stage}.py", "mlflow.source.type": "LOCAL"}
-    commit = current_git().commit
-    if commit != "unknown":
-        tags["mlflow.source.git.commit"] = commit
-    with contextlib.suppress(OSError, KeyError):  # a user id without a name
-        tags["mlflow.user"] = getpass.getuser()
-    return tags
-
-
-def _tags(stage: StageName, params: Params, profile: Profile) -> dict[str, str]:
-    git, gpus = current_git(), gpu_names()
-    tags = {
-        "stage": stage,
-        "scale": params.scale,
-        "profile": profile.name,
-        "gpu_names": ", ".join(sorted(set(gpus))) or "none",
-        "gpu_count": str(len(gpus)),
-        "git_commit": git.commit,
-        "git_dirty": git.dirty,
-        "params_sha256": sha256_of_json(stage_params(params, stage)),
-    }
-    from_dvc = {"dvc_exp_name": "DVC_EXP_NAME", "dvc_exp_baseline_rev": "DVC_EXP_BASELINE_REV"}
-    return tags | {tag: os.environ[name] for tag, name in from_dvc.items() if name in os.environ}
 
 
 def _event_writer(folder: Path | None) -> SummaryWriter | None:

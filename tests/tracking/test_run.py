@@ -23,7 +23,7 @@ from taehv.params import flatten, load_params, resolved
 from taehv.profiles import load_profile
 from taehv.tracking import StageRun, stage_run
 from taehv.tracking.journal import read_lines
-from taehv.tracking.run import Ending, ending_of
+from taehv.tracking.labels import Ending, ending_of
 from taehv.tracking.store import StoreError, open_store, tracking_uri
 
 REPOSITORY = Path(__file__).parents[2]
