@@ -86,6 +86,7 @@ class RandomClips:
     """Stands for the loader: always the same random clips, already on the device."""
 
     def __init__(self, setting: Setting, device: torch.device) -> None:
+        self.slots = range(setting.batch)
         size = (setting.batch, 12, 3, setting.height, setting.width)
         self._frames = torch.randint(0, 256, size, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
         self._frames = self._frames.to(device)

@@ -64,18 +64,18 @@ def track(params: Params, profile: Profile, report: dict[str, Any], compared: Pa
     """Log the report, link both models, and register the H100 model if the evaluation passed."""
     with tracking.stage_run("evaluate", params, profile) as run:
         ids = {stage: read_tracking_ids(paths.training_outputs(stage).mlflow) for stage in STAGES}
-        for stage in STAGES:
-            run.tags(ids[stage].tags(stage))
         run.tags({"verdict": "passed" if report["passed"] else "failed", "parity": compared.verdict})
         run.metrics(0, evaluation.tracked_numbers(report))
         for step in compared.steps:
             run.metrics(step.step, parity.tracked_numbers(step))
         run.artifact(paths.REPORTS)
-        model_id = ids["h100_train"].model_id
         if not report["passed"]:
             run.fail("; ".join(report["reasons"]))
-        elif model_id is not None:
-            run.register(model_id, ALIAS)
+        # These wait for the models where the training stages' journals have not been sent yet, so they come last.
+        for stage in STAGES:
+            run.link(stage, ids[stage])
+        if report["passed"]:
+            run.register(ids["h100_train"], ALIAS)
 
 
 if __name__ == "__main__":

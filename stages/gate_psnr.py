@@ -22,14 +22,16 @@ def main() -> int:
     dump_resolved(params, paths.GATE_PARAMS)
     with tracking.stage_run("gate_psnr", params, profile) as run:
         judged = read_tracking_ids(tested.mlflow)
-        run.tags({"verdict": "passed" if verdict.passed else "failed", **judged.tags("judged")})
+        run.tags({"verdict": "passed" if verdict.passed else "failed"})
         run.metrics(verdict.step, gate.tracked_numbers(verdict))
         run.artifact(paths.GATE_VERDICT)
         run.artifact(paths.GATE_PARAMS)
         if not verdict.passed:
             run.fail(f"gate failed: {', '.join(verdict.failed_checks)}")
-        elif judged.model_id is not None:
-            run.register(judged.model_id, ALIAS)
+        # These wait for the model where a800_test's journal has not been sent yet, so they come last.
+        run.link("judged", judged)
+        if verdict.passed:
+            run.register(judged, ALIAS)
     print(verdict.diagnosis, file=sys.stdout if verdict.passed else sys.stderr)
     return 0 if verdict.passed else EXIT_FAILED
 

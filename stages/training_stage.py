@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import shutil
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -109,9 +108,9 @@ def dataset_sha256() -> str:
 def train_and_publish(job: TrainingJob, accelerator: Accelerator, stop_requests: StopRequests) -> None:
     """The first process's part: train, publish the outputs, and track all of it."""
     work, published = job.work, paths.training_outputs(job.stage)
-    journal = work.root / "journal.jsonl"
+    tracked = work.root / "tracking"
     log.info("%s: work in progress is in %s", job.stage, work.root)
-    with tracking.stage_run(job.stage, job.params, job.profile, journal=journal, tensorboard=work.tensorboard) as run:
+    with tracking.stage_run(job.stage, job.params, job.profile, folder=tracked, tensorboard=work.tensorboard) as run:
         run.dataset(paths.DATASET)
         try:
             outcome = Trainer(job, accelerator, run, stop_requests).run()
@@ -123,14 +122,10 @@ def train_and_publish(job: TrainingJob, accelerator: Accelerator, stop_requests:
         draw_samples(published, accelerator.device)
         for path in (published.history, published.metrics, published.log, published.params, published.samples):
             run.artifact(path)
-        model_id = run.model(published.best_model, metrics=metrics["best"])
-        atomic.write_json(published.mlflow, {"schema": 1, "run_id": run.run_id, "model_id": model_id})
+        run.model(published.best_model, metrics=metrics["best"])
         if outcome.stopped_early is not None:
             run.tags({"stopped_early": outcome.stopped_early})
-    if not run.complete:
-        kept = work.root.with_name(f"unsent-{time.time_ns()}-{work.root.name}.jsonl")
-        journal.rename(kept)
-        log.warning("what MLflow did not hear of this run is kept in %s", kept)
+        atomic.write_json(published.mlflow, {"schema": 1, **vars(run.ids())})
 
 
 def draw_samples(published: TrainingOutputs, device: torch.device) -> None:

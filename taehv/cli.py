@@ -42,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_decode(commands)
     _add_convert(commands)
     _add_doctor(commands)
+    _add_track(commands)
     return parser
 
 
@@ -165,6 +166,34 @@ def _doctor(options: argparse.Namespace) -> int:
     from taehv.commands.doctor import doctor  # needs mlflow
 
     return doctor(options.profile, options.stage, as_json=options.json)
+
+
+def _add_track(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser("track", help="what MLflow has not been told yet: list it, send it")
+    actions = command.add_subparsers(dest="action", required=True, metavar="ACTION")
+    actions.add_parser("status", help="list the journals of runs whose events have not all arrived").set_defaults(
+        run=_track_status
+    )
+    sync = actions.add_parser(
+        "sync",
+        help="send what finished, failed and killed runs left, in order, without duplicates",
+        description="Send what runs left to the store that MLFLOW_TRACKING_URI names. A journal is deleted when all of "
+        "it has arrived. Running stages send their own.",
+    )
+    sync.add_argument("--dry-run", action="store_true", help="say what would be sent, send nothing")
+    sync.set_defaults(run=_track_sync)
+
+
+def _track_status(options: argparse.Namespace) -> int:
+    from taehv.commands import track
+
+    return track.status()
+
+
+def _track_sync(options: argparse.Namespace) -> int:
+    from taehv.commands import track
+
+    return track.replay(dry_run=options.dry_run)
 
 
 def _add_model_options(command: argparse.ArgumentParser) -> None:

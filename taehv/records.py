@@ -62,24 +62,26 @@ def finite(value: object) -> float | None:
 
 @dataclass(frozen=True)
 class TrackingIds:
-    """Under which ids a training run and its best model were tracked; None where they were not."""
+    """Under which ids a training run and its best model were tracked."""
 
     run_id: str | None
+    """None where the tracking store could not be reached while the stage ran."""
     model_id: str | None
+    key: str | None
+    """Finds both once they are in the store; None where the stage did not track."""
 
-    def tags(self, prefix: str) -> dict[str, str]:
-        """Tags that link another run to this one."""
-        ids = {f"{prefix}.run_id": self.run_id, f"{prefix}.model_id": self.model_id}
-        return {name: value for name, value in ids.items() if value is not None}
+    @property
+    def known(self) -> bool:
+        return self.key is not None or None not in (self.run_id, self.model_id)
 
 
 def read_tracking_ids(path: Path) -> TrackingIds:
-    """The ids that a training stage noted; both None where it did not track.
+    """The ids that a training stage noted; all None where it did not track.
 
     Raises:
         RecordError: the file is there but unreadable.
     """
     if not path.exists():
-        return TrackingIds(None, None)
+        return TrackingIds(None, None, None)
     record = read_record(path)
-    return TrackingIds(record.get("run_id"), record.get("model_id"))
+    return TrackingIds(record.get("run_id"), record.get("model_id"), record.get("key"))

@@ -63,7 +63,9 @@ class Project:
             if not name.startswith(("MLFLOW_", "DVC_", "TAEHV_", "PYTEST_", "GIT_"))
         }
         path = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"
-        return {**kept, "PATH": path, "MLFLOW_DISABLE_TELEMETRY": "true", "DVC_NO_ANALYTICS": "1", **(extra or {})}
+        quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "DVC_NO_ANALYTICS": "1"}
+        # No test depends on how fast the tracking store is.
+        return {**kept, "PATH": path, **quiet, "TAEHV_TRACKING_DRAIN_SECONDS": "600", **(extra or {})}
 
     def git(self, *arguments: str) -> str:
         identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-from taehv.tracking.store import StoreError, artifact_root, open_store, tracking_uri, without_password
+from taehv.tracking.secrets import without_secrets
+from taehv.tracking.store import StoreError, artifact_root, open_store, tracking_uri
 
 REQUEST_SECONDS = 3
 """For one answer of a server; the first that takes longer ends the probe."""
@@ -43,7 +44,7 @@ class Probe:
 def probe_store() -> Probe:
     """Set a tag on the experiment and take it away again; a store that does not exist yet is not created for that."""
     uri = tracking_uri()
-    shown, started = without_password(uri), time.monotonic()
+    shown, started = without_secrets(uri), time.monotonic()
     what = "written and restored"
     try:
         with _impatient():
@@ -67,7 +68,7 @@ def probe_store() -> Probe:
 def reach_store() -> Probe:
     """Whether the store answers at all, in a moment and without MLflow, whose import alone takes seconds."""
     uri = tracking_uri()
-    shown, started = without_password(uri), time.monotonic()
+    shown, started = without_secrets(uri), time.monotonic()
     dead, ahead, what = None, None, "not tried: neither a server nor a database file"
     if _is_server(uri):
         what = "answers"
@@ -122,7 +123,7 @@ def _write_and_remove_tag(uri: str, experiment_id: str) -> None:
 
 
 def _first_line(error: Exception) -> str:
-    lines = without_password(str(error)).splitlines() or [""]
+    lines = without_secrets(str(error)).splitlines() or [""]
     return lines[0][:300]
 
 

@@ -3,76 +3,82 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import logging
 import os
+import shutil
 import sys
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from taehv.errors import UserError
-from taehv.fingerprint import sha256_of_json
-from taehv.params import Params, StageName, flatten, resolved, stage_params
+from taehv.fingerprint import sha256_of_file, sha256_of_json
+from taehv.params import Params, StageName, flatten, resolved
 from taehv.paths import main_repository
 from taehv.profiles import Profile
-from taehv.tracking.environment import current_git, describe_environment, gpu_names
-from taehv.tracking.journal import Event, Journal
-from taehv.tracking.sink import MlflowSink, as_json, parent_from_environment
-from taehv.tracking.store import StoreError, tracking_uri, without_password
+from taehv.records import TrackingIds
+from taehv.tracking.beside import SenderProcess, patience_from_environment
+from taehv.tracking.environment import describe_environment
+from taehv.tracking.journal import Journal, JournalError
+from taehv.tracking.labels import context_tags, ending_of, parent_from_environment, stage_tags
+from taehv.tracking.position import TrackingFolder, read_position
+from taehv.tracking.store import check_uri
+from taehv.tracking.system_metrics import SystemMetrics
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from torch.utils.tensorboard import SummaryWriter
 
-Result = TypeVar("Result")
+log = logging.getLogger("taehv.tracking")
+
+UNSENT = "unsent-"
+"""How the folders begin that `taehv track sync` sends and deletes."""
 
 
 class StageRun:
-    """Takes what a stage has to say; writes it to the journal first, then to MLflow and TensorBoard.
+    """Takes what a stage has to say; writes it to the journal, from where another process tells MLflow.
 
-    A tracking server that fails never stops a stage: it is announced once, loudly, and the journal keeps everything.
+    A tracking server that fails never stops or slows a stage. A journal that cannot be written does stop it.
     """
 
-    def __init__(self, stage: StageName, params: Params, journal: Journal, tensorboard: Path | None) -> None:
+    def __init__(self, stage: StageName, params: Params, folder: TrackingFolder, tensorboard: Path | None) -> None:
         self.stage = stage
-        self.warnings: list[str] = []
         self.failure: str | None = None
+        self.complete = False
+        """Whether MLflow has everything that the journal holds; known after the end."""
         self._params = params
-        self._journal = journal
-        self._sink: MlflowSink | None = None
+        self._folder = folder
+        self._patience = patience_from_environment()
+        self._journal = Journal(folder.journal, first_number=_next_number(folder))
+        for loss in self._journal.losses:
+            log.warning("%s: %s", folder.journal, loss)
         self._tensorboard = _event_writer(tensorboard)
+        self.key = next((e["key"] for e in self._journal.events() if e["kind"] == "begin"), uuid.uuid4().hex)
+        """The run's identity in every store, known before any store is asked."""
+        self._journal.append(
+            "begin",
+            key=self.key,
+            name=stage,
+            parent_run_id=parent_from_environment(),
+            tags=context_tags(stage),
+        )
+        self._sender = SenderProcess(folder)
+        last = self._journal.last_step("system/cpu_utilization_percentage")
+        self._system = SystemMetrics(self._journal.append_metrics, 0 if last is None else last + 1)
 
     @property
     def run_id(self) -> str | None:
-        """The MLflow run; None when the store could not be reached."""
-        return self._sink.run_id if self._sink is not None else None
-
-    @property
-    def complete(self) -> bool:
-        """Whether MLflow heard everything that the journal holds."""
-        return not self.warnings
-
-    def start(self) -> None:
-        """Begin the MLflow run, or continue the one that the journal began."""
-        earlier = list(self._journal.events())
-        known = next((event["run_id"] for event in reversed(earlier) if event["kind"] == "start"), None)
-        parent = parent_from_environment()
-        self._sink = self._try(lambda: MlflowSink(self.stage, parent, known))
-        if self._sink is None:
-            return
-        if not self._sink.continued:
-            self._journal.append("start", run_id=self._sink.run_id)
-            for event in earlier:
-                if event["kind"] not in ("start", "status"):
-                    self._send(event)
+        """The MLflow run; None as long as no store could be reached."""
+        return read_position(self._folder.position).run_id
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Numbers at a step. A point that an earlier, interrupted execution already logged is not logged again."""
         event = self._journal.append_metrics(step, values)
         if event is None:
             return
-        self._send(event)
+        self._sender.look_after()
         if self._tensorboard is not None:
             for key, value in event["values"].items():
                 self._tensorboard.add_scalar(key, value, step)
@@ -83,42 +89,48 @@ class StageRun:
 
     def params(self, values: Mapping[str, Any]) -> None:
         """What was configured; flat keys."""
-        self._send(self._journal.append("params", values=dict(values)))
+        self._journal.append("params", values=dict(values))
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Labels to search and group by."""
-        self._send(self._journal.append("tags", values=dict(values)))
+        self._journal.append("tags", values=dict(values))
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
-        """A copy of a file, or of everything in a folder."""
-        kind = "artifact"
+        """A copy of a file, or of everything in a folder, as it is now."""
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if file.is_file():
                 inner = str(file.parent.relative_to(path.parent)) if path.is_dir() else ""
                 place = "/".join(part for part in (folder or "", inner) if part) or None
-                self._send(self._journal.append(kind, path=str(file.resolve()), folder=place))
+                self._journal.append("artifact", folder=place, **self._keep([file], file.parent)[0])
 
     def json_artifact(self, file: str, value: Mapping[str, Any]) -> None:
         """A JSON artifact from memory."""
-        self._send(self._journal.append("json", file=file, value=dict(value)))
+        self._journal.append("json", file=file, value=dict(value))
 
     def dataset(self, dataset_json: Path) -> None:
         """The prepared data as this run's MLflow dataset input."""
-        facts = as_json(dataset_json)
-        self._send(self._journal.append("dataset", facts=facts))
+        facts = json.loads(dataset_json.read_text(encoding="utf-8"))
+        self._journal.append("dataset", facts=facts)
         self.tags({"dataset_sha256": facts["dataset_sha256"]})
 
-    def model(self, best_model: Path, *, metrics: Mapping[str, float]) -> str | None:
-        """The best model as an MLflow model; returns its id, or None when the store does not answer."""
-        sink = self._sink
-        return None if sink is None else self._try(lambda: sink.log_model(best_model, metrics))
+    def model(self, best_model: Path, *, metrics: Mapping[str, float]) -> None:
+        """The best model as an MLflow model."""
+        files = self._keep([file for file in sorted(best_model.rglob("*")) if file.is_file()], best_model)
+        content = sha256_of_json({file["file"].rpartition("/")[2]: file["sha256"] for file in files})
+        identity = f"{self.key}:{content[:16]}"
+        self._journal.append("model", files=files, identity=identity, metrics=dict(metrics))
 
-    def register(self, model_id: str, alias: str) -> None:
-        """The model in the registry, as `taehv-<variant>-<scale>` under an alias."""
-        sink = self._sink
+    def link(self, prefix: str, other: TrackingIds) -> None:
+        """Tags with the ids of another run and its model: `<prefix>.run_id`, `<prefix>.model_id`."""
+        if other.known:
+            self._journal.append("link", prefix=prefix, to=vars(other))
+
+    def register(self, model: TrackingIds, alias: str) -> None:
+        """Another run's model in the registry, as `taehv-<variant>-<scale>` under an alias."""
+        if not model.known:
+            return
         name = f"taehv-{self._params.active.model.variant}-{self._params.scale}"
-        if sink is not None:
-            self._try(lambda: sink.register(model_id, name, alias))
+        self._journal.append("register", model=vars(model), name=name, alias=alias)
         self.tags({"registered_as": f"{name}@{alias}"})
 
     def fail(self, reason: str) -> None:
@@ -126,37 +138,51 @@ class StageRun:
         self.failure = reason
         self.tags({"failed": "true", "failure_reason": reason})
 
+    def ids(self) -> TrackingIds:
+        """This run and its model for others to link to.
+
+        Waits, within the patience that the whole run has for its store, until the model's id is known; an id that is
+        not known then is None, and others find run and model by the key.
+        """
+        started = time.monotonic()
+        position = read_position(self._folder.position)
+        while position.model_id is None and time.monotonic() - started < self._patience:
+            self._sender.look_after()
+            time.sleep(0.1)
+            position = read_position(self._folder.position)
+        self._patience = max(0.0, self._patience - (time.monotonic() - started))
+        return TrackingIds(position.run_id, position.model_id, self.key)
+
     def end(self, status: str) -> None:
-        """Close everything. The status goes to MLflow last."""
-        self._journal.append("status", status=status)
-        sink = self._sink
-        if sink is not None:
-            self._try(lambda: sink.end(status))
+        """Close everything, and wait for the store within the run's patience. ``complete`` tells how that went."""
+        self._system.stop()
         if self._tensorboard is not None:
             self._tensorboard.close()
-        self._journal.close()
-
-    def _send(self, event: Event) -> None:
-        sink = self._sink
-        if sink is not None:
-            self._try(lambda: sink.send(event))
-
-    def _try(self, call: Callable[[], Result]) -> Result | None:
-        """Whatever a store can raise must not end a training; what it means is said once."""
         try:
-            return call()
-        except StoreError:
+            self._journal.append("end", status=status)
+            self._journal.close()
+        except JournalError:
+            self._sender.stop()
             raise
-        except Exception as error:
-            self._sink = None
-            uri = without_password(tracking_uri())
-            message = (
-                f"MLflow at {uri} does not work ({type(error).__name__}); the stage goes on without it, and everything "
-                f"is kept in {self._journal.path}"
-            )
-            self.warnings.append(message)
-            print(f"WARNING: {message}\n  {without_password(str(error))[:300]}", file=sys.stderr)
-            return None
+        self.complete = self._sender.finish(self._patience)
+
+    def _keep(self, files: list[Path], root: Path) -> list[dict[str, str]]:
+        """Copies that live as long as the journal, and their checksums."""
+        place = self._folder.files / uuid.uuid4().hex[:12]
+        kept = []
+        for file in files:
+            copy = place / file.relative_to(root)
+            try:
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, copy)
+            except OSError as error:
+                shutil.rmtree(place, ignore_errors=True)
+                raise JournalError(
+                    f"{file} cannot be kept for tracking in {place}: {os.strerror(error.errno or 0)}. Make room and "
+                    "start the same command again"
+                ) from error
+            kept.append({"file": str(copy.relative_to(self._folder.root)), "sha256": sha256_of_file(copy)})
+        return kept
 
 
 @contextlib.contextmanager
@@ -165,7 +191,7 @@ def stage_run(
     params: Params,
     profile: Profile,
     *,
-    journal: Path | None = None,
+    folder: Path | None = None,
     tensorboard: Path | None = None,
 ) -> Iterator[StageRun]:
     """Track one execution of a stage.
@@ -174,52 +200,69 @@ def stage_run(
         stage: becomes the run's name.
         params: logged in their resolved form.
         profile: the machine.
-        journal: where the journal is; one that exists is continued, and its MLflow run with it. Without a path it is
-            a file of its own, deleted after a clean end.
+        folder: where journal and position are; a journal that exists is continued, and its MLflow run with it. When
+            all has arrived the folder is deleted, otherwise it moves to where `taehv track sync` finds it; a run that
+            failed or was interrupted keeps it where it is, so that the next execution continues it. Without a folder
+            the run has one of its own, which nothing continues.
         tensorboard: folder for event files.
 
     Raises:
         StoreError: MLFLOW_TRACKING_URI cannot be used at all.
+        JournalError: the journal cannot be written.
     """
-    own_journal = main_repository() / ".work" / stage / f"journal-{time.time_ns()}-{os.getpid()}.jsonl"
-    run = StageRun(stage, params, Journal(journal or own_journal), tensorboard)
-    run.start()
-    status = "FAILED"
+    check_uri()
+    unsent = main_repository() / ".work" / stage / f"{UNSENT}{time.time_ns()}-{os.getpid()}"
+    tracking = TrackingFolder(folder.resolve() if folder is not None else unsent)
+    run = StageRun(stage, params, tracking, tensorboard)
     try:
-        run.tags(_tags(stage, params, profile))
+        run.tags(stage_tags(stage, params, profile))
         run.params(flatten(resolved(params)))
         run.json_artifact("params.resolved.json", resolved(params))
         run.json_artifact("environment.json", describe_environment())
         yield run
-        status = "FAILED" if run.failure is not None else "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
-        run.tags({"failed": "true", "failure_reason": "interrupted"})
-        raise
     except BaseException as error:
-        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        run.fail(reason)
+        ending = ending_of(error)
+        with _reporting_journal_errors():
+            run.tags(ending.tags)
+            run.end(ending.status)
+        _leave(tracking, unsent, complete=run.complete, resumable=folder is not None)
         raise
-    finally:
-        run.end(status)
-        if journal is None and run.complete:
-            own_journal.unlink()
+    run.end("FINISHED" if run.failure is None else "FAILED")
+    _leave(tracking, unsent, complete=run.complete, resumable=False)
 
 
-def _tags(stage: StageName, params: Params, profile: Profile) -> dict[str, str]:
-    git, gpus = current_git(), gpu_names()
-    tags = {
-        "stage": stage,
-        "scale": params.scale,
-        "profile": profile.name,
-        "gpu_names": ", ".join(sorted(set(gpus))) or "none",
-        "gpu_count": str(len(gpus)),
-        "git_commit": git.commit,
-        "git_dirty": git.dirty,
-        "params_sha256": sha256_of_json(stage_params(params, stage)),
-    }
-    from_dvc = {"dvc_exp_name": "DVC_EXP_NAME", "dvc_exp_baseline_rev": "DVC_EXP_BASELINE_REV"}
-    return tags | {tag: os.environ[name] for tag, name in from_dvc.items() if name in os.environ}
+@contextlib.contextmanager
+def _reporting_journal_errors() -> Iterator[None]:
+    """Another error is on its way already, and must not be replaced."""
+    try:
+        yield
+    except JournalError as error:
+        print(f"error: {error}", file=sys.stderr)
+
+
+def _leave(folder: TrackingFolder, unsent: Path, *, complete: bool, resumable: bool) -> None:
+    """Delete what has arrived; say loudly what has not."""
+    if complete and not resumable:
+        shutil.rmtree(folder.root)
+        return
+    if complete:
+        return
+    if not resumable and folder.root != unsent:
+        unsent.parent.mkdir(parents=True, exist_ok=True)
+        folder.root.rename(unsent)
+        folder = TrackingFolder(unsent)
+    log.warning(
+        "WARNING: MLflow has not got everything of this run. It is kept in %s; send it with: taehv track sync",
+        folder.root,
+    )
+
+
+def _next_number(folder: TrackingFolder) -> int:
+    """What the sender knows; a damaged position makes it ask the store, and then any number is right."""
+    try:
+        return read_position(folder.position).next_number
+    except UserError:
+        return 0
 
 
 def _event_writer(folder: Path | None) -> SummaryWriter | None:

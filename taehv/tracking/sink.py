@@ -1,17 +1,18 @@
-"""Feeds MLflow from journal events."""
+"""How each kind of event gets into MLflow. Every call may be repeated: nothing arrives twice."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from taehv import paths
+from taehv.fingerprint import sha256_of_file
 from taehv.tracking.journal import Event
+from taehv.tracking.position import TrackingFolder
 from taehv.tracking.store import open_store, tracking_uri
 
 # isort: split
@@ -19,100 +20,211 @@ from taehv.tracking.store import open_store, tracking_uri
 import mlflow
 from mlflow.data.dataset_source_registry import get_dataset_source_from_json
 from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import Metric, Param, RunTag
-from mlflow.exceptions import MlflowException
+from mlflow.entities import (
+    DatasetInput,
+    LifecycleStage,
+    LoggedModel,
+    Metric,
+    Param,
+    Run,
+    RunTag,
+    ViewType,
+)
+from mlflow.exceptions import MlflowException, RestException
 
+METRIC_BATCH = 1000
+"""MLflow's limit per call."""
 PARAM_BATCH = 100
 """MLflow's limit per call."""
 PARAM_VALUE_LENGTH = 6000
 """MLflow's limit per value; a longer one is refused."""
-
+TAG_VALUE_LENGTH = 5000
+"""What every MLflow server takes."""
 DIGEST_LENGTH = 32
 """Of a dataset's hash; MLflow allows 36."""
 
+KEY_TAG = "taehv.key"
+"""The run's own identity, made before any server is asked: by it a run is found whose creation was not answered."""
+MODEL_TAG = "taehv.model"
+ENDED_TAGS = ("failed", "failure_reason", "interrupted")
+"""What says how a run ended; a continued run has not."""
+
+REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE", "MALFORMED_REQUEST")
+RUN_GONE = ("RESOURCE_DOES_NOT_EXIST",)
+
+Point = tuple[str, int]
+
+
+class RefusedError(Exception):
+    """The store understood and will never take it."""
+
+
+class NotThereYetError(Exception):
+    """It needs what another run's journal still has to bring."""
+
 
 class MlflowSink:
-    """One MLflow run, and how each kind of event gets into it."""
+    """One MLflow run."""
 
-    def __init__(self, name: str, parent_run_id: str | None, continue_run_id: str | None) -> None:
-        """Start a run, or continue one that is in the store and unfinished.
+    def __init__(self, folder: TrackingFolder) -> None:
+        """Connect.
 
         Raises:
             taehv.tracking.store.StoreError: the URI cannot be used.
             Exception: whatever MLflow raises when its store does not answer.
         """
-        experiment_id = open_store()
+        self.experiment_id = open_store()
         self.client = mlflow.MlflowClient(tracking_uri())
-        if parent_run_id is not None:
-            # The UI nests runs only within one experiment.
-            experiment_id = self.client.get_run(parent_run_id).info.experiment_id
-        self.continued = continue_run_id is not None and self._is_unfinished(continue_run_id)
-        self.run_id = str(
-            mlflow.start_run(
-                run_id=continue_run_id if self.continued else None,
-                experiment_id=None if self.continued else experiment_id,
-                run_name=None if self.continued else name,
-                parent_run_id=None if self.continued else parent_run_id,
-                log_system_metrics=True,
-            ).info.run_id
-        )
+        self.folder = folder
+        self.run_id = ""
+        self.model_id: str | None = None
+        self._histories: dict[str, set[int]] = {}
+
+    def open_run(self, begin: Event, known_run_id: str | None) -> str:
+        """Find or create the run that a `begin` event asks for. Returns how: `continued`, `found` or `created`."""
+        run = None if known_run_id is None else self._living_run(known_run_id)
+        how = "continued"
+        if run is None:
+            run, how = self._run_of_key(begin["key"]), "found"
+        if run is None:
+            run, how = self._create(begin), "created"
+        self.run_id = str(run.info.run_id)
+        return how
+
+    def begin(self, event: Event) -> None:
+        """The run is running (again)."""
+        run = self.client.get_run(self.run_id)
+        if run.info.status != "RUNNING":
+            self.client.update_run(self.run_id, status="RUNNING")
+        if run.data.tags.get(KEY_TAG) != event["key"]:
+            self._set_tags({KEY_TAG: event["key"]})
+        for name in ENDED_TAGS:
+            if name in run.data.tags:
+                self.client.delete_tag(self.run_id, name)
 
     def send(self, event: Event) -> None:
-        """Tell MLflow of one event."""
+        """Tell MLflow of one event that is not metrics.
+
+        Raises:
+            RefusedError: the store will never take it.
+            NotThereYetError: it needs another run that has not arrived.
+            Exception: whatever MLflow raises when its store does not answer.
+        """
         handlers: dict[str, Callable[[Event], None]] = {
-            "metrics": self._metrics,
+            "begin": self.begin,
             "params": self._params,
             "tags": self._tags,
             "artifact": self._artifact,
             "json": self._json,
             "dataset": self._dataset,
+            "model": self._model,
+            "link": self._link,
+            "register": self._register,
+            "end": self._end,
         }
-        handlers[event["kind"]](event)
+        handler = handlers.get(event["kind"])
+        if handler is None:
+            raise RefusedError(f"this version of taehv does not know events of kind {event['kind']}")
+        self._judged(lambda: handler(event))
 
-    def log_model(self, folder: Path, metrics: Mapping[str, float]) -> str:
-        """The best model as an MLflow model of this run; returns its id."""
-        from taehv.tracking.pyfunc import log_model
+    def send_metrics(self, events: Sequence[Event], *, in_doubt: bool) -> None:
+        """Points of any number of events, at most ``METRIC_BATCH``.
 
-        model_id = log_model(folder)
-        mlflow.log_metrics({f"best/{key}": float(value) for key, value in metrics.items()}, model_id=model_id)
-        return model_id
+        Args:
+            events: of kind metrics.
+            in_doubt: an earlier call may have arrived unanswered: ask first what is there.
+        """
+        metrics = [
+            # MLflow turns infinities into the largest float; the journal keeps what they were.
+            Metric(allowed(key), value, event["time"], event["step"])
+            for event in events
+            for key, value in event["values"].items()
+            if not math.isinf(value)
+        ]
+        if in_doubt:
+            there = self._points(metrics)
+            metrics = [metric for metric in metrics if (metric.key, metric.step) not in there]
+        self._histories.clear()
+        if metrics:
+            self._judged(lambda: self.client.log_batch(self.run_id, metrics=metrics))
 
-    def register(self, model_id: str, name: str, alias: str) -> None:
-        """A new version of the registered model ``name``, under an alias."""
-        version = mlflow.register_model(f"models:/{model_id}", name)
-        self.client.set_registered_model_alias(name, alias, version.version)
+    def _points(self, wanted: Sequence[Metric]) -> set[Point]:
+        """Which points the store has, at least those of ``wanted``.
 
-    def end(self, status: str) -> None:
-        """FINISHED, FAILED or KILLED."""
-        mlflow.end_run(status)
+        Mostly one call: where a metric's latest step in the store is smaller, none of its points can be there. The
+        histories of the others are remembered until something is sent again, so that calls which fail now and then do
+        not begin from the start each time.
+        """
+        first = {metric.key: metric.step for metric in sorted(wanted, key=lambda metric: -metric.step)}
+        # MLflow has no public way to the step of a latest value; its own system metrics read it here, too.
+        latest = {metric.key: metric.step for metric in self.client.get_run(self.run_id).data._metric_objs}
+        for key, step in first.items():
+            if key in latest and latest[key] >= step and key not in self._histories:
+                self._histories[key] = {int(item.step) for item in self.client.get_metric_history(self.run_id, key)}
+        return {(key, step) for key, steps in self._histories.items() for step in steps}
 
-    def _is_unfinished(self, run_id: str) -> bool:
+    def run_is_gone(self) -> bool:
+        """Whether somebody deleted the run. Raises what MLflow raises when its store does not answer."""
+        return self._living_run(self.run_id) is None
+
+    def _judged(self, call: Callable[[], Any]) -> None:
+        """Tell "never" from "not now"."""
+        try:
+            call()
+        except MlflowException as error:
+            if _from_store(error) and error.error_code in (*REFUSALS, *RUN_GONE):
+                raise RefusedError(error.message) from error
+            raise
+
+    def _living_run(self, run_id: str) -> Run | None:
         try:
             run = self.client.get_run(run_id)
-        except MlflowException:
-            return False
-        return run.info.status != "FINISHED" and run.info.lifecycle_stage == "active"
+        except MlflowException as error:
+            if _from_store(error) and error.error_code in RUN_GONE:
+                return None
+            raise
+        return run if run.info.lifecycle_stage == LifecycleStage.ACTIVE else None
 
-    def _metrics(self, event: Event) -> None:
-        # MLflow turns infinities into the largest float; the journal keeps what they were.
-        points = {key: value for key, value in event["values"].items() if not math.isinf(value)}
-        metrics = [Metric(_allowed(key), value, event["time"], event["step"]) for key, value in points.items()]
-        self.client.log_batch(self.run_id, metrics=metrics)
+    def _run_of_key(self, key: str) -> Run | None:
+        experiments = [item.experiment_id for item in self.client.search_experiments(view_type=ViewType.ALL)]
+        found = self.client.search_runs(experiments, f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
+        return found[0] if found else None
+
+    def _create(self, begin: Event) -> Run:
+        experiment_id, tags = self.experiment_id, {KEY_TAG: begin["key"], **begin["tags"]}
+        parent = begin["parent_run_id"]
+        if parent is not None and (parent_run := self._living_run(parent)) is not None:
+            # The UI nests runs only within one experiment.
+            experiment_id = parent_run.info.experiment_id
+            tags["mlflow.parentRunId"] = parent
+        return self.client.create_run(experiment_id, begin["time"], tags, begin["name"])
 
     def _params(self, event: Event) -> None:
         # A continued run keeps its own: MLflow refuses to change a param, and what may differ (another stage's limits)
         # does not touch this run's result, or it would have another fingerprint.
-        known = self.client.get_run(self.run_id).data.params if self.continued else {}
+        known = self.client.get_run(self.run_id).data.params
         values = {key: str(value)[:PARAM_VALUE_LENGTH] for key, value in event["values"].items()}
         params = [Param(key, value) for key, value in values.items() if key not in known]
         for start in range(0, len(params), PARAM_BATCH):
             self.client.log_batch(self.run_id, params=params[start : start + PARAM_BATCH])
 
     def _tags(self, event: Event) -> None:
-        self.client.log_batch(self.run_id, tags=[RunTag(key, str(value)) for key, value in event["values"].items()])
+        self._set_tags(event["values"])
+
+    def _set_tags(self, values: dict[str, Any]) -> None:
+        tags = [RunTag(key, str(value)[:TAG_VALUE_LENGTH]) for key, value in values.items()]
+        self.client.log_batch(self.run_id, tags=tags)
 
     def _artifact(self, event: Event) -> None:
-        self.client.log_artifact(self.run_id, event["path"], event["folder"])
+        self.client.log_artifact(self.run_id, str(self._kept_file(event)), event["folder"])
+
+    def _kept_file(self, event: Event) -> Path:
+        file = self.folder.root / event["file"]
+        if not file.is_file():
+            raise RefusedError(f"{file} is gone")
+        if sha256_of_file(file) != event["sha256"]:
+            raise RefusedError(f"{file} is not what was logged: its checksum does not match")
+        return file
 
     def _json(self, event: Event) -> None:
         self.client.log_dict(self.run_id, event["value"], event["file"])
@@ -124,19 +236,77 @@ class MlflowSink:
             name=f"taehv-{facts['split_rule'].replace(' ', '-')}",
             digest=facts["dataset_sha256"][:DIGEST_LENGTH],
         )
-        mlflow.log_input(dataset)
+        self.client.log_inputs(self.run_id, [DatasetInput(dataset._to_mlflow_entity(), tags=[])])
+
+    def _model(self, event: Event) -> None:
+        from taehv.tracking.pyfunc import log_model
+
+        files = [self._kept_file(file) for file in event["files"]]
+        model = self._model_tagged(event["identity"])
+        if model is None:
+            model = self.client.create_logged_model(
+                self.client.get_run(self.run_id).info.experiment_id,
+                name="model",
+                source_run_id=self.run_id,
+                tags={MODEL_TAG: event["identity"]},
+                params=self.client.get_run(self.run_id).data.params,
+            )
+        if str(model.status) != "READY":
+            log_model(files[0].parent, self.run_id, model.model_id, step=int(event["metrics"].get("step", 0)))
+        best = [
+            Metric(f"best/{key}", float(value), event["time"], 0, model_id=model.model_id, run_id=self.run_id)
+            for key, value in event["metrics"].items()
+        ]
+        there = self._points(best)
+        self.client.log_batch(self.run_id, metrics=[item for item in best if (item.key, item.step) not in there])
+        self._histories.clear()
+        self.model_id = str(model.model_id)
+
+    def _model_tagged(self, identity: str) -> LoggedModel | None:
+        experiment_id = self.client.get_run(self.run_id).info.experiment_id
+        found = self.client.search_logged_models([experiment_id], f"tags.`{MODEL_TAG}` = '{identity}'")
+        return min(found, key=lambda model: str(model.status) != "READY", default=None)
+
+    def _link(self, event: Event) -> None:
+        """Tags with the ids of another run and its model."""
+        run_id, model_id = self._ids_of(event["to"])
+        self._set_tags({f"{event['prefix']}.run_id": run_id, f"{event['prefix']}.model_id": model_id})
+
+    def _register(self, event: Event) -> None:
+        """A version of the registered model, under an alias. The model's own version where it has one already."""
+        _, model_id = self._ids_of(event["model"])
+        name, source = event["name"], f"models:/{model_id}"
+        versions = self._versions_of(name, source)
+        version = versions[0] if versions else mlflow.register_model(source, name)
+        self.client.set_registered_model_alias(name, event["alias"], version.version)
+
+    def _versions_of(self, name: str, source: str) -> list[Any]:
+        return [found for found in self.client.search_model_versions(f"name = '{name}'") if found.source == source]
+
+    def _ids_of(self, other: dict[str, Any]) -> tuple[str, str]:
+        """Run and model of another tracked run: what was known when it ended, or what its key finds now."""
+        run_id, model_id = other["run_id"], other["model_id"]
+        if run_id is not None and model_id is not None:
+            return run_id, model_id
+        run = self._run_of_key(other["key"])
+        if run is None:
+            raise NotThereYetError(f"the run with {KEY_TAG} {other['key']}")
+        outputs = run.outputs.model_outputs if run.outputs is not None else []
+        models = [self.client.get_logged_model(output.model_id) for output in outputs]
+        ready = [model.model_id for model in models if str(model.status) == "READY"]
+        if not ready:
+            raise NotThereYetError(f"the model of run {run.info.run_id}")
+        return str(run.info.run_id), str(ready[-1])
+
+    def _end(self, event: Event) -> None:
+        self.client.set_terminated(self.run_id, event["status"], event["time"])
 
 
-def _allowed(key: str) -> str:
+def allowed(key: str) -> str:
     """MLflow refuses some characters in a metric's name, which a video's file name may hold."""
     return re.sub(r"[^\w\-. /]", "_", key, flags=re.ASCII)
 
 
-def parent_from_environment() -> str | None:
-    """The `mlflow run` that started us. Taken out of the environment, or every stage would write into that one run."""
-    return os.environ.pop("MLFLOW_RUN_ID", None)
-
-
-def as_json(path: Path) -> Any:
-    """The content of a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+def _from_store(error: MlflowException) -> bool:
+    """Whether MLflow itself says so, and not a proxy before it."""
+    return isinstance(error, RestException) or not tracking_uri().startswith("http")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -12,15 +11,18 @@ from filelock import FileLock
 
 from taehv.errors import UserError
 from taehv.paths import main_repository
+from taehv.tracking.secrets import without_secrets
 
-# Before mlflow is imported, which reads them then. A dead server costs minutes per call with its own defaults.
+# Before mlflow is imported, which reads them then. A dead server costs minutes per call with its own defaults; whoever
+# calls retries.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 # The database's migrations announce every step at INFO.
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 
+SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks", "databricks-uc")
 DEFAULT_EXPERIMENT = "taehv"
 """Unless MLFLOW_EXPERIMENT_NAME names another one."""
 CONNECT_SECONDS = 5.0
@@ -40,9 +42,19 @@ def artifact_root() -> Path:
     return main_repository() / "mlartifacts"
 
 
-def without_password(uri: str) -> str:
-    """The URI as it may be shown."""
-    return re.sub(r"//[^/@]*@", "//***@", uri)
+def check_uri() -> None:
+    """Look at the URI only; nothing is connected.
+
+    Raises:
+        StoreError: MLflow cannot use it, however long one waits.
+    """
+    uri = tracking_uri()
+    scheme = urlsplit(uri).scheme
+    if scheme.split("+")[0] not in SCHEMES:
+        raise StoreError(
+            f"MLFLOW_TRACKING_URI={without_secrets(uri)} cannot be used: it must begin with one of "
+            f"{', '.join(f'{known}:' for known in SCHEMES)}. Without it runs go to mlflow.db of the main repository"
+        )
 
 
 def open_store() -> str:
@@ -50,23 +62,21 @@ def open_store() -> str:
 
     Raises:
         StoreError: the URI is not one that MLflow can use.
-        ConnectionError: a server does not answer.
+        OSError: a server does not answer.
+        mlflow.exceptions.MlflowException: the store answers, but not as it should.
     """
     import mlflow
-    from mlflow.exceptions import MlflowException
 
+    check_uri()
     uri = tracking_uri()
     _check_server_answers(uri)
     mlflow.set_tracking_uri(uri)
-    try:
-        if not uri.startswith("sqlite:"):
-            return _experiment_id(mlflow.MlflowClient(uri), artifact_location=None)
-        # The first client creates the database's tables; two processes that do so at once would race.
-        main_repository().mkdir(parents=True, exist_ok=True)
-        with FileLock(main_repository() / "mlflow.db.lock"):
-            return _experiment_id(mlflow.MlflowClient(uri), artifact_location=artifact_root().as_uri())
-    except MlflowException as error:
-        raise StoreError(f"MLFLOW_TRACKING_URI={without_password(uri)} cannot be used: {error.message}") from error
+    if not uri.startswith("sqlite:"):
+        return _experiment_id(mlflow.MlflowClient(uri), artifact_location=None)
+    # The first client creates the database's tables; two processes that do so at once would race.
+    main_repository().mkdir(parents=True, exist_ok=True)
+    with FileLock(main_repository() / "mlflow.db.lock"):
+        return _experiment_id(mlflow.MlflowClient(uri), artifact_location=artifact_root().as_uri())
 
 
 def _experiment_id(client: object, artifact_location: str | None) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from tracked_runs import PATIENCE_S
 
 from taehv.model.init import create_model
 from taehv.model.variants import VARIANTS
@@ -35,12 +36,19 @@ def model_id(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     params, profile = load_params(REPOSITORY / "params.yaml"), load_profile("local", REPOSITORY / "profiles")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DVC_ROOT", str(root))
+        patch.setenv("TAEHV_TRACKING_DRAIN_SECONDS", str(PATIENCE_S))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        with stage_run("a800_test", params, profile) as run:
-            logged = run.model(folder, metrics={"psnr_db": 26.0})
-            assert logged is not None
-            run.register(logged, "a800-passed")
-        yield logged
+        with stage_run("a800_test", params, profile) as trained:
+            trained.model(folder, metrics={"step": 1000, "psnr_db": 26.0})
+            # What is sent is what the model was when it was logged.
+            (folder / "model.safetensors").write_bytes(b"")
+            ids = trained.ids()
+        with stage_run("gate_psnr", params, profile) as judging:
+            judging.link("judged", ids)
+            judging.register(ids, "a800-passed")
+        assert judging.complete
+        mlflow.set_tracking_uri(tracking_uri())
+        yield str(ids.model_id)
 
 
 @pytest.mark.parametrize("shape", [(1, 9, 3, 16, 24), (2, 5, 3, 32, 16)])

@@ -1,14 +1,17 @@
 """A process that tracks: logs some steps, says so, and then waits to be killed, or ends.
 
-python tracked_process.py JOURNAL FIRST_STEP LAST_STEP [wait]
+python tracked_process.py FOLDER FIRST_STEP LAST_STEP [wait | until FILE | fail ...]
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 import time
 from pathlib import Path
 
+from taehv.errors import UserError
 from taehv.params import load_params
 from taehv.profiles import load_profile
 from taehv.tracking import stage_run
@@ -17,14 +20,27 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def main() -> None:
-    journal, first, last = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    folder, first, last = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    how, *more = sys.argv[4:] or ["end"]
     params = load_params(REPOSITORY / "params.yaml")
     profile = load_profile("local", REPOSITORY / "profiles")
-    with stage_run("a800_test", params, profile, journal=journal) as run:
-        for step in range(first, last + 1):
-            run.metrics(step, {"train/loss": 1.0 / step})
-        print("logged", run.run_id, flush=True)
-        if "wait" in sys.argv:
+    # A stage's own error is printed by whoever started it, not by tracking.
+    with contextlib.suppress(UserError), stage_run("a800_test", params, profile, folder=folder) as run:
+        step, parent = first, os.getppid()
+        while step <= last:
+            run.metrics(step, {"train/loss": 1.0 / step, "val/psnr": 20.0 + step})
+            step += 1
+            waiting = how == "until" and not Path(more[0]).exists() and os.getppid() == parent
+            if waiting and step == last + 1:
+                last += 1
+                time.sleep(0.02)
+        print("logged", step - 1, flush=True)
+        if how == "fail":
+            uri = os.environ["MLFLOW_TRACKING_URI"]
+            run.artifact(Path(__file__))
+            run.tags({"said": os.environ.get("TRACKED_PROCESS_SAYS", "nothing")})
+            raise UserError(f"cannot reach {uri}")
+        if how == "wait":
             time.sleep(600)
 
 

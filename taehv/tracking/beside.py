@@ -1,0 +1,78 @@
+"""The stage's side of the process that sends: start it, restart it, wait for it at the end."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+from taehv.errors import UserError
+from taehv.tracking.position import TrackingFolder
+
+PATIENCE_VARIABLE = "TAEHV_TRACKING_DRAIN_SECONDS"
+PATIENCE_S = 60.0
+SECONDS_BETWEEN_STARTS = 30.0
+
+
+def patience_from_environment() -> float:
+    """How long the end of a stage may wait for the store, in seconds.
+
+    Raises:
+        UserError: the variable is not a number of seconds.
+    """
+    text = os.environ.get(PATIENCE_VARIABLE, str(PATIENCE_S))
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not seconds >= 0:
+        raise UserError(f"{PATIENCE_VARIABLE} must be a number of seconds, got {text}")
+    return seconds
+
+
+class SenderProcess:
+    """`taehv.tracking.follow` for one folder. Nothing of it can fail or slow the stage."""
+
+    def __init__(self, folder: TrackingFolder) -> None:
+        self._folder = folder
+        self._process = self._start()
+
+    def look_after(self) -> None:
+        """Start it again if it ended (killed for memory, say), but not all the time."""
+        if self._process.poll() is not None and time.monotonic() - self._started > SECONDS_BETWEEN_STARTS:
+            self._close_pipe()
+            self._process = self._start()
+
+    def finish(self, seconds: float) -> bool:
+        """The run's end is in the journal: wait until all has arrived, at most so long; True if it has."""
+        if self._process.poll() not in (None, 0):
+            self._close_pipe()
+            self._process = self._start()
+        self._close_pipe()
+        try:
+            return self._process.wait(timeout=seconds) == 0
+        except subprocess.TimeoutExpired:
+            return False
+        finally:
+            self.stop()
+
+    def stop(self) -> None:
+        """End it now: the journal and the position are all that it has."""
+        self._close_pipe()
+        self._process.kill()
+        self._process.wait()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        self._started = time.monotonic()
+        # A session of its own: Ctrl-C at the terminal is for the stage. Its output goes where the stage's errors go.
+        return subprocess.Popen(
+            [sys.executable, "-m", "taehv.tracking.follow", str(self._folder.root)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def _close_pipe(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()

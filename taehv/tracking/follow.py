@@ -1,0 +1,104 @@
+"""The process beside a stage that tells MLflow what the stage writes into its journal.
+
+    python -m taehv.tracking.follow FOLDER
+
+A process and not a thread: a store's client library, its threads and its hanging calls cannot hold up training, which
+does not even import it, and it can be ended at any moment because the journal and the position are all it has. It ends
+when the run's end has arrived; when the stage is gone (its standard input is closed) it sends what is left while the
+store answers, and leaves the rest to `taehv track sync`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import select
+import sys
+from pathlib import Path
+from typing import TextIO
+
+from taehv.tracking.journal import has_ended
+from taehv.tracking.position import SenderLock, TrackingFolder
+from taehv.tracking.secrets import without_secrets
+
+NICENESS = 10
+"""Training comes first."""
+SECONDS_BETWEEN_LOOKS = 2.0
+LONGEST_WAIT_S = 30.0
+LONGEST_WAIT_AT_END_S = 2.0
+EXIT_LEFT = 3
+"""Something is left to send."""
+
+
+class HidingStream(io.TextIOBase):
+    """Whatever a library prints goes through here, so that no secret reaches a log."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write it without secrets."""
+        self._stream.write(without_secrets(text))
+        self._stream.flush()
+        return len(text)
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+
+class Stage:
+    """The stage that started this process, seen through the pipe that it holds open."""
+
+    def __init__(self) -> None:
+        self.gone = False
+
+    def wait(self, seconds: float) -> None:
+        """Until the time is over or the stage closes the pipe, whichever comes first."""
+        if self.gone:
+            select.select([], [], [], min(seconds, SECONDS_BETWEEN_LOOKS))
+        elif select.select([sys.stdin], [], [], seconds)[0]:
+            self.gone = not os.read(sys.stdin.fileno(), 1)
+
+
+def say(message: str) -> None:
+    """To the person at the terminal."""
+    print(f"WARNING: tracking: {message}", file=sys.stderr)
+
+
+def main() -> int:
+    """Follow the journal to the run's end; the exit code says whether all of it arrived."""
+    # The only place that may see a raw message of the client library.
+    sys.stdout = sys.stderr = HidingStream(sys.stderr)  # type: ignore[assignment]
+    os.nice(NICENESS)
+    folder = TrackingFolder(Path(sys.argv[1]))
+    SenderLock(folder.sender_lock).acquire(wait=True)
+    return follow(folder)
+
+
+def follow(folder: TrackingFolder) -> int:
+    """Send until the end; see the module."""
+    from taehv.tracking.sender import Sender
+    from taehv.tracking.sink import NotThereYetError
+    from taehv.tracking.store import StoreError
+
+    stage, sender = Stage(), Sender(folder, may_change_store=True, say=say)
+    while True:
+        try:
+            delivered = sender.deliver()
+        except NotThereYetError as error:
+            say(f"waiting for {error}, which another journal holds: taehv track sync")
+            return EXIT_LEFT
+        except StoreError as error:
+            say(str(error))
+            return EXIT_LEFT
+        if delivered and sender.position.complete:
+            return EXIT_LEFT if sender.losses or sender.position.refused else 0
+        ended = has_ended(folder.journal)
+        if stage.gone and not ended:
+            return EXIT_LEFT
+        longest = LONGEST_WAIT_AT_END_S if ended else LONGEST_WAIT_S
+        stage.wait(SECONDS_BETWEEN_LOOKS if delivered else sender.wait_s(longest))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,266 @@
+"""Sends a journal's events to MLflow: in order, each once, however often the store or this process fails."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Iterator
+
+from taehv.records import RecordError
+from taehv.tracking.journal import Event, Line, read_lines
+from taehv.tracking.position import Position, TrackingFolder, read_position
+from taehv.tracking.secrets import without_secrets
+from taehv.tracking.sink import METRIC_BATCH, MlflowSink, NotThereYetError, RefusedError
+from taehv.tracking.store import StoreError, tracking_uri
+
+FIRST_WAIT_S = 1.0
+ATTEMPTS_WHILE_STORE_ANSWERS = 10
+"""Of one file or model that fails although the store answers: then it is set aside, and the rest goes on."""
+MAY_BE_SET_ASIDE = ("artifact", "json", "dataset", "model", "register", "link")
+
+
+class OtherStoreError(Exception):
+    """The journal belongs to another store than the one that is configured."""
+
+
+class _BeginAgainError(Exception):
+    """The store does not have what the position says; sending starts at the journal's first event."""
+
+
+class Sender:
+    """Delivers one journal. It holds a position, never the events: memory does not grow with an outage."""
+
+    def __init__(self, folder: TrackingFolder, *, may_change_store: bool, say: Callable[[str], None]) -> None:
+        """Start where the last sender ended.
+
+        Args:
+            folder: whose journal.
+            may_change_store: a living run follows MLFLOW_TRACKING_URI; what is left of a dead one does not.
+            say: takes what a person must read.
+        """
+        self.folder = folder
+        self.losses: list[str] = []
+        """What is damaged in the journal, for a person."""
+        self.failure: str | None = None
+        """Why the store does not take events at the moment."""
+        self._say = say
+        self._may_change_store = may_change_store
+        self._sink: MlflowSink | None = None
+        self._begin: Event | None = None
+        self._last_time = 0
+        self._arrived: Line | None = None
+        """The last line whose event arrived; None at the beginning."""
+        self._attempts = 0
+        # A crash may have come between a batch's arrival and its being noted; so may an unanswered call.
+        self._in_doubt = True
+        self._all_in_doubt = False
+        self.position = self._read_position()
+
+    def wait_s(self, longest: float) -> float:
+        """How long to wait before the next try: exponential, with jitter, so that senders do not come in step."""
+        return min(longest, FIRST_WAIT_S * 2 ** min(self._attempts, 10)) * random.uniform(0.5, 1.0)
+
+    def deliver(self) -> bool:
+        """Send what is there now; True if all of it arrived, False if the store failed on the way.
+
+        Raises:
+            StoreError: the URI cannot be used at all.
+            OtherStoreError: see ``may_change_store``.
+            NotThereYetError: an event needs what another run's journal still has to bring.
+        """
+        try:
+            self._send_all()
+        except (StoreError, OtherStoreError, NotThereYetError):
+            raise
+        except Exception as error:
+            # Whatever a store, its client library or the network can raise means: not now.
+            self._note_failure(error)
+            return False
+        if self.failure is not None:
+            self._say(f"MLflow answers again; all {self.position.next_number} events up to now have arrived")
+        self.failure, self._attempts = None, 0
+        return True
+
+    def close_dead_run(self) -> None:
+        """End a run whose process died without a word; everything else must have been delivered."""
+        sink = self._connected()
+        sink.send({"kind": "tags", "values": {"interrupted": "the process ended without a word"}})
+        sink.send({"kind": "end", "status": "KILLED", "time": self._last_time})
+        self.position.complete = True
+        self._note()
+
+    def retry_refused(self) -> None:
+        """Send once more what was set aside."""
+        wanted = dict(self.position.refused)
+        for line in read_lines(self.folder.journal) if wanted else ():
+            if line.event is not None and line.event["seq"] in wanted:
+                del self.position.refused[line.event["seq"]]
+                self._send([line.event], in_doubt=True)
+                self._note()
+
+    def _read_position(self) -> Position:
+        try:
+            return read_position(self.folder.position)
+        except RecordError as error:
+            # The run is found by its key, and every point is compared with what is there.
+            self._all_in_doubt = True
+            self._say(f"{error}; MLflow is asked what it has")
+            return Position()
+
+    def _send_all(self) -> None:
+        while True:
+            try:
+                for batch, line in self._batches():
+                    in_doubt = self._in_doubt or self._all_in_doubt
+                    self._in_doubt = True  # until the answer is here
+                    self._send(batch, in_doubt=in_doubt)
+                    self._in_doubt = in_doubt and batch[0]["kind"] != "metrics"
+                    self.position.next_number, self._arrived = batch[-1]["seq"] + 1, line
+                    self._attempts = 0
+                    self._note()
+                return
+            except _BeginAgainError:
+                self._arrived, self._in_doubt = None, True
+
+    def _batches(self) -> Iterator[tuple[list[Event], Line]]:
+        """New events and the last one's line: neighbouring metrics together, everything else alone.
+
+        A batch that starts at the same event holds at least what it held before: what is in doubt is in one batch.
+        """
+        batch: list[Event] = []
+        points, last = 0, self._arrived
+        for line in self._new_lines():
+            event = line.event
+            assert event is not None
+            is_metrics = event["kind"] == "metrics"
+            if batch and (not is_metrics or points + len(event["values"]) > METRIC_BATCH):
+                assert last is not None
+                yield batch, last
+                batch, points = [], 0
+            if not is_metrics:
+                yield [event], line
+                continue
+            batch.append(event)
+            points, last = points + len(event["values"]), line
+        if batch and last is not None:
+            yield batch, last
+
+    def _new_lines(self) -> Iterator[Line]:
+        """Undamaged lines whose events have not arrived."""
+        self._flush_journal()
+        for line in read_lines(self.folder.journal, after=self._arrived):
+            if line.loss is not None and line.loss not in self.losses:
+                self._report_loss(line.loss)
+            event = line.event
+            if event is None:
+                continue
+            self._last_time = int(event["time"])
+            if event["kind"] == "begin":
+                self._begin = event
+            if event["seq"] >= self.position.next_number:
+                yield line
+
+    def _flush_journal(self) -> None:
+        """MLflow never knows more than the disk does."""
+        file = os.open(self.folder.journal, os.O_RDONLY)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
+
+    def _report_loss(self, loss: str) -> None:
+        self.losses.append(loss)
+        # Which event it was, and whether it had arrived, is unknown: from here on, compare everything.
+        self._all_in_doubt = True
+        self._say(f"{self.folder.journal}: {loss}; everything else is sent")
+
+    def _send(self, events: list[Event], *, in_doubt: bool) -> None:
+        """One batch. Metrics that are refused are taken apart until the refused point is alone."""
+        sink, first = self._connected(), events[0]
+        try:
+            if first["kind"] == "metrics":
+                sink.send_metrics(events, in_doubt=in_doubt)
+            else:
+                sink.send(first)
+        except RefusedError as error:
+            self._begin_again_if_deleted(sink)
+            if len(events) > 1:
+                for event in events:
+                    self._send([event], in_doubt=True)
+            elif first["kind"] == "metrics" and len(first["values"]) > 1:
+                for key, value in first["values"].items():
+                    self._send([{**first, "values": {key: value}}], in_doubt=True)
+            else:
+                self._set_aside(first, error)
+        except (NotThereYetError, StoreError):
+            raise
+        except Exception as error:
+            if first["kind"] not in MAY_BE_SET_ASIDE or self._attempts < ATTEMPTS_WHILE_STORE_ANSWERS:
+                raise
+            self._begin_again_if_deleted(sink)
+            self._set_aside(first, error)
+        if first["kind"] == "model":
+            self.position.model_id = sink.model_id
+        if first["kind"] in ("begin", "end"):
+            self.position.complete = first["kind"] == "end"
+
+    def _begin_again_if_deleted(self, sink: MlflowSink) -> None:
+        """Asks the store; raises what it raises if it does not answer."""
+        if sink.run_is_gone():
+            self._say(f"run {sink.run_id} is no longer in the store; it is made again from the journal")
+            self._sink, self.position = None, Position(store=self.position.store)
+            raise _BeginAgainError
+
+    def _set_aside(self, event: Event, error: Exception) -> None:
+        reason = without_secrets(f"{type(error).__name__}: {error}")[:300]
+        self.position.refused[event["seq"]] = f"{event['kind']}: {reason}"
+        self._say(f"event {event['seq']} ({event['kind']}) was not taken and is set aside: {reason}")
+
+    def _connected(self) -> MlflowSink:
+        """The sink, with its run open."""
+        if self._sink is not None:
+            return self._sink
+        store, known = without_secrets(tracking_uri()), self.position.store
+        if known is not None and known != store:
+            if not self._may_change_store:
+                raise OtherStoreError(f"it was tracked at {known}; set MLFLOW_TRACKING_URI to that store")
+            self._say(f"this run was tracked at {known} before; it is sent to {store} from its beginning")
+            self.position = Position()
+        sink = MlflowSink(self.folder)
+        how = sink.open_run(self._begin or self._lost_begin(), self.position.run_id)
+        self._all_in_doubt = self._all_in_doubt or how == "found"
+        begin_again = how != "continued" and (
+            self._arrived is not None or self.position.next_number > 0 or known != store
+        )
+        if how != "continued":
+            self.position = Position()
+        self.position.store, self.position.run_id = store, sink.run_id
+        self._sink = sink
+        self._note()
+        if begin_again:
+            raise _BeginAgainError
+        return sink
+
+    def _lost_begin(self) -> Event:
+        """Stands for a damaged `begin`: the run is still worth having."""
+        return {
+            "key": f"lost-{self.folder.root.name}",
+            "name": self.folder.root.parent.name,
+            "time": self._last_time,
+            "parent_run_id": None,
+            "tags": {},
+        }
+
+    def _note(self) -> None:
+        self.position.write(self.folder.position)
+
+    def _note_failure(self, error: Exception) -> None:
+        reason = without_secrets(f"{type(error).__name__}: {error}").replace("\n", " ")[:300]
+        if self.failure is None:
+            uri = without_secrets(tracking_uri())
+            self._say(
+                f"MLflow at {uri} does not work; the stage goes on, and everything is kept in {self.folder.journal} "
+                f"and sent when it works again\n  {reason}"
+            )
+        self.failure = reason
+        self._attempts += 1

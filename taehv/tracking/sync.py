@@ -1,0 +1,156 @@
+"""`taehv track`: send what finished, failed and killed runs could not."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from taehv.paths import main_repository
+from taehv.records import RecordError
+from taehv.tracking.journal import has_ended, is_being_written, read_lines
+from taehv.tracking.position import Position, SenderLock, TrackingFolder, read_position
+from taehv.tracking.secrets import without_secrets
+
+ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class Left:
+    """One journal that is still here."""
+
+    folder: TrackingFolder
+    begun: int
+    """Milliseconds since 1970."""
+    stage: str
+    running: bool
+    ended: bool
+    events: int
+    waiting: int
+    """Events that have not arrived."""
+    points: int
+    """Metric points among them."""
+    losses: int
+    position: Position
+
+    @property
+    def resumable(self) -> bool:
+        """Whether the stage can go on with it: then the journal must stay, it knows which points there were."""
+        return self.folder.root.name == "tracking"
+
+    def describe(self) -> str:
+        """One line for a person."""
+        if self.running:
+            state = "running"
+        elif not self.ended:
+            state = "its process is gone"
+        else:
+            state = "ended"
+        parts = [f"{self.waiting} of {self.events} events to send, {self.points} metric points among them"]
+        if self.position.refused:
+            parts.append(f"{len(self.position.refused)} refused by the store")
+        if self.losses:
+            parts.append(f"damaged in {self.losses} place(s)")
+        return f"{self.stage}  {state}; {'; '.join(parts)}  {self.folder.root}"
+
+
+def journals() -> list[Left]:
+    """All journals of the main repository, in the order in which their runs began."""
+    work = main_repository() / ".work"
+    found = [*work.glob("*/unsent-*/journal.jsonl"), *work.glob("*/*/tracking/journal.jsonl")]
+    return sorted((_look_at(TrackingFolder(path.parent)) for path in found), key=lambda left: left.begun)
+
+
+def _look_at(folder: TrackingFolder) -> Left:
+    try:
+        position = read_position(folder.position)
+    except RecordError:
+        position = Position()
+    events = waiting = points = losses = begun = 0
+    for line in read_lines(folder.journal):
+        event = line.event
+        losses += line.loss is not None
+        if event is None:
+            continue
+        begun = begun or int(event["time"])
+        events += 1
+        if event["seq"] >= position.next_number:
+            waiting += 1
+            points += len(event["values"]) if event["kind"] == "metrics" else 0
+    return Left(
+        folder,
+        begun,
+        folder.root.relative_to(main_repository() / ".work").parts[0],
+        is_being_written(folder.journal),
+        has_ended(folder.journal),
+        events,
+        waiting,
+        points,
+        losses,
+        position,
+    )
+
+
+def sync(lefts: Iterable[Left], say: Callable[[str], None]) -> bool:
+    """Send everything that no living process sends; True if nothing is left that could be sent.
+
+    A journal is deleted when all of it has arrived and nothing can continue it. One that is damaged, or of which the
+    store refuses something, is kept and named.
+    """
+    arrived = [_sync_one(left, say) for left in lefts]
+    return all(arrived)
+
+
+def _sync_one(left: Left, say: Callable[[str], None]) -> bool:
+    folder = left.folder
+    lock = SenderLock(folder.sender_lock)
+    if left.running or not lock.acquire(wait=False):
+        say(f"{left.stage}: running, its own process sends it  {folder.root}")
+        return True
+    try:
+        problem = _deliver(left, say)
+    finally:
+        lock.release()
+    if problem is not None:
+        say(f"{left.stage}: {problem}; kept in {folder.root}")
+        return False
+    if left.resumable and not _is_finished(folder):
+        say(f"{left.stage}: everything has arrived; the journal stays, the run can be resumed  {folder.root}")
+        return True
+    shutil.rmtree(folder.root)
+    say(f"{left.stage}: everything has arrived ({left.waiting} events were sent); the journal is deleted")
+    return True
+
+
+def _is_finished(folder: TrackingFolder) -> bool:
+    """Whether nothing is left to do for the stage."""
+    last = [line.event for line in read_lines(folder.journal)][-1:]
+    return bool(last) and last[0] is not None and last[0]["kind"] == "end" and last[0]["status"] == "FINISHED"
+
+
+def _deliver(left: Left, say: Callable[[str], None]) -> str | None:
+    """Send one journal; what is wrong, or None."""
+    from taehv.tracking.sender import OtherStoreError, Sender
+    from taehv.tracking.sink import NotThereYetError
+
+    if left.events == 0:
+        return None if not left.losses else "no line of the journal is readable"
+    sender = Sender(left.folder, may_change_store=False, say=lambda message: say(f"{left.stage}: {message}"))
+    try:
+        for _ in range(ATTEMPTS):
+            if sender.deliver():
+                break
+        else:
+            return "MLflow does not take it"
+        sender.retry_refused()
+        if not left.ended and not sender.position.complete:
+            sender.close_dead_run()
+    except (OtherStoreError, NotThereYetError) as error:
+        return str(error) if isinstance(error, OtherStoreError) else f"waiting for {error}"
+    except Exception as error:
+        return without_secrets(f"MLflow does not take it: {type(error).__name__}: {error}")[:300]
+    if sender.position.refused:
+        return f"the store refused: {'; '.join(sender.position.refused.values())}"
+    if sender.losses:
+        return f"everything readable has arrived, but {'; '.join(sender.losses)}"
+    return None

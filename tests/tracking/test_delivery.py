@@ -1,0 +1,200 @@
+"""Every point arrives exactly once, whatever happens to the server, the network or the process."""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow_servers import MlflowServer, free_port, proxy_that_loses_answers, silent_server, wait_until
+from tracked_runs import has_sent_metrics, runs, sqlite, start, steps, track
+
+from taehv.tracking.journal import Journal, read_lines
+
+pytestmark = pytest.mark.slow
+
+KEYS = ("train/loss", "val/psnr")
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[MlflowServer]:
+    server = MlflowServer(tmp_path)
+    server.start()
+    yield server
+    server.kill()
+
+
+def last_step(folder: Path) -> int:
+    """What training has reached, as its journal says."""
+    events = [line.event for line in read_lines(folder / "journal.jsonl")]
+    return max((event["step"] for event in events if event and event["kind"] == "metrics"), default=0)
+
+
+def assert_each_once(uri: str, run_id: str, last: int) -> None:
+    for key in KEYS:
+        assert steps(uri, run_id, key) == dict.fromkeys(range(1, last + 1), 1)
+
+
+@pytest.mark.parametrize("seconds", [0, pytest.param(30, marks=pytest.mark.soak)])
+def test_a_server_killed_mid_run_and_started_again_has_every_point_once_and_training_went_on(
+    server: MlflowServer, tmp_path: Path, seconds: float
+) -> None:
+    folder, end = tmp_path / "tracking", tmp_path / "end"
+    process = start(tmp_path, folder, 1, 20, "until", end, MLFLOW_TRACKING_URI=server.uri)
+    wait_until(lambda: any("train/loss" in run.data.metrics for run in runs(server.uri)), process)
+    server.kill()
+    reached = last_step(folder)
+    wait_until(lambda: last_step(folder) > reached + 20, process)
+    time.sleep(seconds)
+    server.start()
+    (run,) = runs(server.uri)
+    wait_until(lambda: MlflowClient(server.uri).get_run(run.info.run_id).data.metrics["train/loss"] < 1 / reached)
+    end.touch()
+    output, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert_each_once(server.uri, run.info.run_id, int(output.split()[1]))
+    assert MlflowClient(server.uri).get_run(run.info.run_id).info.status == "FINISHED"
+    assert not folder.exists()
+    assert "does not work" in errors
+    assert "answers again" in errors
+
+
+def test_answers_that_are_lost_make_no_point_twice(server: MlflowServer, tmp_path: Path) -> None:
+    with proxy_that_loses_answers(server.port, every=7) as uri:
+        process = start(tmp_path, tmp_path / "tracking", 1, 30, MLFLOW_TRACKING_URI=uri)
+        _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    (run,) = runs(server.uri)
+    assert_each_once(server.uri, run.info.run_id, 30)
+    assert run.info.status == "FINISHED"
+
+
+def test_a_server_that_never_answers_leaves_everything_to_sync(tmp_path: Path) -> None:
+    with silent_server() as uri:
+        process = start(
+            tmp_path, tmp_path / "tracking", 1, 30, MLFLOW_TRACKING_URI=uri, TAEHV_TRACKING_DRAIN_SECONDS="1"
+        )
+        _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert "taehv track sync" in errors
+    listed = track(tmp_path, "status").stdout
+    assert "a800_test  ended; " in listed
+    assert "metric points among them" in listed
+    planned = track(tmp_path, "sync", "--dry-run").stdout
+    assert planned.startswith("would send: a800_test")
+    assert not (tmp_path / "mlflow.db").exists()
+    sent = track(tmp_path, "sync")
+    assert sent.returncode == 0, sent.stderr
+    (run,) = runs(sqlite(tmp_path))
+    assert_each_once(sqlite(tmp_path), run.info.run_id, 30)
+    assert run.info.status == "FINISHED"
+    assert "nothing is left" in track(tmp_path, "sync").stdout
+
+
+def test_what_a_killed_process_left_is_sent_by_sync_and_its_run_is_marked(tmp_path: Path) -> None:
+    folder = tmp_path / ".work/a800_test/0123456789abcdef/tracking"
+    process = start(tmp_path, folder, 1, 30, "wait")
+    assert process.stdout is not None
+    process.stdout.readline()
+    wait_until(lambda: has_sent_metrics(folder), process)
+    assert "running" in track(tmp_path, "sync").stdout
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    # The sender beside it sends on for a moment; whoever comes first, the other has nothing left.
+    wait_until(lambda: "everything has arrived" in track(tmp_path, "sync").stdout)
+    (run,) = runs(sqlite(tmp_path))
+    assert_each_once(sqlite(tmp_path), run.info.run_id, 30)
+    assert run.info.status == "KILLED"
+    assert run.data.tags["interrupted"] == "the process ended without a word"
+    # The training can be resumed, in the same run; its journal still knows which points there were.
+    assert start(tmp_path, folder, 21, 40).wait() == 0
+    (run,) = runs(sqlite(tmp_path))
+    assert_each_once(sqlite(tmp_path), run.info.run_id, 40)
+    assert run.info.status == "FINISHED"
+    assert "interrupted" not in run.data.tags
+
+
+def test_a_position_that_was_lost_or_is_older_than_what_arrived_makes_no_point_twice(tmp_path: Path) -> None:
+    folder = tmp_path / ".work/a800_test/0123456789abcdef/tracking"
+    process = start(tmp_path, folder, 1, 10, "wait")
+    wait_until(lambda: has_sent_metrics(folder), process)
+    process.kill()
+    process.wait()
+    wait_until(lambda: "everything has arrived" in track(tmp_path, "sync").stdout)
+    for damage in ('{"schema": 1, "run_', ""):
+        (folder / "sent.json").write_text(damage)
+        assert "MLflow is asked" in track(tmp_path, "sync").stdout
+    (folder / "sent.json").unlink()
+    assert track(tmp_path, "sync").returncode == 0
+    (run,) = runs(sqlite(tmp_path))
+    assert_each_once(sqlite(tmp_path), run.info.run_id, 10)
+
+
+def test_a_run_that_somebody_deleted_is_made_again_from_the_journal(tmp_path: Path) -> None:
+    folder, end = tmp_path / "tracking", tmp_path / "end"
+    process = start(tmp_path, folder, 1, 10, "until", end)
+    wait_until(lambda: has_sent_metrics(folder), process)
+    (deleted,) = runs(sqlite(tmp_path))
+    MlflowClient(sqlite(tmp_path)).delete_run(deleted.info.run_id)
+    wait_until(lambda: any(run.data.metrics for run in runs(sqlite(tmp_path))), process)
+    end.touch()
+    output, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert "made again" in errors
+    (run,) = runs(sqlite(tmp_path))
+    assert_each_once(sqlite(tmp_path), run.info.run_id, int(output.split()[1]))
+
+
+def test_a_journal_of_another_store_is_not_sent_to_this_one(server: MlflowServer, tmp_path: Path) -> None:
+    folder = tmp_path / ".work/a800_test/0123456789abcdef/tracking"
+    process = start(tmp_path, folder, 1, 10, "wait", MLFLOW_TRACKING_URI=server.uri)
+    wait_until(lambda: has_sent_metrics(folder), process)
+    process.kill()
+    process.wait()
+    with Journal(folder / "journal.jsonl") as journal:
+        journal.append_metrics(11, {"train/loss": 0.5})
+    wait_until(lambda: "running" not in track(tmp_path, "sync").stdout)
+    refused = track(tmp_path, "sync")
+    assert refused.returncode == 1
+    assert f"it was tracked at {server.uri}; set MLFLOW_TRACKING_URI" in refused.stdout
+    sent = track(tmp_path, "sync", MLFLOW_TRACKING_URI=server.uri)
+    assert "everything has arrived" in sent.stdout
+
+
+def test_a_port_where_nobody_listens_stops_nothing_and_is_announced_once(tmp_path: Path) -> None:
+    uri = f"http://127.0.0.1:{free_port()}"
+    process = start(tmp_path, tmp_path / "tracking", 1, 5, MLFLOW_TRACKING_URI=uri, TAEHV_TRACKING_DRAIN_SECONDS="15")
+    output, errors = process.communicate()
+    assert output.split() == ["logged", "5"]
+    assert process.returncode == 0
+    assert errors.count("does not work") == 1
+
+
+def test_a_refused_point_is_set_aside_alone(tmp_path: Path) -> None:
+    """A store that takes all but one: here the database itself refuses a value."""
+    folder = tmp_path / ".work/a800_test/0123456789abcdef/tracking"
+    first = start(tmp_path, folder, 1, 3, "wait")
+    wait_until(lambda: has_sent_metrics(folder), first)
+    first.kill()
+    first.wait()
+    wait_until(lambda: "everything has arrived" in track(tmp_path, "sync").stdout)
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        database.execute(
+            "CREATE TRIGGER picky BEFORE INSERT ON metrics WHEN NEW.step = 7 AND NEW.key = 'val/psnr' "
+            "BEGIN SELECT RAISE(ABORT, 'not this one'); END"
+        )
+    second = start(tmp_path, folder, 4, 10)
+    _, errors = second.communicate()
+    assert "set aside" in errors
+    assert "not this one" in track(tmp_path, "sync").stdout
+    (run,) = runs(sqlite(tmp_path))
+    assert steps(sqlite(tmp_path), run.info.run_id, "train/loss") == dict.fromkeys(range(1, 11), 1)
+    assert set(steps(sqlite(tmp_path), run.info.run_id, "val/psnr")) == set(range(1, 11)) - {7}
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        database.execute("DROP TRIGGER picky")
+    assert track(tmp_path, "sync").returncode == 0
+    assert_each_once(sqlite(tmp_path), run.info.run_id, 10)

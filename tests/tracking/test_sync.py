@@ -1,0 +1,145 @@
+"""Damaged journals, and models that a dead server never saw."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from journal_damage import mutate
+from mlflow import MlflowClient
+from mlflow_servers import free_port
+from safetensors.torch import save_file
+from tracked_runs import REPOSITORY, runs, sqlite
+
+from taehv.model.init import create_model
+from taehv.model.variants import VARIANTS
+from taehv.params import load_params
+from taehv.profiles import load_profile
+from taehv.tracking import stage_run
+from taehv.tracking.sync import journals, sync
+
+pytestmark = pytest.mark.slow
+
+PARAMS = load_params(REPOSITORY / "params.yaml")
+PROFILE = load_profile("local", REPOSITORY / "profiles")
+VALUES: dict[str, Callable[[int], float]] = {
+    "train/loss": lambda step: 1 / (step + 1),
+    "val/psnr": lambda step: 20.0 + step,
+}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One database for all tests of this module: creating one takes seconds."""
+    return tmp_path_factory.mktemp("main-repository")
+
+
+@pytest.fixture(autouse=True)
+def environment(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(root))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("TAEHV_TRACKING_DRAIN_SECONDS", "0")
+
+
+@pytest.fixture
+def dead_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
+
+
+@pytest.fixture(scope="module")
+def unsent(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a run leaves that met no server."""
+    root = tmp_path_factory.mktemp("unsent")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DVC_ROOT", str(root))
+        patch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
+        patch.setenv("TAEHV_TRACKING_DRAIN_SECONDS", "0")
+        with stage_run("evaluate", PARAMS, PROFILE) as run:
+            for step in range(12):
+                run.metrics(step, {key: value(step) for key, value in VALUES.items()})
+            report = root / "report.json"
+            report.write_text("{}")
+            run.artifact(report)
+            report.unlink()
+    (left,) = root.glob(".work/evaluate/unsent-*")
+    return left
+
+
+@pytest.mark.parametrize("seed", [*range(40), *(pytest.param(s, marks=pytest.mark.soak) for s in range(40, 240))])
+def test_a_damaged_journal_is_sent_as_far_as_it_can_be_read_and_named(seed: int, root: Path, unsent: Path) -> None:
+    folder = root / f".work/evaluate/unsent-{seed}"
+    shutil.copytree(unsent, folder)
+    journal = folder / "journal.jsonl"
+    whole = journal.read_bytes()
+    journal.write_bytes(mutate(whole, random.Random(seed)))
+    before = {run.info.run_id for run in runs(sqlite(root))} if (root / "mlflow.db").exists() else set()
+    (left,) = journals()
+    said: list[str] = []
+    sync([left], said.append)
+    assert said
+    if left.losses:
+        assert any("damaged" in line or "missing" in line or "readable" in line for line in said)
+        assert folder.exists()
+    new = [run for run in runs(sqlite(root)) if run.info.run_id not in before]
+    assert len(new) <= 1
+    client = MlflowClient(sqlite(root))
+    for run in new:
+        for key in ("train/loss", "val/psnr"):
+            points = client.get_metric_history(run.info.run_id, key)
+            assert all(point.value == VALUES[key](point.step) for point in points)
+            assert len({point.step for point in points}) == len(points)
+            if not left.losses and journal_is_whole(folder, whole):
+                assert len(points) == 12
+    # Once more changes nothing.
+    counted = {run.info.run_id: len(client.get_metric_history(run.info.run_id, "train/loss")) for run in new}
+    sync(journals(), said.append)
+    assert counted == {run_id: len(client.get_metric_history(run_id, "train/loss")) for run_id in counted}
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def journal_is_whole(folder: Path, whole: bytes) -> bool:
+    journal = folder / "journal.jsonl"
+    return not journal.exists() or journal.read_bytes() == whole
+
+
+def test_a_model_that_no_server_saw_is_logged_linked_and_registered_by_sync(
+    root: Path, tmp_path: Path, dead_server: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best = tmp_path / "best_model"
+    best.mkdir()
+    model = create_model(VARIANTS["hunyuan_video"], 1 / 16, "torch_default", seed=5)
+    save_file(model.state_dict(), best / "model.safetensors")
+    (best / "model_info.json").write_text(json.dumps({"variant": "hunyuan_video", "width": 1 / 16}))
+    with stage_run("a800_test", PARAMS, PROFILE, folder=tmp_path / "tracking") as trained:
+        trained.model(best, metrics={"step": 1000, "psnr_db": 26.0})
+        ids = trained.ids()
+    assert (ids.run_id, ids.model_id) == (None, None)
+    assert not (tmp_path / "tracking").exists()
+    with stage_run("gate_psnr", PARAMS, PROFILE) as judging:
+        judging.link("judged", ids)
+        judging.register(ids, "a800-passed")
+    shutil.rmtree(best)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+
+    later, said = journals(), list[str]()
+    assert [left.stage for left in later] == ["a800_test", "gate_psnr"]
+    # The gate's journal alone has to wait for the model.
+    assert not sync(later[1:], said.append)
+    assert "waiting for the run" in said[-1]
+    assert sync(later, said.append), said
+
+    client = MlflowClient(sqlite(root))
+    training, gate = (
+        next(run for run in runs(sqlite(root)) if run.data.tags["taehv.key"] == key)
+        for key in (trained.key, judging.key)
+    )
+    assert {training.info.status, gate.info.status} == {"FINISHED"}
+    version = client.get_model_version_by_alias("taehv-hunyuan_video-embedded", "a800-passed")
+    assert version.source == f"models:/{gate.data.tags['judged.model_id']}"
+    assert gate.data.tags["judged.run_id"] == training.info.run_id
+    assert training.data.metrics["best/psnr_db"] == 26.0
+    assert journals() == []
