@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from taehv.errors import writing
+
 
 def write_text(path: Path, text: str) -> None:
     """Replace ``path`` by ``text``: written beside it, flushed to disk, then renamed."""
@@ -21,16 +23,20 @@ def replacing(path: Path) -> Iterator[Path]:
     """A file beside ``path``, of the same suffix, to be written by the caller; it takes ``path``'s place at the end.
 
     If the caller fails, it is deleted and ``path`` stays as it was.
+
+    Raises:
+        DiskFullError: there is no space left for it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    try:
-        yield partial
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield partial
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn
 
 from taehv.strict_config import ConfigError
 
 EXIT_FAILED = 1
 EXIT_BAD_CONFIG = 2
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+# safetensors writes in Rust, whose errors carry the number in their text alone.
+_DISK_FULL_IN_RUST = tuple(f"(os error {number})" for number in _DISK_FULL)
 
 
 class UserError(Exception):
@@ -26,20 +34,73 @@ class Interrupted(Exception):  # noqa: N818 - it is not an error
         self.exit_code = exit_code
 
 
-def exit_with(main: Callable[[], int]) -> NoReturn:
-    """Exit with what ``main`` returns; 2 for a wrong configuration, 1 for another error the user can mend.
+class DiskFullError(UserError):
+    """A file could not be written for want of space. Made by ``disk_full``."""
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether the error says that the disk, its table of files or the user's quota is full."""
+    if isinstance(error, OSError):
+        return error.errno in _DISK_FULL
+    return any(text in str(error) for text in _DISK_FULL_IN_RUST)
+
+
+def disk_full(path: Path | None) -> DiskFullError:
+    """The error for a file that could not be written; None where it is not known which."""
+    folder = Path.cwd() if path is None else path.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    disk = os.statvfs(folder)
+    # Some file systems have no table of files that could be full; they count 0 of 0.
+    files = f" and {disk.f_favail} files" if disk.f_files else ""
+    return DiskFullError(
+        f"{path or 'a file'} could not be written: the disk (or your quota) is full, "
+        f"{disk.f_bavail * disk.f_frsize / 2**20:,.1f} MiB{files} are free in {folder}. "
+        "Free some space there and run the same command again; files that were complete before are untouched"
+    )
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Around the writing of ``path``: a full disk becomes an error that names it.
+
+    Raises:
+        DiskFullError: there is no space left.
+    """
+    try:
+        yield
+    except Exception as error:
+        if is_disk_full(error):
+            raise disk_full(path) from error
+        raise
+
+
+def exit_code(main: Callable[[], int]) -> int:
+    """What ``main`` returns; 2 for a wrong configuration, 1 for another error the user can mend, which are printed.
 
     After an interruption: 128 plus the signal's number, as shells expect.
     """
     try:
-        code = main()
+        return main()
     except ConfigError as error:
         print(error, file=sys.stderr)
-        code = EXIT_BAD_CONFIG
+        return EXIT_BAD_CONFIG
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        code = EXIT_FAILED
+        return EXIT_FAILED
     except Interrupted as stop:
         print(f"stopped by {stop.reason}: {stop}", file=sys.stderr)
-        code = stop.exit_code
-    sys.exit(code)
+        return stop.exit_code
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        named = error.filename if isinstance(error, OSError) else None
+        print(
+            f"error: {disk_full(Path(os.fsdecode(named)) if isinstance(named, str | bytes) else None)}", file=sys.stderr
+        )
+        return EXIT_FAILED
+
+
+def exit_with(main: Callable[[], int]) -> NoReturn:
+    """Exit with ``exit_code``."""
+    sys.exit(exit_code(main))

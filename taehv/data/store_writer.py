@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib import format as npy
 
+from taehv.errors import writing
+
 MAX_SHARD_BYTES = 256 * 2**20
 
 
@@ -31,23 +33,30 @@ class ClipShardWriter:
         self._frames = frames
         self._hashes = [hashlib.sha256() for _ in range(clips)]
         self._written = [0] * clips
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("wb")
+        self._path = path
         shape = (clips, frames, *self._frame_shape)
         header = {"descr": npy.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape}
-        npy.write_array_header_1_0(self._file, header)
-        self._file.flush()
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("wb")
+            npy.write_array_header_1_0(self._file, header)
+            self._file.flush()
         self._header_bytes = self._file.tell()
 
     def append(self, clip: int, frame_chw: npt.NDArray[np.uint8]) -> None:
-        """Add the next frame (3, H, W) of a clip."""
+        """Add the next frame (3, H, W) of a clip.
+
+        Raises:
+            DiskFullError: there is no space left for it.
+        """
         assert frame_chw.shape == self._frame_shape
         assert frame_chw.dtype == np.uint8
         assert self._written[clip] < self._frames
         data = np.ascontiguousarray(frame_chw).tobytes()
         place = self._header_bytes + (clip * self._frames + self._written[clip]) * len(data)
-        self._file.seek(place)
-        self._file.write(data)
+        with writing(self._path):
+            self._file.seek(place)
+            self._file.write(data)
         self._hashes[clip].update(data)
         self._written[clip] += 1
 
@@ -62,7 +71,10 @@ class ClipShardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        self._file.close()
+        with writing(self._path):
+            try:
+                if error is None:
+                    self._file.flush()
+                    os.fsync(self._file.fileno())
+            finally:
+                self._file.close()

@@ -7,6 +7,8 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from taehv import atomic
+
 INK = "#1f2933"
 MUTED = "#6b7785"
 GRID = "#e3e8ee"
@@ -26,5 +28,5 @@ def new_figure(width: float, height: float) -> Figure:
 
 def save_png(figure: Figure, path: Path) -> None:
     """Write the figure; the same figure gives the same bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png", metadata={"Software": None})
+    with atomic.replacing(path) as partial:
+        figure.savefig(partial, format="png", metadata={"Software": None})

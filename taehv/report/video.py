@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from taehv import atomic
 from taehv.report.examples import Example, Video
 
 FRAMES_PER_SECOND = 8
@@ -21,8 +22,8 @@ def write_side_by_side(example: Example, codec: str, path: Path) -> None:
     import av  # only reports need it here
 
     frames = _side_by_side(example.original, example.decoded[codec].video)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w", options={"movflags": "faststart", "fflags": "+bitexact"}) as container:
+    container_options = {"movflags": "faststart", "fflags": "+bitexact"}
+    with atomic.replacing(path) as partial, av.open(str(partial), "w", options=container_options) as container:
         # One thread, no look-ahead, no B-frames: with them x264 does not always give the same file for the same frames.
         settings = {"threads": "1", "bf": "0", "x264-params": "rc-lookahead=0:sync-lookahead=0:weightp=0"}
         options = {"crf": "16", "preset": "medium", **settings}

@@ -88,16 +88,22 @@ class PcaTeacher:
             raise _unusable(f"{weights} cannot be read: {error}") from error
         if damaged:
             raise _unusable(f"{weights} is damaged: its sha256 is not the one in {INFO}")
-        teacher = cls(variant, tensors["mean"], tensors["components"], tensors["deviations"])
-        if teacher.components.shape != (variant.latent_channels, block_values(variant)):
-            raise _unusable(f"{weights} has components of shape {tuple(teacher.components.shape)}")
-        return teacher
+        values = block_values(variant)
+        wanted = {
+            "mean": (values,),
+            "components": (variant.latent_channels, values),
+            "deviations": (variant.latent_channels,),
+        }
+        found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        if found != wanted:
+            raise _unusable(f"{weights} holds {found}, wanted {wanted}")
+        return cls(variant, tensors["mean"], tensors["components"], tensors["deviations"])
 
     def save(self, folder: Path, facts: dict[str, Any]) -> None:
         """Write the teacher, and ``facts`` about how it was fitted, into a folder."""
-        folder.mkdir(parents=True, exist_ok=True)
         tensors = {"mean": self.mean, "components": self.components, "deviations": self.deviations}
-        save_file({name: tensor.float().cpu().contiguous() for name, tensor in tensors.items()}, folder / WEIGHTS)
+        with atomic.replacing(folder / WEIGHTS) as partial:
+            save_file({name: tensor.float().cpu().contiguous() for name, tensor in tensors.items()}, partial)
         size = self.variant.spatial_downscale
         info = {
             "schema": SCHEMA,
