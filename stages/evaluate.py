@@ -42,7 +42,7 @@ def measure(params: Params, profile: Profile) -> tuple[dict[str, Any], Parity]:
     runs = {stage: parity.read_run(paths.training_outputs(stage)) for stage in STAGES}
     models = {stage: load_model(paths.training_outputs(stage).best_model)[0].to(device) for stage in STAGES}
     teacher = load_teacher(scale.teacher.name, paths.TEACHER, VARIANTS[scale.model.variant]).to(device)
-    store = ClipStore.open(paths.CLIPS, "test")
+    store = ClipStore.open(paths.CLIPS, "test", verify_reads=profile.verify_reads)
 
     compared = parity.compare(runs["a800_test"], runs["h100_train"], params.evaluate)
     bench = evaluation.Bench(store, evaluation.available_metrics(device), device, profile.validation_batch)

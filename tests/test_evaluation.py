@@ -174,6 +174,7 @@ class TestStage:
         FinishedRun(tmp_path, params, "a800_test")
         long_run = FinishedRun(tmp_path, params, "h100_train")
         long_run.write_history([history_row(0, 9.0), history_row(250, 22.9, 0.5), history_row(1500, 27.0, 0.1)])
+        long_run.dataset_json.unlink()  # it describes other clips
         monkeypatch.chdir(tmp_path)
         return tmp_path
 

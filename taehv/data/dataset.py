@@ -13,8 +13,8 @@ from taehv import atomic
 from taehv.data.inspect_video import Quarantined
 from taehv.data.plan import DatasetPlan
 from taehv.data.splits import SPLITS
-from taehv.data.store import ClipRecord
-from taehv.fingerprint import sha256_of_file, sha256_of_json
+from taehv.data.store import ClipRecord, dataset_sha256
+from taehv.fingerprint import sha256_of_file
 from taehv.params import Params
 from taehv.teachers.pca import WEIGHTS
 
@@ -52,11 +52,6 @@ def describe_dataset(
         "unused": list(plan.unused),
         "quarantined": quarantined,
     }
-
-
-def dataset_sha256(records: Sequence[ClipRecord], teacher_sha256: str) -> str:
-    """The hash of the index, which holds every clip's hash, in order, and of the teacher."""
-    return sha256_of_json({"clips": [dataclasses.asdict(record) for record in records], "teacher": teacher_sha256})
 
 
 def write_quarantine(path: Path, quarantined: Sequence[Quarantined]) -> None:

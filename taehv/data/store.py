@@ -11,16 +11,22 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib import format as npy
 
+from taehv import paths
 from taehv.data.splits import SplitName
-from taehv.errors import UserError
+from taehv.errors import UserError, writing
+from taehv.fingerprint import sha256_of_json
 
 INDEX = "index.parquet"
 
@@ -29,13 +35,22 @@ Clip = npt.NDArray[np.uint8]
 
 
 class StoreError(UserError):
-    """The clip store is missing or damaged."""
+    """The clip store is missing or damaged. Made by ``store_error``."""
 
-    def __init__(self, problem: str) -> None:
-        super().__init__(
-            f"{problem}. Fetch the clips again with `dvc checkout data/clips`, "
-            "or make them again with `dvc repro -f prepare_data`."
-        )
+
+def store_error(root: Path, file: Path, problem: str) -> StoreError:
+    """The error for a file of the store at ``root``, with the commands that restore it.
+
+    ``dvc checkout`` alone, also with --force, leaves a damaged file whose time stamp is the old one: the folder must go
+    first. Where DVC links the workspace to its cache the cache holds the same damaged file, which neither a checkout
+    nor a new run of prepare_data would replace (tests/data/test_store_restore.py runs all of this).
+    """
+    if file.is_symlink() or (file.exists() and file.stat().st_nlink > 1):
+        delete = f'find -L "$(dvc cache dir)" -samefile {file} -delete; rm -r {root}'
+        how = f"DVC's cache shares this file. Restore it with: {delete}; dvc pull {root}"
+    else:
+        how = f"Restore it with: rm -rf {root} && dvc checkout {root}"
+    return StoreError(f"{file} {problem}. {how}\nWhere DVC does not have the clips: dvc repro -f prepare_data")
 
 
 @dataclass(frozen=True)
@@ -71,24 +86,39 @@ class ClipRecord:
 class ClipStore:
     """The clips of one split, read-only. ``clip_id`` runs from 0 to ``len(store) - 1``."""
 
-    def __init__(self, root: Path, split: SplitName, records: Sequence[ClipRecord]) -> None:
+    def __init__(
+        self, root: Path, split: SplitName, records: Sequence[ClipRecord], *, verify_reads: bool = True
+    ) -> None:
         self.root = root
         self.split = split
         self.records = tuple(records)
         self.sources = tuple(sorted({record.source for record in records}))
         self._shards: dict[str, Clip] = {}
+        self._unverified = {record.clip_id for record in self.records} if verify_reads else set()
 
     @classmethod
-    def open(cls, root: Path, split: SplitName) -> ClipStore:
-        """Read the index; shards are mapped when first used.
+    def open(cls, root: Path, split: SplitName, *, verify_reads: bool = True) -> ClipStore:
+        """Read and check the index, and that every shard of the split is there whole; they are mapped when first used.
+
+        The check of the shards looks at sizes and headers alone. It is what keeps a cut-off file from killing the
+        process: reading a memory map behind the end of its file is a bus error, not an exception.
+
+        Args:
+            root: the store's folder.
+            split: whose clips.
+            verify_reads: compare each clip with its checksum when it is first used.
 
         Raises:
-            StoreError: there is no readable index, or it has no clip of this split.
+            StoreError: there is no readable index, it is not the one that dataset.json describes, it has no clip of
+                this split, or a shard is missing or has another size or shape than the index says.
         """
-        records = [record for record in read_index(root) if record.split == split]
+        index = read_index(root)
+        check_identity(root, index)
+        records = [record for record in index if record.split == split]
         if not records:
-            raise StoreError(f"{root / INDEX} lists no {split} clips")
-        return cls(root, split, records)
+            raise store_error(root, root / INDEX, f"lists no {split} clips")
+        check_shards(root, records)
+        return cls(root, split, records, verify_reads=verify_reads)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -97,17 +127,16 @@ class ClipStore:
         """(T, 3, H, W) uint8, a read-only view of the mapped file.
 
         Raises:
-            StoreError: the shard is missing or is not what the index says.
+            StoreError: the shard cannot be read, or the clip is not the one that was written.
         """
         record = self.records[clip_id]
         shard = self._shards.get(record.shard)
         if shard is None:
             shard = self._shards[record.shard] = self._map(record.shard)
-        expected = (record.frames, 3, record.height, record.width)
-        if record.row >= len(shard) or shard.shape[1:] != expected or shard.dtype != np.uint8:
-            shape = f"{shard.dtype} {shard.shape}"
-            raise StoreError(f"{self.root / record.shard} is {shape}, the index wants row {record.row} of {expected}")
         clip: Clip = shard[record.row]
+        if clip_id in self._unverified:
+            self._verify(record, clip)
+            self._unverified.discard(clip_id)
         return clip
 
     def verify(self) -> None:
@@ -117,16 +146,19 @@ class ClipStore:
             StoreError: a clip's bytes are not the ones that were written; the message names the file.
         """
         for record in self.records:
-            if sha256_of_clip(self.clip(record.clip_id)) != record.sha256:
-                shard = self.root / record.shard
-                raise StoreError(f"{shard} is damaged: row {record.row} does not match its checksum")
+            self._verify(record, self.clip(record.clip_id))
+
+    def _verify(self, record: ClipRecord, clip: Clip) -> None:
+        if sha256_of_clip(clip) != record.sha256:
+            problem = f"is damaged: row {record.row} does not match its checksum"
+            raise store_error(self.root, self.root / record.shard, problem)
 
     def _map(self, shard: str) -> Clip:
         path = self.root / shard
         try:
-            mapped: Clip = np.load(path, mmap_mode="r")
+            mapped: Clip = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
-            raise StoreError(f"{path} cannot be read: {error}") from error
+            raise store_error(self.root, path, f"cannot be read: {error}") from error
         return mapped
 
 
@@ -147,16 +179,78 @@ def read_index(root: Path) -> list[ClipRecord]:
     try:
         table = pandas.read_parquet(path)
     except (OSError, ValueError) as error:
-        raise StoreError(f"{path} cannot be read: {error}") from error
+        raise store_error(root, path, f"cannot be read: {error}") from error
     columns = [field.name for field in dataclasses.fields(ClipRecord)]
     if list(table.columns) != columns:
-        raise StoreError(f"{path} was written by another version: its columns are {', '.join(table.columns)}")
+        found = ", ".join(map(str, table.columns))
+        raise store_error(root, path, f"was written by another version: its columns are {found}")
     rows: list[dict[str, Any]] = table.to_dict(orient="records")  # type: ignore[assignment]
     return [ClipRecord(**row) for row in rows]
+
+
+def check_identity(root: Path, index: Sequence[ClipRecord]) -> None:
+    """Compare the index with dataset.json beside the store, where there is one.
+
+    Raises:
+        StoreError: they do not belong together, or dataset.json cannot be read.
+    """
+    path = root.with_name(paths.DATASET.name)
+    try:
+        dataset = json.loads(path.read_text(encoding="utf-8"))
+        same = dataset_sha256(index, dataset["teacher_sha256"]) == dataset["dataset_sha256"]
+    except FileNotFoundError:
+        return  # a store on its own, as in prepare_data, which makes dataset.json last
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{path} cannot be read: {error!r}. Restore it with: dvc checkout --force {path}") from error
+    if not same:
+        raise store_error(root, root / INDEX, f"is not the index that {path} describes")
+
+
+def check_shards(root: Path, records: Sequence[ClipRecord]) -> None:
+    """Compare size and header of every shard with what the index says; no pixels are read.
+
+    Raises:
+        StoreError: a shard is missing, or is not what the index says.
+    """
+    rows = Counter(record.shard for record in records)
+    shapes = {record.shard: (rows[record.shard], record.frames, 3, record.height, record.width) for record in records}
+    for record in records:
+        if shapes[record.shard][1:] != (record.frames, 3, record.height, record.width) or not (
+            0 <= record.row < rows[record.shard]
+        ):
+            raise store_error(root, root / INDEX, f"contradicts itself about {record.shard}")
+    for name, shape in shapes.items():
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise store_error(root, root / INDEX, f"names a shard outside of the store: {name!r}")
+        _check_shard(root, root / name, shape)
+
+
+def _check_shard(root: Path, path: Path, shape: tuple[int, ...]) -> None:
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            if npy.read_magic(file) != (1, 0):
+                raise ValueError("another version of the .npy format")
+            found, fortran_order, dtype = npy.read_array_header_1_0(file)
+            header_bytes = file.tell()
+    except (OSError, ValueError) as error:
+        raise store_error(root, path, f"cannot be read: {error}") from error
+    if (found, fortran_order, dtype) != (shape, False, np.dtype(np.uint8)):
+        raise store_error(root, path, f"is {dtype} {found}, the index wants uint8 {shape}")
+    expected = header_bytes + math.prod(shape)
+    if size != expected:
+        raise store_error(root, path, f"is damaged: it has {size:,} bytes, the index wants {expected:,}")
+
+
+def dataset_sha256(index: Sequence[ClipRecord], teacher_sha256: str) -> str:
+    """The hash of the index, which holds every clip's hash, in order, and of the teacher."""
+    return sha256_of_json({"clips": [dataclasses.asdict(record) for record in index], "teacher": teacher_sha256})
 
 
 def write_index(root: Path, records: Sequence[ClipRecord]) -> None:
     """Write the records of all splits as the store's index."""
     import pandas
 
-    pandas.DataFrame([dataclasses.asdict(record) for record in records]).to_parquet(root / INDEX, index=False)
+    table = pandas.DataFrame([dataclasses.asdict(record) for record in records])
+    with writing(root / INDEX):
+        table.to_parquet(root / INDEX, index=False)

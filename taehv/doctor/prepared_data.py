@@ -9,10 +9,9 @@ import yaml
 from numpy.lib import format as npy
 
 from taehv import gate, paths
-from taehv.data.dataset import dataset_sha256
 from taehv.data.manifest import ManifestError, read_manifest
 from taehv.data.splits import SPLITS
-from taehv.data.store import ClipRecord, ClipStore, StoreError, read_index
+from taehv.data.store import ClipRecord, StoreError, dataset_sha256, read_index
 from taehv.doctor.examination import Examination
 from taehv.doctor.finding import Finding, Level, listed
 from taehv.fingerprint import sha256_of_file
@@ -22,7 +21,11 @@ from taehv.teachers import TeacherError, load_teacher
 from taehv.teachers.pca import WEIGHTS
 
 PREPARE = "run: dvc repro prepare_data (on a second machine: dvc pull prepare_data)"
-AGAIN = "run: dvc checkout data, or make them again: dvc repro -f prepare_data"
+# The folders first: DVC leaves a damaged file whose time stamp it knows.
+AGAIN = (
+    "run: rm -rf data/clips data/teacher && dvc checkout --force data/clips data/teacher data/dataset.json, "
+    "or make them again: dvc repro -f prepare_data"
+)
 
 
 def check_prepared_data(examination: Examination) -> list[Finding]:
@@ -34,9 +37,11 @@ def check_prepared_data(examination: Examination) -> list[Finding]:
         return [Finding("data", made_later, missing, PREPARE), *_check_manifest()]
     try:
         records = read_index(paths.CLIPS)
-        counts = {split: len(ClipStore.open(paths.CLIPS, split)) for split in SPLITS}
     except StoreError as error:
         return [Finding("clips", "fail", str(error), AGAIN)]
+    counts = {split: sum(record.split == split for record in records) for split in SPLITS}
+    if 0 in counts.values():
+        return [Finding("clips", "fail", f"the index lists {counts} clips", AGAIN)]
     return [
         _check_shards(records, counts),
         _check_hash(records, examination.dataset_sha256),

@@ -88,7 +88,7 @@ def assemble(job: TrainingJob, accelerator: Accelerator) -> Parts:
         dtype=dtype,
     )
     lpips = Lpips("alex", accelerator.device) if lpips_backbone_file("alex") is not None else None
-    validation_clips = ClipStore.open(job.clips, "val")
+    validation_clips = ClipStore.open(job.clips, "val", verify_reads=job.profile.verify_reads)
     validate = Validator(accelerator, validation_clips, job.profile.validation_batch, dtype, lpips)
     return Parts(state, loader, train_step, validate)
 
@@ -120,7 +120,7 @@ def initial_student(params: Params) -> TAEHV:
 
 def _loader(job: TrainingJob, slots: range, device: torch.device) -> SlotLoader:
     data = job.params.active.data
-    clips = ClipStore.open(job.clips, "train")
+    clips = ClipStore.open(job.clips, "train", verify_reads=job.profile.verify_reads)
     sampler = SlotSampler(
         clips.records,
         seed=job.params.seed,

@@ -1,15 +1,21 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas
 import pytest
 
-from taehv.data.store import ClipRecord, ClipStore, StoreError, read_index, write_index
+from taehv.data.store import ClipRecord, ClipStore, StoreError, dataset_sha256, read_index, write_index
 from taehv.data.store_writer import ClipShardWriter, rows_per_shard
 
+REPOSITORY = Path(__file__).parents[2]
 SHAPE = (3, 5, 3, 4, 6)
 
 
@@ -60,13 +66,37 @@ def test_the_index_gives_back_plain_numbers_and_texts(root: Path) -> None:
             assert type(value) in (int, str)
 
 
-def test_verify_finds_a_flipped_byte_and_names_the_file_and_the_way_out(root: Path) -> None:
-    shard = root / "train/a.npy"
+def flip_a_byte(shard: Path, place: int = -1) -> None:
     data = bytearray(shard.read_bytes())
-    data[-1] ^= 1
+    data[place] ^= 1
     shard.write_bytes(bytes(data))
-    with pytest.raises(StoreError, match=r"train/a\.npy is damaged: row 2 .*dvc checkout data/clips.*dvc repro -f"):
+
+
+def test_verify_finds_a_flipped_byte_and_names_the_file_and_the_way_out(root: Path) -> None:
+    flip_a_byte(root / "train/a.npy")
+    with pytest.raises(StoreError, match=r"train/a\.npy is damaged: row 2 .*dvc checkout (?s:.*)dvc repro -f"):
         ClipStore.open(root, "train").verify()
+
+
+def test_a_flipped_byte_is_found_when_its_clip_is_first_used_unless_that_is_switched_off(root: Path) -> None:
+    flip_a_byte(root / "train/a.npy")
+    store = ClipStore.open(root, "train")
+    store.clip(0)
+    for _ in range(2):
+        with pytest.raises(StoreError, match="row 2 does not match its checksum"):
+            store.clip(2)
+    ClipStore.open(root, "train", verify_reads=False).clip(2)
+
+
+def test_a_clip_is_compared_with_its_checksum_once(root: Path) -> None:
+    store = ClipStore.open(root, "train")
+    store.clip(2)
+    mapped = np.lib.format.open_memmap(root / "train/a.npy", mode="r+")
+    mapped[2] = 0
+    mapped.flush()
+    store.clip(2)
+    with pytest.raises(StoreError):
+        store.verify()
 
 
 def test_a_split_without_clips_cannot_be_opened(root: Path) -> None:
@@ -74,22 +104,77 @@ def test_a_split_without_clips_cannot_be_opened(root: Path) -> None:
         ClipStore.open(root, "val")
 
 
-def test_a_missing_store_shard_or_a_wrong_shape_is_one_clear_error(root: Path) -> None:
+def test_a_missing_store_shard_or_a_wrong_shape_is_one_clear_error_at_the_start(root: Path) -> None:
     with pytest.raises(StoreError, match="index.parquet cannot be read"):
         ClipStore.open(root / "nowhere", "train")
     np.save(root / "train/a.npy", np.zeros((3, 5, 3, 8, 8), np.uint8))
     with pytest.raises(StoreError, match="the index wants"):
-        ClipStore.open(root, "train").clip(0)
+        ClipStore.open(root, "train")
+    np.save(root / "train/a.npy", np.array([print], dtype=object), allow_pickle=True)
+    with pytest.raises(StoreError, match=r"is object \(1,\), the index wants"):
+        ClipStore.open(root, "train")
     (root / "train/a.npy").unlink()
     with pytest.raises(StoreError, match=r"a\.npy cannot be read"):
-        ClipStore.open(root, "train").clip(0)
+        ClipStore.open(root, "train")
 
 
-def test_a_cut_off_shard_is_one_clear_error(root: Path) -> None:
+@pytest.mark.parametrize("kept", [0, 5, 100, 128, 500, -1])
+def test_a_cut_off_shard_is_one_clear_error_at_the_start_and_never_a_bus_error(root: Path, kept: int) -> None:
     shard = root / "train/a.npy"
-    shard.write_bytes(shard.read_bytes()[:-10])
-    with pytest.raises(StoreError, match="cannot be read"):
-        ClipStore.open(root, "train").clip(0)
+    shard.write_bytes(shard.read_bytes()[:kept])
+    program = (
+        "import sys; from pathlib import Path; from taehv.data.store import ClipStore\n"
+        "from taehv.errors import exit_with\n"
+        "exit_with(lambda: int(ClipStore.open(Path(sys.argv[1]), 'train').verify() is None))"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(root)], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.startswith(f"error: {shard} ")
+    assert "Traceback" not in done.stderr
+
+
+def test_only_the_shards_of_the_opened_split_must_be_there(root: Path) -> None:
+    records = read_index(root)
+    elsewhere = dataclasses.replace(records[0], split="val", shard="val/a.npy", row=0)
+    write_index(root, [*records, elsewhere])
+    ClipStore.open(root, "train")
+    with pytest.raises(StoreError, match=r"val/a\.npy cannot be read"):
+        ClipStore.open(root, "val")
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"shard": "../a.npy"}, "outside of the store"),
+        ({"shard": "/etc/passwd"}, "outside of the store"),
+        ({"row": 1}, "contradicts itself"),
+        ({"row": -1}, "contradicts itself"),
+        ({"height": 5}, "the index wants"),
+    ],
+)
+def test_an_index_that_leads_out_of_the_store_or_contradicts_itself_is_refused(
+    root: Path, change: dict[str, Any], problem: str
+) -> None:
+    write_index(root, [dataclasses.replace(read_index(root)[0], **change)])
+    with pytest.raises(StoreError, match=problem):
+        ClipStore.open(root, "train")
+
+
+def test_the_index_must_be_the_one_that_dataset_json_describes(root: Path) -> None:
+    store = root.parent / "data/clips"
+    shutil.copytree(root, store)
+    dataset = store.with_name("dataset.json")
+    index = read_index(store)
+    good = {"teacher_sha256": "t", "dataset_sha256": dataset_sha256(index, "t")}
+    dataset.write_text(json.dumps(good))
+    ClipStore.open(store, "train")
+    write_index(store, [dataclasses.replace(index[0], sha256="0" * 64), *index[1:]])
+    with pytest.raises(StoreError, match=r"index\.parquet is not the index that .*dataset\.json describes"):
+        ClipStore.open(store, "train")
+    for bad in ("{", "[]", "{}"):
+        dataset.write_text(bad)
+        with pytest.raises(StoreError, match=r"dataset\.json cannot be read.* dvc checkout --force"):
+            ClipStore.open(store, "train")
 
 
 def test_an_index_of_another_version_is_refused(root: Path) -> None:

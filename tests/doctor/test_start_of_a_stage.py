@@ -74,7 +74,7 @@ def test_a_failure_stops_the_real_stage_before_training(tiny_project: Project) -
     result = tiny_project.run("stages.a800_test", check=False)
     assert result.returncode == 1
     assert "error: a800_test does not start" in result.stderr
-    assert shard.name in result.stderr and "-> run: dvc checkout data" in result.stderr
+    assert shard.name in result.stderr and "-> run: rm -rf data/clips" in result.stderr
     assert "Traceback" not in result.stderr
     assert not list(tiny_project.root.glob(".work/a800_test/*"))
 
