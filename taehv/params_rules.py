@@ -22,7 +22,7 @@ def impossible_combinations(values: Mapping[str, Any], raw: object) -> Iterator[
     if tolerance is not None and fail is not None and fail < tolerance:
         yield Problem("evaluate.parity_fail_db", f"must be at least evaluate.parity_tolerance_db ({tolerance:g})")
     scales = raw.get("scales") if isinstance(raw, Mapping) else None
-    names = [str(name) for name in scales] if isinstance(scales, Mapping) else []
+    names = [name for name in scales if isinstance(name, str)] if isinstance(scales, Mapping) else []
     if names and "scale" in values and values["scale"] not in names:
         yield Problem("scale", f"must be one of {', '.join(names)}, got {values['scale']!r}")
     for name in names:

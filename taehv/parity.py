@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from taehv import atomic
 from taehv.params import STAGE_KEYS, TRAINING_KEYS, Evaluate, flatten
 from taehv.paths import TrainingOutputs
 from taehv.records import HistoryRow, RecordError, finite, read_history, read_record
+from taehv.yaml_files import YamlFileError, read_yaml
 
 ParityVerdict = Literal["pass", "warn", "fail", "not_comparable"]
 DifferenceKind = Literal["seed", "data", "params", "code", "hardware", "processes"]
@@ -74,9 +73,11 @@ def read_run(outputs: TrainingOutputs) -> RunRecord:
         RecordError: a file is missing or unreadable.
     """
     try:
-        params = yaml.safe_load(outputs.params.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+        params = read_yaml(outputs.params)
+    except (OSError, YamlFileError) as error:
         raise RecordError(f"{outputs.params} cannot be read: {error}") from error
+    if not isinstance(params, dict):
+        raise RecordError(f"{outputs.params} is not a mapping")
     return RunRecord(read_history(outputs.history), read_record(outputs.metrics), params)
 
 

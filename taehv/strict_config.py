@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import reprlib
 import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+LARGEST_WHOLE_NUMBER = 2**53
+"""Up to here a float holds every whole number exactly."""
 
 ConfigT = TypeVar("ConfigT")
 
@@ -106,7 +110,8 @@ def _read_dataclass(schema: Any, raw: object, prefix: str, reading: Reading) -> 
     failed = False
     for key in raw:
         if key not in fields:
-            reading.reject(_join(prefix, str(key)), f"unknown key; known here: {', '.join(sorted(fields))}")
+            shown = key if isinstance(key, str) else _show(key)
+            reading.reject(_join(prefix, shown), f"unknown key; known here: {', '.join(sorted(fields))}")
             failed = True
     values = {}
     for key, config_field in fields.items():
@@ -167,9 +172,10 @@ def _read_mapping(value_hint: Any, raw: object, key: str, reading: Reading) -> A
     if not isinstance(raw, Mapping) or not raw:
         reading.reject(key, f"must be a mapping with at least one entry, got {_show(raw)}")
         return _FAILED
-    read_values = {
-        str(name): _read_value(value_hint, item, _join(key, str(name)), reading) for name, item in raw.items()
-    }
+    if not all(isinstance(name, str) for name in raw):
+        reading.reject(key, f"must have texts as its keys, got {_show(list(raw))}")
+        return _FAILED
+    read_values = {name: _read_value(value_hint, item, _join(key, name), reading) for name, item in raw.items()}
     return _FAILED if any(value is _FAILED for value in read_values.values()) else read_values
 
 
@@ -191,13 +197,18 @@ def _scalar(hint: Any, raw: object) -> Any:
     if hint is bool:
         return raw if isinstance(raw, bool) else _FAILED
     if hint is int:
-        return raw if isinstance(raw, int) and not isinstance(raw, bool) else _FAILED
+        return raw if _is_whole_number(raw) else _FAILED
     if hint is float:
-        number = isinstance(raw, int | float) and not isinstance(raw, bool) and math.isfinite(raw)
+        number = _is_whole_number(raw) or (isinstance(raw, float) and math.isfinite(raw))
         return float(typing.cast(float, raw)) if number else _FAILED
     if hint is str:
         return raw if isinstance(raw, str) and raw else _FAILED
     raise TypeError(f"the schema uses {hint}, which this reader does not know")
+
+
+def _is_whole_number(raw: object) -> bool:
+    """Of a size that every rule can compute with: sums and products of larger ones do not fit a float."""
+    return isinstance(raw, int) and not isinstance(raw, bool) and abs(raw) <= LARGEST_WHOLE_NUMBER
 
 
 def _split_annotation(hint: Any) -> tuple[Bounds | None, Any]:
@@ -235,8 +246,18 @@ def _number_hint(hint: Any, raw: object) -> str:
 
 
 def _show(raw: object) -> str:
-    shown = repr(raw)
-    return f"{shown if len(shown) <= 60 else shown[:57] + '...'} ({type(raw).__name__})"
+    # Not repr(): a few lines of YAML aliases can stand for billions of entries.
+    return f"{_Short().repr(raw)} ({type(raw).__name__})"
+
+
+class _Short(reprlib.Repr):
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = self.maxlong = 60
+
+    def repr_int(self, x: int, level: int) -> str:
+        # Python refuses to spell out more than 4,300 digits.
+        return super().repr_int(x, level) if abs(x) < 10**60 else "a number of more than 60 digits"
 
 
 def _join(prefix: str, key: str) -> str:
