@@ -8,7 +8,6 @@ A NaN in the decoded video gives NaN.
 
 from __future__ import annotations
 
-import pickle
 import warnings
 from pathlib import Path
 from typing import Literal
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from taehv.alignment import common_frames
 from taehv.errors import UserError
+from taehv.model.checkpoints import CheckpointError, read_state_dict
 
 MAX_PSNR_DB = 100.0
 SSIM_WINDOW = 11
@@ -109,11 +109,14 @@ class Lpips:
             wanted = Path(torch.hub.get_dir()) / "checkpoints" / LPIPS_BACKBONE_FILES[backbone]
             raise MetricError(f"LPIPS ({backbone}) needs the backbone's weights at {wanted}")
         try:
+            # lpips has torchvision load it as an ordinary pickle, which could execute code: not before it is known to
+            # hold nothing but tensors.
+            read_state_dict(path)
             with warnings.catch_warnings():
                 # lpips asks torchvision for weights in a way that torchvision has renamed.
                 warnings.simplefilter("ignore", UserWarning)
                 network = lpips.LPIPS(net=backbone, verbose=False)
-        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        except (RuntimeError, EOFError, CheckpointError) as error:
             raise MetricError(f"LPIPS cannot load {path}: {error}; replace the file") from error
         self.backbone = backbone
         self._network = network.to(device).eval().requires_grad_(False)

@@ -7,6 +7,7 @@ what is needed to make the video again as metadata. Files without metadata (late
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -90,11 +91,18 @@ def _parse_info(metadata: Mapping[str, str], path: Path) -> LatentInfo:
             frames=int(metadata["frames"]),
             height=int(metadata["height"]),
             width=int(metadata["width"]),
-            rate=str(Fraction(metadata["rate"])),
+            rate=_parse_rate(metadata["rate"]),
         )
     except (KeyError, ValueError, ZeroDivisionError) as error:
         raise LatentFileError(f"the metadata of {path} is not what `taehv encode` writes: {error!r}") from error
     return info
+
+
+def _parse_rate(text: str) -> str:
+    # Not any text that Fraction takes: 1e999999999 would keep it busy for hours.
+    if not re.fullmatch(r"[0-9]{1,9}(/[0-9]{1,9})?", text) or Fraction(text) <= 0:
+        raise ValueError(f"the rate must be a positive fraction, got {text[:40]!r}")
+    return str(Fraction(text))
 
 
 class LatentWriter:

@@ -5,7 +5,10 @@ Keys go in and out untouched. Reading never executes pickled code. What a file i
 
 from __future__ import annotations
 
+import io
 import pickle
+import struct
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +21,21 @@ from torch import Tensor
 from taehv import atomic
 from taehv.errors import UserError
 from taehv.model.taehv import DECODER_CHANNELS, TAEHV
-from taehv.model.variants import VARIANTS, Variant
+from taehv.model.variants import LARGEST_WIDTH, VARIANTS, Variant
 
 StateDict = dict[str, Tensor]
 SUFFIXES = (".pth", ".safetensors")
+_MALFORMED = (
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    struct.error,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+)
+"""What torch's and Python's readers raise on files that are not what they seem, besides ValueError and RuntimeError."""
 
 
 class CheckpointError(UserError):
@@ -36,10 +50,10 @@ def read_state_dict(path: Path) -> StateDict:
     """
     _check_suffix(path)
     try:
-        content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        content = load_file(path) if path.suffix == ".safetensors" else _load_pickled(path)
     except FileNotFoundError as error:
         raise CheckpointError(f"there is no file {path}") from error
-    except (OSError, ValueError, EOFError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
+    except (OSError, ValueError, EOFError, RuntimeError, SafetensorError, *_MALFORMED) as error:
         reason = str(error).strip().split("\n", 1)[0]
         raise CheckpointError(f"{path} cannot be read as {path.suffix[1:]} weights: {reason}") from error
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
@@ -61,7 +75,9 @@ def write_state_dict(path: Path, weights: Mapping[str, Tensor]) -> None:
             if path.suffix == ".safetensors":
                 save_file(own, partial)
             else:
-                torch.save(own, partial)
+                # In memory first: torch's own file writer says "unexpected pos" on a full disk.
+                torch.save(own, whole := io.BytesIO())
+                partial.write_bytes(whole.getbuffer())
     except OSError as error:
         raise CheckpointError(f"{path} cannot be written: {error.strerror}") from error
 
@@ -129,10 +145,11 @@ def find_candidates(weights: Mapping[str, Tensor], what: str) -> list[Variant]:
 
 
 def width_of(weights: Mapping[str, Tensor]) -> float:
-    """How wide the network is, as a multiple of the published sizes; 1 where the decoder's entry is missing."""
+    """How wide the network is, as a multiple of the published sizes; 1 where the decoder's entry does not say it."""
     for key, kind in (("decoder.1.weight", "base"), ("decoder.0.weight", "super")):
-        if key in weights:
-            return weights[key].shape[0] / DECODER_CHANNELS[kind][0]
+        if key in weights and weights[key].ndim:
+            width = weights[key].shape[0] / DECODER_CHANNELS[kind][0]
+            return width if 0 < width <= LARGEST_WIDTH else 1.0
     return 1.0
 
 
@@ -173,6 +190,18 @@ def compare(weights: Mapping[str, Tensor], variant: Variant, width: float) -> Fi
             if name in found and found[name] != shape and not _has_more_frames(name, found[name], shape)
         ],
     )
+
+
+def _load_pickled(path: Path) -> object:
+    """A ``.pth`` file, without executing what is in it and without unpacking more than the file's own size."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+        # torch.save never compresses. A compressed archive of a few MB can unpack to terabytes.
+        packed = any(member.compress_type != zipfile.ZIP_STORED for member in members)
+        if packed or sum(member.file_size for member in members) > path.stat().st_size:
+            raise ValueError("it would unpack to more than its own size, which torch.save never writes")
+    return torch.load(path, "cpu", weights_only=True)
 
 
 def _has_more_frames(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> bool:

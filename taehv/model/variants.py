@@ -12,6 +12,9 @@ from typing import Literal
 
 Stages = tuple[bool, bool, bool]
 
+LARGEST_WIDTH = 4.0
+"""Multiple of the published sizes up to which networks are made: files from elsewhere may claim any."""
+
 
 @dataclass(frozen=True)
 class Segments:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from taehv.errors import UserError
 from taehv.model.taehv import TAEHV
-from taehv.model.variants import VARIANTS
+from taehv.model.variants import LARGEST_WIDTH, VARIANTS
 
 
 class ModelError(UserError):
@@ -27,8 +27,10 @@ def load_model(folder: Path) -> tuple[TAEHV, dict[str, Any]]:
     try:
         info = json.loads((folder / "model_info.json").read_text(encoding="utf-8"))
         weights = load_file(folder / "model.safetensors")
-        variant = VARIANTS[info["variant"]]
-        model = TAEHV(variant, float(info["width"]))
+        variant, width = VARIANTS[info["variant"]], float(info["width"])
+        if not 0 < width <= LARGEST_WIDTH:
+            raise ValueError(f"the width must be above 0 and at most {LARGEST_WIDTH:g}, got {width}")
+        model = TAEHV(variant, width)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ModelError(f"no usable model in {folder}: {type(error).__name__}: {error}") from error
     try:
