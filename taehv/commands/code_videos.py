@@ -7,6 +7,7 @@ and size. Sound is not kept.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -30,6 +31,7 @@ from taehv.metrics import SSIM_WINDOW, psnr_per_clip, ssim_per_clip
 from taehv.model.folded import FoldedTAEHV
 from taehv.model.streaming import StreamingDecoder, StreamingEncoder
 from taehv.model.variants import Variant
+from taehv.params import DEFAULT_LIMITS, VideoLimits
 
 LATENTS_AT_A_TIME = 2
 """The memory for activations grows with it, the speed hardly."""
@@ -47,13 +49,13 @@ class Quality:
     """None where the picture is smaller than SSIM's window."""
 
 
-def reconstruct(model: FoldedTAEHV, source: Path, target: Path, beside_original: bool) -> Quality:
+def reconstruct(model: FoldedTAEHV, source: Path, target: Path, beside_original: bool, limits: VideoLimits) -> Quality:
     """Encode and decode a video, and compare.
 
     Raises:
         UserError: a file cannot be read or written.
     """
-    video, variant = _open_source(source, target), model.variant
+    video, variant = _open_source(source, target, limits), model.variant
     height, width = video.info.height, video.info.width
     promised = variant.latent_frames(frames_to_code(variant, video.info.frames))
     decoder = StreamingDecoder(model, promised if variant.trim_needs_clip_length else None)
@@ -75,13 +77,13 @@ def reconstruct(model: FoldedTAEHV, source: Path, target: Path, beside_original:
     return meter.result()
 
 
-def encode(model: FoldedTAEHV, source: Path, target: Path) -> LatentInfo:
+def encode(model: FoldedTAEHV, source: Path, target: Path, limits: VideoLimits) -> LatentInfo:
     """Encode a video into a file of latents.
 
     Raises:
         UserError: a file cannot be read or written.
     """
-    video = _open_source(source, target)
+    video = _open_source(source, target, limits)
     with (
         write_latents(target) as writer,
         tqdm(total=video.info.frames, unit="frame", desc="encode") as progress,
@@ -93,14 +95,23 @@ def encode(model: FoldedTAEHV, source: Path, target: Path) -> LatentInfo:
     return info
 
 
-def decode(model: FoldedTAEHV, source: Path, target: Path, rate: Fraction | None) -> int:
+def decode(
+    model: FoldedTAEHV, source: Path, target: Path, rate: Fraction | None, limits: VideoLimits = DEFAULT_LIMITS
+) -> int:
     """Decode a file of latents into a video; returns its number of frames.
 
     Raises:
-        UserError: a file cannot be read or written, or the latents are another variant's.
+        UserError: a file cannot be read or written, or the latents are another variant's or make larger pictures than
+            the limits allow.
     """
     latents = open_latents(source)
     info = _info_for(model.variant, latents, rate)
+    pixels = math.prod(latents.shape[2:]) * model.variant.spatial_upscale**2
+    if pixels > limits.pixels:
+        raise LatentFileError(
+            f"{source} makes pictures of {pixels:,} pixels, {limits.pixels:,} are allowed; --max-pixels raises the "
+            "limit, at the price of memory"
+        )
     weight = next(model.parameters())
     pieces = (batch[None].to(weight) for batch in latents.batches(LATENTS_AT_A_TIME))
     left = info.frames
@@ -142,8 +153,8 @@ class _QualityMeter:
         return Quality(self._frames, self._psnr / self._frames, ssim)
 
 
-def _open_source(source: Path, target: Path) -> VideoFile:
-    video = open_video(source)
+def _open_source(source: Path, target: Path, limits: VideoLimits) -> VideoFile:
+    video = open_video(source, limits)
     if target.exists() and target.samefile(source):
         raise VideoFileError(f"{target} is the input; choose another output")
     return video

@@ -20,6 +20,7 @@ from torch.nn import functional
 from taehv import atomic
 from taehv.data.decode import FewerFramesError, VideoError, VideoInfo, probe, read_frames
 from taehv.errors import UserError
+from taehv.params import DEFAULT_LIMITS, VideoLimits
 
 GAP = 8
 """White columns between the two halves of a side-by-side video."""
@@ -37,6 +38,7 @@ class VideoFile:
     info: VideoInfo
     rate: Fraction
     """Frames per second; the average where it varies."""
+    limits: VideoLimits
 
     def batches(self, size: int) -> Iterator[Tensor]:
         """All frames in order, ``size`` at a time: (t, 3, H, W) uint8.
@@ -51,31 +53,32 @@ class VideoFile:
     def _pictures(self) -> Iterator[npt.NDArray[np.uint8]]:
         info = self.info
         try:
-            yield from read_frames(self.path, info, stride=1, height=info.height, width=info.width, stop=info.frames)
+            yield from read_frames(
+                self.path, info, self.limits, stride=1, height=info.height, width=info.width, stop=info.frames
+            )
         except FewerFramesError:
             return  # some packets carry no picture: these were all
         except VideoError as error:
             raise VideoFileError(f"{self.path}: {error}") from error
 
 
-def open_video(path: Path) -> VideoFile:
+def open_video(path: Path, limits: VideoLimits = DEFAULT_LIMITS) -> VideoFile:
     """Look at a video without decoding it.
 
     Raises:
-        VideoFileError: there is no such file, it is not a video, has no video stream, or is cut off.
+        VideoFileError: there is no such file, it is not a video, has no video stream, is larger than the limits, or is
+            cut off.
     """
     if not path.is_file():
         raise VideoFileError(f"there is no file {path}")
     try:
-        info = probe(path)
+        info = probe(path, limits)
     except VideoError as error:
-        raise VideoFileError(f"{path}: {error}") from error
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        rate = stream.average_rate or stream.guessed_rate
-    if not rate:
+        advice = "; --max-pixels raises the limit, at the price of memory" if error.reason == "too large" else ""
+        raise VideoFileError(f"{path}: {error}{advice}") from error
+    if not info.rate:
         raise VideoFileError(f"{path} does not say how many frames it shows per second")
-    return VideoFile(path, info, rate)
+    return VideoFile(path, info, info.rate, limits)
 
 
 class VideoWriter:

@@ -16,6 +16,7 @@ from taehv.data.splits import SPLITS
 from taehv.data.store import ClipRecord
 from taehv.data.store_writer import ClipShardWriter, rows_per_shard
 from taehv.data.workers import advance
+from taehv.params import VideoLimits
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class _Growing:
             self.shard.append(self.row, crop.transpose(2, 0, 1))
 
 
-def cut_video(plan: VideoPlan, *, store: Path) -> CutResult:
+def cut_video(plan: VideoPlan, *, store: Path, limits: VideoLimits) -> CutResult:
     """Write all clips of one video into its own shards; runs in a worker process, one unit of work per frame used.
 
     One picture is held at a time, whatever the video's length and number of clips.
@@ -61,6 +62,7 @@ def cut_video(plan: VideoPlan, *, store: Path) -> CutResult:
     Args:
         plan: the clips to cut.
         store: the store's root.
+        limits: as the video was probed with.
 
     Returns:
         The clips' records in the plan's order (their ``clip_id`` is 0 until all videos are known), or why not.
@@ -71,6 +73,7 @@ def cut_video(plan: VideoPlan, *, store: Path) -> CutResult:
             pictures = read_frames(
                 plan.video.file,
                 plan.video.info,
+                limits,
                 stride=plan.frame_stride,
                 height=plan.scaled_height,
                 width=plan.scaled_width,

@@ -9,6 +9,7 @@ from taehv.data.decode import Reason, VideoError, VideoInfo, probe
 from taehv.data.manifest import ManifestEntry
 from taehv.data.workers import advance
 from taehv.fingerprint import sha256_of_file
+from taehv.params import VideoLimits
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Quarantined:
     detail: str
 
 
-def inspect_video(task: tuple[ManifestEntry, Path]) -> Video | Quarantined:
+def inspect_video(task: tuple[ManifestEntry, Path], *, limits: VideoLimits) -> Video | Quarantined:
     """Compare one file with its manifest entry and probe it; runs in a worker process, one unit of work per video."""
     entry, file = task
     try:
@@ -40,8 +41,10 @@ def inspect_video(task: tuple[ManifestEntry, Path]) -> Video | Quarantined:
             raise VideoError("changed", f"{size} bytes, the manifest says {entry.bytes}")
         if sha256_of_file(file) != entry.sha256:
             raise VideoError("changed", "its sha256 is not the manifest's")
-        return Video(entry, file, probe(file))
+        return Video(entry, file, probe(file, limits))
     except VideoError as error:
         return Quarantined(entry.path, error.reason, error.detail)
+    except OSError as error:
+        return Quarantined(entry.path, "unreadable", error.strerror or str(error))
     finally:
         advance()

@@ -39,9 +39,12 @@ def describe(files: VideoFiles, names: Iterable[str]) -> list[ManifestEntry]:
     entries = []
     for name in names:
         file = files.locate(name)
-        if not file.is_file():
-            raise UserError(f"{name}: no such file ({file})")
-        entries.append(ManifestEntry(name, file.stat().st_size, sha256_of_file(file)))
+        try:
+            if not file.is_file():
+                raise UserError(f"{name}: no such file ({file})")
+            entries.append(ManifestEntry(name, file.stat().st_size, sha256_of_file(file)))
+        except OSError as error:
+            raise UserError(f"{name} cannot be read: {error}") from error
     return entries
 
 
@@ -64,7 +67,10 @@ def read_manifest(path: Path) -> list[ManifestEntry]:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ManifestError(f"{path} cannot be read ({error}); {HOW_TO_WRITE}") from error
-    rows = list(csv.reader(io.StringIO(text)))
+    try:
+        rows = list(csv.reader(io.StringIO(text)))
+    except csv.Error as error:
+        raise ManifestError(f"{path} cannot be read as CSV: {error}; {HOW_TO_WRITE}") from error
     if not rows or tuple(rows[0]) != COLUMNS:
         raise ManifestError(f"{path} must start with the line {','.join(COLUMNS)}; {HOW_TO_WRITE}")
     problems: list[str] = []
@@ -90,8 +96,8 @@ def _problem(row: list[str], entries: dict[str, ManifestEntry]) -> str | None:
         return "the path is empty"
     if path in entries:
         return f"{path} is listed twice"
-    if not re.fullmatch(r"[0-9]+", size):
-        return f"bytes must be a whole number, got {size!r}"
+    if not re.fullmatch(r"[0-9]{1,100}", size):
+        return f"bytes must be a whole number below 10^100, got {size[:40]!r}"
     if not re.fullmatch(r"[0-9a-f]{64}", sha256):
         return f"sha256 must be 64 lower-case hexadecimal digits, got {sha256!r}"
     return None

@@ -49,20 +49,30 @@ def prepare(params: Params, profile: Profile) -> dict[str, Any]:
         quarantined = [*unreadable, *undecodable, *plan.quarantined]
         _report(plan, quarantined)
         write_index(folder / "clips", records)
-        train = ClipStore.open(folder / "clips", "train")
+        train = ClipStore.open(folder / "clips", "train", verify_reads=False)
         variant = VARIANTS[params.active.model.variant]
         fit_teacher(train, params.active.data.frames, variant, folder / "teacher")
         dataset = describe_dataset(params, plan, records, len(quarantined), folder / "teacher")
+        # Everything is on the disk before the first old file goes: moving takes no space.
+        atomic.write_json(folder / "dataset.json", dataset)
         _replace(folder / "clips", paths.CLIPS)
         _replace(folder / "teacher", paths.TEACHER)
-    atomic.write_json(paths.DATASET, dataset)
+        # Last: it holds the hash of the others, so that a crash between the moves is found when they are opened.
+        (folder / "dataset.json").replace(paths.DATASET)
     return dataset
 
 
 def _inspect(params: Params, workers: Workers) -> tuple[list[Video], list[Quarantined]]:
     source = open_source(params.data)
     tasks = [(entry, source.locate(entry.path)) for entry in read_manifest(paths.MANIFEST)]
-    found = workers.map(inspect_video, tasks, label="inspecting videos", unit="video", total=len(tasks))
+    found = workers.map(
+        functools.partial(inspect_video, limits=params.data.limits),
+        tasks,
+        label="inspecting videos",
+        unit="video",
+        total=len(tasks),
+        name=lambda task: task[0].path,
+    )
     videos = [video for video in found if isinstance(video, Video)]
     return videos, [problem for problem in found if isinstance(problem, Quarantined)]
 
@@ -85,11 +95,12 @@ def _cut(
             return plan, records, undecodable
         _check_disk(wanted, store)
         results = workers.map(
-            functools.partial(cut_video, store=store),
+            functools.partial(cut_video, store=store, limits=params.data.limits),
             wanted,
             label="cutting clips",
             unit="frame",
             total=sum(video.stop for video in wanted),
+            name=lambda plan: plan.video.entry.path,
         )
         # A video whose plan changed has overwritten its shards: only what the current plan wants stays valid.
         written = {video: written[video] for video in plan.videos if video in written}

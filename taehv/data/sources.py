@@ -18,6 +18,9 @@ from taehv.params import DataSource
 VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"})
 
 
+HOW_TO_ALLOW = "data.allow_outside: true in params.yaml (and --allow-outside for `taehv manifest`)"
+
+
 class VideoFiles(Protocol):
     """The files that one data source may use."""
 
@@ -28,13 +31,14 @@ class VideoFiles(Protocol):
 
 @dataclass(frozen=True)
 class FolderFiles:
-    """Everything below one folder."""
+    """Everything below one folder; with ``allow_outside`` also what its paths and links lead to."""
 
     root: Path
+    allow_outside: bool = False
 
     def locate(self, name: str) -> Path:
-        """See VideoFiles; a path may not lead out of the folder."""
-        return inside(self.root, name)
+        """See VideoFiles; a path may not lead out of the folder, unless that is allowed."""
+        return located(self.root, name, self.allow_outside)
 
 
 @dataclass(frozen=True)
@@ -66,14 +70,18 @@ def open_source(source: DataSource) -> VideoFiles:
     if source.source == "videos":
         if not path.is_dir():
             raise UserError(f"data.path: {path} is not a folder; name the folder of videos")
-        return FolderFiles(path)
+        return FolderFiles(path, source.allow_outside)
     if not path.is_file():
         raise UserError(f"data.path: {path} is not a file; name the annotation file (JSON or CSV)")
-    return FolderFiles(path.parent)
+    return FolderFiles(path.parent, source.allow_outside)
 
 
-def videos_in_folder(folder: Path) -> list[str]:
-    """All videos below a folder, by suffix, as sorted relative paths."""
+def videos_in_folder(folder: Path, allow_outside: bool = False) -> list[str]:
+    """All videos below a folder, by suffix, as sorted relative paths.
+
+    Raises:
+        UserError: there are none, or one is a link that leads out of the folder and that is not allowed.
+    """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder")
     files = (file for file in folder.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES and file.is_file())
@@ -81,12 +89,17 @@ def videos_in_folder(folder: Path) -> list[str]:
     if not names:
         raise UserError(f"no video below {folder}; looked for {', '.join(sorted(VIDEO_SUFFIXES))}")
     for name in names:
-        inside(folder, name)
+        located(folder, name, allow_outside)
     return names
 
 
-def videos_in_annotations(path: Path) -> list[str]:
-    """The ``path`` entries of an annotation file, in its order: JSON ``{"list": [{"path": ...}]}``, or CSV."""
+def videos_in_annotations(path: Path, allow_outside: bool = False) -> list[str]:
+    """The ``path`` entries of an annotation file, in its order: JSON ``{"list": [{"path": ...}]}``, or CSV.
+
+    Raises:
+        UserError: the file cannot be read, lists nothing or a video twice, or a path leads out of its folder and that
+            is not allowed.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -95,7 +108,7 @@ def videos_in_annotations(path: Path) -> list[str]:
     if not names:
         raise UserError(f"{path} lists no videos")
     for name in names:
-        inside(path.parent, name)
+        located(path.parent, name, allow_outside)
     names = [PurePosixPath(name).as_posix() for name in names]
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
@@ -103,18 +116,34 @@ def videos_in_annotations(path: Path) -> list[str]:
     return names
 
 
-def inside(root: Path, name: str) -> Path:
-    """``root / name``, which must lie below ``root``, symbolic links followed.
+def located(root: Path, name: str, allow_outside: bool) -> Path:
+    """``root / name``, which must lie below ``root``, symbolic links followed, unless ``allow_outside``.
 
     Raises:
-        UserError: the path is absolute, contains ``..``, or a link on it leads out of ``root``.
+        UserError: the path is no path, or it is absolute, contains ``..``, or a link on it leads out of ``root``, and
+            that is not allowed.
     """
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or not path.parts:
-        raise UserError(f"{name!r} must be a path below {root}: relative, with forward slashes, without '..'")
-    file = root.joinpath(*path.parts)
-    if not file.resolve().is_relative_to(root.resolve()):
-        raise UserError(f"{name!r} leads out of {root} through a symbolic link; put the video itself below {root}")
+    if "\\" in name or "\0" in name or not path.parts:
+        raise UserError(f"{name!r} is not the path of a file: one or more names with forward slashes between them")
+    file = root / path
+    if allow_outside:
+        return file
+    if path.is_absolute() or ".." in path.parts:
+        raise UserError(
+            f"{name!r} must be a path below {root}: relative, without '..'. If you trust the list, allow it with "
+            f"{HOW_TO_ALLOW}"
+        )
+    try:
+        target = file.resolve()
+    except (OSError, RuntimeError) as error:  # a circle of links; which error it is depends on Python's version
+        raise UserError(f"{name!r} below {root} cannot be followed: {error}") from error
+    if not target.is_relative_to(root.resolve()):
+        raise UserError(
+            f"{name!r} leads out of {root} through a symbolic link, to {target}. Put the video itself below {root}, or "
+            f"allow links with {HOW_TO_ALLOW}. Where DVC made the link (cache.type symlink), it can also put copies or "
+            f"hard links in its place: dvc config cache.type reflink,hardlink,copy && dvc checkout --relink {root}"
+        )
     return file
 
 
@@ -122,7 +151,7 @@ def _json_paths(path: Path, text: str) -> list[str]:
     expected = f'{path} must be JSON like {{"list": [{{"path": "clip.mp4"}}]}}'
     try:
         content = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{expected}: {error}") from error
     entries = content.get("list") if isinstance(content, dict) else None
     if not isinstance(entries, list):
@@ -135,9 +164,12 @@ def _json_paths(path: Path, text: str) -> list[str]:
 
 def _csv_paths(path: Path, text: str) -> list[str]:
     rows = csv.DictReader(io.StringIO(text))
-    if "path" not in (rows.fieldnames or []):
-        raise UserError(f"{path} must be CSV with a column called 'path', or JSON with the suffix .json")
-    names = [row["path"] or "" for row in rows]
+    try:
+        if "path" not in (rows.fieldnames or []):
+            raise UserError(f"{path} must be CSV with a column called 'path', or JSON with the suffix .json")
+        names = [row["path"] or "" for row in rows]
+    except csv.Error as error:
+        raise UserError(f"{path} cannot be read as CSV: line {rows.line_num}: {error}") from error
     if "" in names:
         raise UserError(f"{path}: the path in row {names.index('') + 1} is empty")
     return names

@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
@@ -54,7 +54,14 @@ class Workers:
         self._pool = ProcessPoolExecutor(processes, context, initializer=_start_worker, initargs=(self._counter,))
 
     def map(
-        self, function: Callable[[TaskT], ResultT], tasks: Sequence[TaskT], *, label: str, unit: str, total: int
+        self,
+        function: Callable[[TaskT], ResultT],
+        tasks: Sequence[TaskT],
+        *,
+        label: str,
+        unit: str,
+        total: int,
+        name: Callable[[TaskT], str],
     ) -> list[ResultT]:
         """``function`` of each task, in the order of the tasks.
 
@@ -62,6 +69,7 @@ class Workers:
             function: runs in a worker process and calls ``advance`` once per unit.
             tasks: its arguments.
             label, unit, total: what the progress bar shows.
+            name: what to call a task in an error.
 
         Raises:
             UserError: a worker process died.
@@ -70,16 +78,22 @@ class Workers:
         already = self._counter.value
         with tqdm(total=total, desc=label, unit=unit, mininterval=interval) as bar:
             waiting = set(futures := [self._pool.submit(function, task) for task in tasks])
+            finished: set[Future[ResultT]] = set()
             try:
                 while waiting:
                     done, waiting = wait(waiting, timeout=_TERMINAL_SECONDS, return_when=FIRST_COMPLETED)
                     bar.update(self._counter.value - already - bar.n)
                     for future in done:
                         future.result()
+                        finished.add(future)
             except BrokenProcessPool as error:
+                # They are worked on in order, so that it died of one of the first that are not finished.
+                unfinished = [name(task) for task, future in zip(tasks, futures, strict=True) if future not in finished]
                 raise UserError(
                     f"{label}: a worker process died, most likely for want of memory. "
-                    f"Set `workers` in the profile below {self._processes}, and look into the system's log."
+                    f"Set `workers` in the profile below {self._processes}, and look into the system's log. "
+                    "If it dies again, the cause is one of these, which can be taken out of data/manifest.csv: "
+                    + ", ".join(unfinished[: self._processes + 1])
                 ) from error
         return [future.result() for future in futures]
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 import struct
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ def reason_for(path: Path) -> str:
 def test_frames_come_in_order_with_their_exact_pixels(tmp_path: Path) -> None:
     path = numbered_video(tmp_path / "a.mkv", 20)
     info = probe(path)
-    assert info == VideoInfo(frames=20, promised_frames=0, height=HEIGHT, width=WIDTH)
+    assert info == VideoInfo(frames=20, promised_frames=0, height=HEIGHT, width=WIDTH, rate=Fraction(25))
     frames = list(read_frames(path, info, stride=3, height=HEIGHT, width=WIDTH, stop=7))
     expected = [numbered_picture(number, HEIGHT, WIDTH) for number in (0, 3, 6, 9, 12, 15, 18)]
     np.testing.assert_array_equal(frames, expected)
@@ -36,9 +37,9 @@ def test_frames_come_in_order_with_their_exact_pixels(tmp_path: Path) -> None:
 def test_the_sample_videos_are_what_they_should_be() -> None:
     infos = {name: probe(path) for name, path in sample_videos().items()}
     assert infos == {
-        "bigbuckbunny.mp4": VideoInfo(132, 132, 720, 1280),
-        "bikes.mp4": VideoInfo(250, 250, 272, 640),
-        "carphone_pristine.mp4": VideoInfo(120, 120, 144, 176),
+        "bigbuckbunny.mp4": VideoInfo(132, 132, 720, 1280, Fraction(25)),
+        "bikes.mp4": VideoInfo(250, 250, 272, 640, Fraction(25)),
+        "carphone_pristine.mp4": VideoInfo(120, 120, 144, 176, Fraction(30000, 1001)),
     }
 
 

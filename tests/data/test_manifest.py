@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import subprocess
 import sys
@@ -11,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from taehv.cli import main
-from taehv.data.manifest import ManifestEntry, ManifestError, read_manifest, write_manifest
+from taehv.data.manifest import ManifestEntry, ManifestError, describe, read_manifest, write_manifest
 from taehv.data.samples import NAMES
-from taehv.data.sources import inside, videos_in_annotations
+from taehv.data.sources import FolderFiles, located, open_source, videos_in_annotations, videos_in_folder
 from taehv.errors import UserError
 from taehv.fingerprint import sha256_of_file
+from taehv.params import DEFAULT_LIMITS, DataSource
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -79,15 +81,53 @@ def test_annotated_paths_that_leave_the_folder_are_refused(
     output = folder / "manifest.csv"
     assert main(["manifest", str(folder / "list.json"), "--output", str(output)]) == 1
     assert "error: " in (message := capsys.readouterr().err)
-    assert "must be a path below" in message or "leads out of" in message
+    assert "must be a path below" in message or "leads out of" in message or "is not the path of a file" in message
     assert not output.exists()
+
+
+@pytest.mark.parametrize("way_out", ["../outside/b.mp4", "{outside}/b.mp4", "link/b.mp4", "b-link.mp4"])
+def test_paths_that_leave_the_folder_can_be_allowed_for_the_list_and_for_the_stage(
+    folder: Path, way_out: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outside = folder.parent / "outside"
+    outside.mkdir()
+    (outside / "b.mp4").write_bytes(b"bbb")
+    (folder / "link").symlink_to(outside)
+    (folder / "b-link.mp4").symlink_to(outside / "b.mp4")
+    name = way_out.format(outside=outside)
+    (folder / "list.json").write_text(json.dumps({"list": [{"path": name}]}))
+    output = folder / "manifest.csv"
+    assert main(["manifest", str(folder / "list.json"), "--allow-outside", "--output", str(output)]) == 0
+    assert "path: " in (printed := capsys.readouterr().out) and "allow_outside: true" in printed
+    assert listed(output) == [name]
+    source = DataSource("annotations", str(folder / "list.json"), allow_outside=True, limits=DEFAULT_LIMITS)
+    assert open_source(source).locate(name).read_bytes() == b"bbb"
+    with pytest.raises(UserError, match=r"data\.allow_outside: true"):
+        open_source(dataclasses.replace(source, allow_outside=False)).locate(name)
+
+
+def test_the_error_for_links_that_dvc_made_says_what_dvc_can_make_instead(folder: Path) -> None:
+    cache = folder.parent / ".dvc/cache/files/md5/ab"
+    cache.mkdir(parents=True)
+    (folder / "b.mp4").rename(cache / "cdef")
+    (folder / "b.mp4").symlink_to(cache / "cdef")
+    with pytest.raises(UserError, match=r"cache\.type symlink.*dvc config cache\.type .* dvc checkout --relink"):
+        videos_in_folder(folder)
+    assert videos_in_folder(folder, allow_outside=True) == ["b.mp4", "day 1/a.MOV"]
+
+
+def test_links_in_a_circle_are_one_clear_error(folder: Path) -> None:
+    (folder / "one.mp4").symlink_to(folder / "two.mp4")
+    (folder / "two.mp4").symlink_to(folder / "one.mp4")
+    with pytest.raises(UserError, match=r"one\.mp4.* (cannot be followed|no such file)"):
+        describe(FolderFiles(folder), ["one.mp4"])
 
 
 @given(st.lists(st.sampled_from(["..", ".", "a", "b.mp4", "", "/"]), max_size=6).map("/".join))
 def test_no_accepted_path_lies_outside(name: str) -> None:
     root = Path("/nowhere/videos")
     try:
-        file = inside(root, name)
+        file = located(root, name, allow_outside=False)
     except UserError:
         return
     assert file.resolve().is_relative_to(root)
