@@ -304,7 +304,8 @@ class MlflowSink:
 
 def allowed(key: str) -> str:
     """MLflow refuses some characters in a metric's name, which a video's file name may hold."""
-    return re.sub(r"[^\w\-. /]", "_", key, flags=re.ASCII)
+    parts = re.sub(r"[^\w\-. /]", "_", key, flags=re.ASCII).split("/")
+    return "/".join("_" if part in (".", "..") else part for part in parts if part)
 
 
 def _from_store(error: MlflowException) -> bool:

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from taehv.errors import UserError
 from taehv.training.checkpoint import (
     CheckpointError,
@@ -89,10 +91,10 @@ class CheckpointWriter:
             _put_in_place(partial, folder / f"step-{snapshot.step}")
             if keep is not None:
                 keep_newest(folder, keep)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             shutil.rmtree(partial, ignore_errors=True)
             raise UserError(
-                f"the checkpoint of step {snapshot.step} cannot be written to {folder}: {error.strerror or error}. "
+                f"the checkpoint of step {snapshot.step} cannot be written to {folder}: {error}. "
                 "The one before is intact: make room (or mend what is wrong there) and run the same command again"
             ) from error
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow.utils.validation import _validate_metric_name
 from mlflow_servers import wait_until
 from tracked_runs import PATIENCE_S, runs, sqlite, start, steps
 
@@ -24,6 +25,7 @@ from taehv.profiles import load_profile
 from taehv.tracking import StageRun, stage_run
 from taehv.tracking.journal import read_lines
 from taehv.tracking.labels import Ending, ending_of
+from taehv.tracking.sink import allowed
 from taehv.tracking.store import StoreError, open_store, tracking_uri
 
 REPOSITORY = Path(__file__).parents[2]
@@ -182,6 +184,13 @@ def test_a_database_that_is_locked_for_a_while_loses_nothing(root: Path, tmp_pat
             time.sleep(25)
             other.rollback()
     assert steps(tracking_uri(), stored(run).info.run_id, "val/psnr") == {0: 1, 1: 1}
+
+
+@pytest.mark.parametrize(
+    "source", ["clip.mp4", "été #1.mp4", "../outside.mp4", "/absolute/clip.mp4", "a/./b.mp4", "a//b"]
+)
+def test_any_source_has_a_metric_name_that_mlflow_takes(source: str) -> None:
+    _validate_metric_name(allowed(f"val/psnr/{source}"))
 
 
 def test_how_a_run_ends() -> None:
