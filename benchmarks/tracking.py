@@ -156,6 +156,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=available_cores(), help="CPU threads (default: all)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    # However it ends, no sender stays behind stopped.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     log_every = load_profile("local", REPOSITORY / "profiles").log_every
     train: Any = build(Setting("embedded", 64, 64, 4, "fp32", AVAILABLE), torch.device("cpu"))
     for step in range(1, 6):
@@ -171,6 +173,7 @@ def main() -> None:
             for store in turn_order:
                 store.take_turn(train, step, options.steps, log_every)
                 step += options.steps
+            print(f"round {turn + 1} of {options.rounds}", file=sys.stderr, flush=True)
     print(f"{options.rounds} x {options.steps} steps, metrics every {log_every}; {options.threads} thread(s)")
     print("| store | ms/step | times no tracking | training thread, us/step | sender's CPU, ms/step |")
     print("|---|---|---|---|---|")
