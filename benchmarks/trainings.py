@@ -245,8 +245,9 @@ def results() -> list[dict[str, Any]]:
 
 def table(trainings: Mapping[str, Training], params: Mapping[str, Any]) -> str:
     """Mean and range over seeds of the last validation, for each training that has results."""
-    lines = ["| training | seeds | PSNR dB, mean (range) | on shifted targets | worst clip | by source | gradient |"]
-    lines.append("|---|---|---|---|---|---|---|")
+    columns = ["training", "seeds", "PSNR dB, mean (range)", "on teacher latents", "on shifted targets", "worst clip"]
+    columns += ["by source", "gradient"]
+    lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
     by_id = {row["id"]: row for row in results()}
     seeds = sorted({row["seed"] for row in by_id.values()})
     for name, training in trainings.items():
