@@ -169,16 +169,21 @@ def main() -> None:
     ):
         step = 6
         for turn in range(options.rounds):
-            turn_order = stores[turn % len(stores) :] + stores[: turn % len(stores)]
-            for store in turn_order:
+            for store in stores[turn % len(stores) :] + stores[: turn % len(stores)]:
                 store.take_turn(train, step, options.steps, log_every)
                 step += options.steps
             print(f"round {turn + 1} of {options.rounds}", file=sys.stderr, flush=True)
-    print(f"{options.rounds} x {options.steps} steps, metrics every {log_every}; {options.threads} thread(s)")
+            if turn > 0:
+                print_table(stores, turn + 1, options)
+
+
+def print_table(stores: list[Store], rounds: int, options: argparse.Namespace) -> None:
+    """After each round, so that a run that is ended early is not lost."""
+    print(f"\n{rounds} x {options.steps} steps, {options.threads} thread(s)")
     print("| store | ms/step | times no tracking | training thread, us/step | sender's CPU, ms/step |")
     print("|---|---|---|---|---|")
     for store in stores:
-        print(store.row(stores[0]))
+        print(store.row(stores[0]), flush=True)
 
 
 if __name__ == "__main__":

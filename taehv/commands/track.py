@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from taehv.tracking.secrets import hide_secrets_in_output
 from taehv.tracking.store import check_uri
 from taehv.tracking.sync import journals, sync
 
@@ -26,6 +27,7 @@ def replay(*, dry_run: bool) -> int:
         StoreError: MLFLOW_TRACKING_URI cannot be used at all.
     """
     check_uri()
+    hide_secrets_in_output()
     lefts = journals()
     if not lefts:
         print(NOTHING)

@@ -10,16 +10,14 @@ store answers, and leaves the rest to `taehv track sync`.
 
 from __future__ import annotations
 
-import io
 import os
 import select
 import sys
 from pathlib import Path
-from typing import TextIO
 
 from taehv.tracking.journal import has_ended
 from taehv.tracking.position import SenderLock, TrackingFolder
-from taehv.tracking.secrets import without_secrets
+from taehv.tracking.secrets import hide_secrets_in_output
 
 NICENESS = 10
 """Training comes first."""
@@ -28,22 +26,6 @@ LONGEST_WAIT_S = 30.0
 LONGEST_WAIT_AT_END_S = 2.0
 EXIT_LEFT = 3
 """Something is left to send."""
-
-
-class HidingStream(io.TextIOBase):
-    """Whatever a library prints goes through here, so that no secret reaches a log."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        """Write it without secrets."""
-        self._stream.write(without_secrets(text))
-        self._stream.flush()
-        return len(text)
-
-    def fileno(self) -> int:
-        return self._stream.fileno()
 
 
 class Stage:
@@ -67,8 +49,8 @@ def say(message: str) -> None:
 
 def main() -> int:
     """Follow the journal to the run's end; the exit code says whether all of it arrived."""
-    # The only place that may see a raw message of the client library.
-    sys.stdout = sys.stderr = HidingStream(sys.stderr)  # type: ignore[assignment]
+    hide_secrets_in_output()
+    sys.stdout = sys.stderr
     os.nice(NICENESS)
     folder = TrackingFolder(Path(sys.argv[1]))
     SenderLock(folder.sender_lock).acquire(wait=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
+import sys
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 from urllib.parse import unquote, urlsplit
 
 Value = TypeVar("Value")
@@ -49,6 +51,28 @@ def hide_secrets(value: Value) -> Value:
             for item, after in zip(value, after_option, strict=False)
         ]
     return hidden
+
+
+class HidingStream(io.TextIOBase):
+    """Whatever a library prints goes through here, so that no secret reaches a log."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write it without secrets."""
+        self._stream.write(without_secrets(text))
+        self._stream.flush()
+        return len(text)
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+
+def hide_secrets_in_output() -> None:
+    """From here on nothing that this process prints shows a secret. For processes that load the client library."""
+    sys.stdout = HidingStream(sys.stdout)  # type: ignore[assignment]
+    sys.stderr = HidingStream(sys.stderr)  # type: ignore[assignment]
 
 
 def _known() -> list[str]:

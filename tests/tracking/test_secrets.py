@@ -74,11 +74,16 @@ def test_a_store_that_works_is_told_nothing(tmp_path: Path) -> None:
     server.start()
     try:
         uri = server.uri.replace("//", f"//me:{SECRETS['in the URI']}@")
-        result = run_stage(tmp_path, MLFLOW_TRACKING_URI=uri)
-        assert runs(server.uri)[0].info.status == "FAILED"
+        unsent = run_stage(tmp_path, MLFLOW_TRACKING_URI=uri, TAEHV_TRACKING_DRAIN_SECONDS="0")
+        synced = track(tmp_path, "sync", MLFLOW_TRACKING_URI=uri, MLFLOW_LOGGING_LEVEL="DEBUG")
+        assert "everything has arrived" in synced.stdout
+        sent = run_stage(tmp_path, MLFLOW_TRACKING_URI=uri, TAEHV_TRACKING_DRAIN_SECONDS="600")
+        (run,) = runs(server.uri)
+        assert run.info.status == "FAILED"
     finally:
         server.kill()
-    assert_no_secret_in(tmp_path, result.stderr, result.stdout)
+    outputs = [output for result in (unsent, synced, sent) for output in (result.stdout, result.stderr)]
+    assert_no_secret_in(tmp_path, *outputs)
     environment_json = next(tmp_path.rglob("environment.json"))
     assert "--token" in json.loads(environment_json.read_text())["command"]
 
