@@ -21,7 +21,8 @@ from taehv.tracking.secrets import hide_secrets_in_output
 
 NICENESS = 10
 """Training comes first."""
-SECONDS_BETWEEN_LOOKS = 2.0
+SECONDS_BETWEEN_LOOKS = 5.0
+"""A batch costs a database as much as a few points: fewer, larger ones. The end of the stage is noticed at once."""
 LONGEST_WAIT_S = 30.0
 LONGEST_WAIT_AT_END_S = 2.0
 EXIT_LEFT = 3
