@@ -133,7 +133,7 @@ def test_a_killed_process_is_continued_in_its_run_with_each_point_once(root: Pat
     begin = next(read_lines(folder / "journal.jsonl")).event
     assert begin is not None
     assert start(root, folder, 2, 5).wait() == 0
-    (run,) = (item for item in runs(tracking_uri()) if item.data.tags["taehv.key"] == begin["key"])
+    (run,) = (item for item in runs(tracking_uri()) if item.data.tags.get("taehv.key") == begin["key"])
     assert steps(tracking_uri(), run.info.run_id, "train/loss") == dict.fromkeys(range(1, 6), 1)
     assert run.info.status == "FINISHED"
     assert not folder.exists()
