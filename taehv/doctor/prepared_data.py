@@ -9,7 +9,7 @@ import yaml
 from taehv import gate, paths
 from taehv.data.manifest import ManifestError, read_manifest
 from taehv.data.splits import SPLITS
-from taehv.data.store import ClipRecord, ClipStore, StoreError, dataset_sha256, read_index
+from taehv.data.store import ClipRecord, StoreError, check_shards, dataset_sha256, read_index
 from taehv.doctor.examination import Examination
 from taehv.doctor.finding import Finding, Level, listed
 from taehv.fingerprint import sha256_of_file
@@ -41,7 +41,7 @@ def check_prepared_data(examination: Examination) -> list[Finding]:
     if 0 in counts.values():
         return [Finding("clips", "fail", f"the index lists {counts} clips", AGAIN)]
     return [
-        _check_shards(counts),
+        _check_shards(records, counts),
         _check_hash(records, examination.dataset_sha256),
         _check_teacher(params),
         _check_parameters(params, made_later),
@@ -72,12 +72,13 @@ def _check_manifest() -> list[Finding]:
         return [Finding("manifest", "fail", str(error), "write it: taehv manifest FOLDER")]
 
 
-def _check_shards(counts: dict[Any, int]) -> Finding:
+def _check_shards(records: list[ClipRecord], counts: dict[Any, int]) -> Finding:
     try:
-        shards = {record.shard for split in SPLITS for record in ClipStore.open(paths.CLIPS, split).records}
+        check_shards(paths.CLIPS, records)
     except StoreError as error:
         return Finding("clips", "fail", str(error), AGAIN)
     shown = ", ".join(f"{count:,} {split}" for split, count in counts.items())
+    shards = {record.shard for record in records}
     return Finding("clips", "pass", f"{shown}; {len(shards):,} shards of the right size")
 
 
