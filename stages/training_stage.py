@@ -131,7 +131,9 @@ def train_and_publish(job: TrainingJob, accelerator: Accelerator, stop_requests:
 def draw_samples(published: TrainingOutputs, device: torch.device) -> None:
     """A strip of frames of one validation clip per source: original, best model, error."""
     model, _ = load_model(published.best_model)
-    published.samples.mkdir(parents=True, exist_ok=True)
+    # Not over files of an earlier run: they may be links into DVC's cache.
+    shutil.rmtree(published.samples, ignore_errors=True)
+    published.samples.mkdir(parents=True)
     codec = {"best model": round_trip(model.to(device))}
     for example in make_examples(ClipStore.open(paths.CLIPS, "val"), codec, device):
         write_strip(example, published.samples / f"{example.file_stem}.png")

@@ -72,8 +72,8 @@ def tracked_numbers(verdict: Verdict) -> dict[str, float]:
 
 
 def write_verdict(verdict: Verdict, path: Path) -> None:
-    """gate_psnr.json."""
-    plain = dataclasses.asdict(verdict)
+    """gate_psnr.json. The diagnosis is a list of lines: DVC would show a text as a metric, in one cell of a table."""
+    plain = dataclasses.asdict(verdict) | {"diagnosis": verdict.diagnosis.splitlines()}
     atomic.write_json(path, {"schema": 1, "passed": verdict.passed, **plain})
 
 
@@ -86,11 +86,12 @@ def read_verdict(path: Path) -> Verdict:
     try:
         record = read_record(path)
         checks = tuple(Check(**check) for check in record["checks"])
-        fields = {name: record[name] for name in ("step", "psnr_db", "min_psnr_db", "diagnosis", "inputs")}
+        fields = {name: record[name] for name in ("step", "psnr_db", "min_psnr_db", "inputs")}
+        diagnosis = "\n".join(record["diagnosis"])
         passed = record["passed"]
     except (RecordError, KeyError, TypeError) as error:
         raise GateRefusal(f"no usable gate verdict: {error}; run: dvc repro gate_psnr") from error
-    verdict = Verdict(checks=checks, **fields)
+    verdict = Verdict(checks=checks, diagnosis=diagnosis, **fields)
     if passed is not verdict.passed or not checks:
         raise GateRefusal(
             f"{path} contradicts itself: its checks do not give passed = {passed}; run: dvc repro -f -s gate_psnr"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
 from pathlib import Path
 from typing import NoReturn
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
+
+from taehv import atomic
 
 __all__ = ["logging_redirect_tqdm", "progress_bar", "start_logging"]
 
@@ -26,10 +29,22 @@ def start_logging(file: Path, *, main_process: bool) -> logging.Logger:
     logger.addHandler(terminal)
     if main_process:
         file.parent.mkdir(parents=True, exist_ok=True)
+        _detach(file)
         to_file = logging.FileHandler(file, encoding="utf-8")
         to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logger.addHandler(to_file)
     return logger
+
+
+def _detach(file: Path) -> None:
+    """Make ``file`` a file of its own again.
+
+    An execution that was killed while it published left a link to it among DVC's outputs, from where `dvc commit` may
+    have linked it into the cache. What is there must not grow.
+    """
+    if file.exists() and file.stat().st_nlink > 1:
+        with atomic.replacing(file) as copy:
+            shutil.copyfile(file, copy)
 
 
 def progress_bar(stage: str, done: int, total: int, *, enabled: bool) -> tqdm[NoReturn]:

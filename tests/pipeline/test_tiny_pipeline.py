@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tests_support import Project
 
 pytestmark = pytest.mark.slow
@@ -28,15 +29,6 @@ def sha256(path: Path) -> str:
 def stages_that_would_run(project: Project) -> list[str]:
     printed = project.run("dvc", "repro", "--dry").stdout
     return [line.split("'")[1] for line in printed.splitlines() if line.startswith("Running stage")]
-
-
-@pytest.fixture(scope="module")
-def finished(prepared_tiny_project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The tiny pipeline after `dvc repro`. Only read from it, or copy it."""
-    project = prepared_tiny_project.copy(tmp_path_factory.mktemp("finished") / "project")
-    project.run("dvc", "repro")
-    project.commit("finished")
-    return project
 
 
 def test_every_declared_output_is_there_and_git_sees_none_of_them(finished: Project) -> None:
@@ -140,6 +132,10 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_bits(finished: Project
     for file in ("best_model/model.safetensors", "validation_history.json"):
         assert sha256(tiny_project.root / "runs/a800_test" / file) == sha256(finished.root / "runs/a800_test" / file)
     assert not list(tiny_project.root.glob(".work/a800_test/*/rolling"))
+    events = EventAccumulator(str(tiny_project.root / "runs/a800_test/tensorboard")).Reload()
+    for tag in ("train/loss", "val/psnr"):
+        steps = [point.step for point in events.Scalars(tag)]
+        assert steps == sorted(set(steps)), f"TensorBoard shows a step of {tag} twice"
 
 
 def test_h100_train_continues_the_named_a800_checkpoint(finished: Project, tmp_path: Path) -> None:

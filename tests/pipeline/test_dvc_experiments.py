@@ -1,0 +1,120 @@
+"""DVC experiments and MLflow runs find each other: grids in the queue, failed gates, killed stages."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import yaml
+from experiment_queue import experiments, run_queue, tracked_runs, wait_for_queue
+from tests_support import Project
+
+pytestmark = pytest.mark.slow
+
+RECON = {"grid-1": 1.0, "grid-2": 20.0}
+READABLE = ["--drop", ".*", "--keep", "Experiment|loss.recon|.*best.psnr_db|.*gate_psnr.json:passed|final_psnr.value"]
+
+
+@pytest.fixture(scope="module")
+def queued(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """A grid of two, and one that fails its gate, run by two workers at once. Copy it before changing it."""
+    project = finished.copy(tmp_path_factory.mktemp("queued") / "project")
+    project.run("dvc", "exp", "run", "--queue", "-n", "grid", "-S", "loss.recon=1,20")
+    project.run("dvc", "exp", "run", "--queue", "-n", "too-strict", "-S", "gate.min_psnr_db=99")
+    try:
+        statuses = run_queue(project, workers=2)
+        assert statuses == {"grid-1": "Success", "grid-2": "Success", "too-strict": "Failed"}
+        yield project
+    finally:
+        project.run("dvc", "queue", "stop", "--kill", check=False)
+
+
+def test_a_grid_on_two_workers_is_whole_in_the_one_store_of_the_main_repository(queued: Project) -> None:
+    for name, recon in RECON.items():
+        runs = tracked_runs(queued, f"tags.dvc_exp_name = '{name}'")
+        assert {run.info.run_name for run in runs} == {"a800_test", "gate_psnr", "h100_train", "evaluate"}
+        for run in runs:
+            assert run.info.status == "FINISHED"
+            assert float(run.data.params["loss.recon"]) == recon
+            artifacts = Path(urlsplit(run.info.artifact_uri).path)
+            assert artifacts.is_relative_to(queued.root / "mlartifacts")
+            assert (artifacts / "params.resolved.json").is_file()
+        training = next(run for run in runs if run.info.run_name == "h100_train")
+        assert (Path(urlsplit(training.info.artifact_uri).path) / "metrics.json").is_file()
+    assert [path for path in (queued.root / ".work").rglob("*") if path.is_file()] == []
+
+
+def test_an_experiments_mlflow_runs_are_named_by_its_metrics(queued: Project) -> None:
+    runs = {run.info.run_id: run for run in tracked_runs(queued)}
+    shown = experiments(queued)
+    for name in RECON:
+        for stage in ("a800_test", "h100_train"):
+            run = runs[shown[name]["metrics"][f"runs/{stage}/mlflow.json"]["data"]["run_id"]]
+            assert (run.info.run_name, run.data.tags["dvc_exp_name"]) == (stage, name)
+
+
+def test_a_failed_gate_is_found_in_mlflow_by_the_experiments_name(queued: Project) -> None:
+    (run,) = tracked_runs(queued, "tags.dvc_exp_name = 'too-strict'")
+    assert (run.info.run_name, run.info.status) == ("gate_psnr", "FAILED")
+    assert "gate failed" in run.data.tags["failure_reason"]
+
+
+def test_the_documented_table_has_only_the_columns_that_it_names(queued: Project) -> None:
+    header = queued.run("dvc", "exp", "show", "--csv", *READABLE).stdout.splitlines()[0].split(",")
+    training = [f"runs/{stage}/metrics.json:best.psnr_db" for stage in ("a800_test", "h100_train")]
+    wanted = {"Experiment", "loss.recon", "final_psnr.value", "runs/gate_psnr.json:passed", *training}
+    assert set(header) == wanted
+
+
+def test_two_experiments_can_be_compared(queued: Project) -> None:
+    printed = queued.run("dvc", "exp", "diff", "grid-1", "grid-2").stdout
+    assert "loss.recon" in printed
+    assert "best.psnr_db" in printed
+
+
+def test_an_applied_experiment_is_in_the_workspace_with_all_its_files(queued: Project, tmp_path: Path) -> None:
+    project = queued.copy(tmp_path / "project")
+    project.run("dvc", "exp", "apply", "grid-1")
+    assert yaml.safe_load((project.root / "params.yaml").read_text())["loss"]["recon"] == RECON["grid-1"]
+    assert project.run("dvc", "status").stdout.strip() == "Data and pipelines are up to date."
+    metrics = experiments(project)["grid-1"]["metrics"]["runs/h100_train/metrics.json"]["data"]
+    assert project.json("runs/h100_train/metrics.json")["best"] == metrics["best"]
+
+
+def test_an_experiment_becomes_a_branch(queued: Project, tmp_path: Path) -> None:
+    project = queued.copy(tmp_path / "project")
+    project.run("dvc", "exp", "branch", "grid-2", "more-recon")
+    project.git("checkout", "-q", "more-recon")
+    project.run("dvc", "checkout")
+    assert yaml.safe_load((project.root / "params.yaml").read_text())["loss"]["recon"] == RECON["grid-2"]
+    assert project.run("dvc", "status").stdout.strip() == "Data and pipelines are up to date."
+
+
+def test_a_queued_stage_killed_with_9_goes_on_where_it_was(tiny_project: Project) -> None:
+    project = tiny_project
+    profile = project.root / "profiles/local.yaml"
+    profile.write_text(profile.read_text().replace("checkpoint_every: 100", "checkpoint_every: 1"))
+    project.commit("a checkpoint after every step")
+    queue = ["dvc", "exp", "run", "--queue", "-S", "loss.recon=3"]
+    try:
+        project.run(*queue, "-n", "killed", "a800_test")
+        project.run("dvc", "queue", "start")
+        while not list(project.root.glob(".work/a800_test/*/rolling/step-2")):
+            time.sleep(0.05)
+        (lock,) = project.root.glob(".work/a800_test/*/lock")
+        os.kill(int(lock.read_text().split()[1]), signal.SIGKILL)
+        assert wait_for_queue(project) == {"killed": "Failed"}
+        project.run(*queue, "-n", "again", "a800_test")
+        assert run_queue(project, workers=1)["again"] == "Success"
+    finally:
+        project.run("dvc", "queue", "stop", "--kill", check=False)
+    project.run("dvc", "exp", "apply", "again")
+    assert "resumed unfinished work" in (project.root / "runs/a800_test/train.log").read_text()
+    # One training is one run, whatever happened to its processes.
+    (run,) = tracked_runs(project, "tags.stage = 'a800_test'")
+    assert (run.info.status, run.data.tags["dvc_exp_name"]) == ("FINISHED", "again")
