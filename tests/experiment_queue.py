@@ -27,9 +27,12 @@ def run_queue(project: Project, workers: int) -> dict[str, str]:
 
 
 def wait_for_queue(project: Project) -> dict[str, str]:
-    while not all(status in ENDED for status in (now := queue_status(project)).values()):
+    """Wait until every experiment has ended; returns the status of each."""
+    while True:
+        statuses = queue_status(project)
+        if all(status in ENDED for status in statuses.values()):
+            return statuses
         time.sleep(2.0)
-    return now
 
 
 def experiments(project: Project) -> dict[str, dict[str, Any]]:
