@@ -93,10 +93,10 @@ def test_metrics_of_a_commit_can_be_compared_with_the_workspace(finished: Projec
     project.change_params({"gate": {"min_psnr_db": 4.5}})
     project.run("dvc", "repro", "gate_psnr")
     changed = json.loads(project.run("dvc", "metrics", "diff", "--json", "--targets", "runs/gate_psnr.json").stdout)
-    difference = changed["diff"]["runs/gate_psnr.json"]["min_psnr_db"]
+    difference = changed["runs/gate_psnr.json"]["min_psnr_db"]
     assert (difference["old"], difference["new"]) == (4.0, 4.5)
     params = json.loads(project.run("dvc", "params", "diff", "--json").stdout)
-    assert params["diff"]["params.yaml"]["gate.min_psnr_db"]["new"] == 4.5
+    assert params["params.yaml"]["gate.min_psnr_db"]["new"] == 4.5
 
 
 def test_the_graph_has_the_five_stages(finished: Project) -> None:

@@ -58,12 +58,8 @@ def test_outputs_that_are_links_into_the_cache_are_never_changed_in_place(
     assert project.run("dvc", "status").stdout.strip() == "Data and pipelines are up to date."
 
 
-def test_collecting_garbage_takes_nothing_from_a_running_or_a_killed_training(tiny_project: Project) -> None:
-    project = tiny_project
-    project.run("dvc", "config", "cache.type", "symlink")
-    project.run("dvc", "checkout", "--relink")
-    profile = project.root / "profiles/local.yaml"
-    profile.write_text(profile.read_text().replace("checkpoint_every: 100", "checkpoint_every: 1"))
+def start_training(project: Project) -> subprocess.Popen[bytes]:
+    """Start a800_test; returns when it holds its work folder."""
     process = subprocess.Popen(
         [sys.executable, "-m", "stages.a800_test"],
         cwd=project.root,
@@ -71,16 +67,31 @@ def test_collecting_garbage_takes_nothing_from_a_running_or_a_killed_training(ti
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    while not list(project.root.glob(".work/a800_test/*/rolling/step-1")):
-        assert process.poll() is None, "the stage ended before its first checkpoint"
+    while not any(
+        f"process {process.pid} " in lock.read_text() for lock in project.root.glob(".work/a800_test/*/lock")
+    ):
+        assert process.poll() is None, "the stage ended before it trained"
         time.sleep(0.02)
-    process.send_signal(signal.SIGSTOP)
-    project.run("dvc", "gc", "--workspace", "--force")
-    process.send_signal(signal.SIGCONT)
-    while not list(project.root.glob(".work/a800_test/*/rolling/step-3")):
-        assert process.poll() is None, "the stage did not survive dvc gc"
+    return process
+
+
+def test_collecting_garbage_takes_nothing_from_a_killed_or_a_running_training(tiny_project: Project) -> None:
+    project = tiny_project
+    project.run("dvc", "config", "cache.type", "symlink")
+    project.run("dvc", "checkout", "--relink")
+    profile = project.root / "profiles/local.yaml"
+    profile.write_text(profile.read_text().replace("checkpoint_every: 100", "checkpoint_every: 1"))
+    killed = start_training(project)
+    while not list(project.root.glob(".work/a800_test/*/rolling/step-*")):
+        assert killed.poll() is None, "the stage ended before its first checkpoint"
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    killed.kill()
+    killed.wait()
     project.run("dvc", "gc", "--workspace", "--force")
-    assert "resumed unfinished work" in project.run("stages.a800_test").stdout
+    resumed = start_training(project)
+    # Stopped, so that it is still training when the garbage has been collected, however long that takes.
+    resumed.send_signal(signal.SIGSTOP)
+    project.run("dvc", "gc", "--workspace", "--force")
+    resumed.send_signal(signal.SIGCONT)
+    assert resumed.wait() == 0
+    assert "resumed unfinished work" in (project.root / "runs/a800_test/train.log").read_text()
