@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 from experiment_queue import experiments, run_queue, tracked_runs, wait_for_queue
+from held_training import hold_at_first_checkpoint, save_every_step
 from tests_support import Project
 
 pytestmark = pytest.mark.slow
@@ -24,6 +25,10 @@ READABLE = ["--drop", ".*", "--keep", "Experiment|loss.recon|.*best.psnr_db|.*ga
 def queued(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     """A grid of two, and one that fails its gate, run by two workers at once. Copy it before changing it."""
     project = finished.copy(tmp_path_factory.mktemp("queued") / "project")
+    # MLflow's experiment has the path of the project that was copied; the two workers shall make a new store, at once.
+    for file in project.root.glob("mlflow.db*"):
+        file.unlink()
+    shutil.rmtree(project.root / "mlartifacts")
     project.run("dvc", "exp", "run", "--queue", "-n", "grid", "-S", "loss.recon=1,20")
     project.run("dvc", "exp", "run", "--queue", "-n", "too-strict", "-S", "gate.min_psnr_db=99")
     try:
@@ -97,17 +102,13 @@ def test_an_experiment_becomes_a_branch(queued: Project, tmp_path: Path) -> None
 
 def test_a_queued_stage_killed_with_9_goes_on_where_it_was(tiny_project: Project) -> None:
     project = tiny_project
-    profile = project.root / "profiles/local.yaml"
-    profile.write_text(profile.read_text().replace("checkpoint_every: 100", "checkpoint_every: 1"))
+    save_every_step(project)
     project.commit("a checkpoint after every step")
     queue = ["dvc", "exp", "run", "--queue", "-S", "loss.recon=3"]
     try:
         project.run(*queue, "-n", "killed", "a800_test")
         project.run("dvc", "queue", "start")
-        while not list(project.root.glob(".work/a800_test/*/rolling/step-2")):
-            time.sleep(0.05)
-        (lock,) = project.root.glob(".work/a800_test/*/lock")
-        os.kill(int(lock.read_text().split()[1]), signal.SIGKILL)
+        os.kill(hold_at_first_checkpoint(project), signal.SIGKILL)
         assert wait_for_queue(project) == {"killed": "Failed"}
         project.run(*queue, "-n", "again", "a800_test")
         assert run_queue(project, workers=1)["again"] == "Success"
