@@ -70,7 +70,8 @@ def start_training(project: Project) -> subprocess.Popen[bytes]:
 def test_collecting_garbage_takes_nothing_from_a_running_or_a_killed_training(tiny_project: Project) -> None:
     project = tiny_project
     project.run("dvc", "config", "cache.type", "symlink")
-    project.run("dvc", "checkout", "--relink")
+    project.run("dvc", "checkout", "--relink", "prepare_data")
+    assert all(shard.is_symlink() for shard in (project.root / "data/clips").rglob("*.npy"))
     save_every_step(project)
     with start_training(project) as training:
         assert hold_at_first_checkpoint(project) == training.pid
