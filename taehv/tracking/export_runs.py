@@ -159,7 +159,7 @@ def _describe(model: LoggedModel) -> dict[str, Any]:
     metrics = [
         {
             "key": metric.key,
-            "value": metric.value,
+            "value": repr(float(metric.value)),  # NaN is no JSON
             "time": metric.timestamp,
             "step": metric.step,
             "run_id": metric.run_id,

@@ -248,7 +248,7 @@ class _Importer:
         there = {(_identity(metric), metric.run_id) for metric in self._client.get_logged_model(model_id).metrics or []}
         for item in exported["metrics"]:
             run_id = self._ids.get(item["run_id"], self._ids[exported["source_run_id"]])
-            facts: tuple[Any, ...] = (item["key"], item["value"], item["time"], item["step"])
+            facts: tuple[Any, ...] = (item["key"], float(item["value"]), item["time"], item["step"])
             dataset = (item["dataset_name"] or None, item["dataset_digest"] or None)
             metric = Metric(*facts, model_id, *dataset, run_id)
             if (_identity(metric), run_id) not in there:
