@@ -34,6 +34,15 @@ def tiny_project(prepared_tiny_project: Project, tmp_path: Path) -> Project:
 
 
 @pytest.fixture(scope="session")
+def finished_tiny_project(prepared_tiny_project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The tiny pipeline after `dvc repro`. Only read from it, or copy it."""
+    project = prepared_tiny_project.copy(tmp_path_factory.mktemp("finished") / "project")
+    project.run("dvc", "repro")
+    project.commit("finished")
+    return project
+
+
+@pytest.fixture(scope="session")
 def pipeline_run(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The one real run of the whole embedded pipeline that all end-to-end tests share. Only read from it."""
     project = copy_repository(tmp_path_factory.mktemp("pipeline") / "project")

@@ -22,6 +22,7 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 # The database's migrations announce every step at INFO.
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 
+SQLITE = "sqlite:///"
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 SCHEMES = ("http", "https", *DATABASES, "databricks", "databricks-uc")
 DEFAULT_EXPERIMENT = "taehv"
@@ -34,8 +35,14 @@ class StoreError(UserError):
 
 
 def tracking_uri() -> str:
-    """The user's store, or `sqlite:///<main repository>/mlflow.db`."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{main_repository() / 'mlflow.db'}"
+    """The user's store, or `sqlite:///<main repository>/mlflow.db`.
+
+    A relative sqlite path is one of the main repository: a DVC experiment runs in a folder that is deleted afterwards.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db"
+    if uri.startswith(SQLITE):
+        return f"{SQLITE}{main_repository() / uri.removeprefix(SQLITE)}"
+    return uri
 
 
 def artifact_root() -> Path:

@@ -57,19 +57,20 @@ def test_the_registry_moves_the_alias_and_says_why(tmp_path: Path, monkeypatch: 
         registry.promote(model, name, TAGS | tags)
         return version
 
+    def holder(alias: str) -> str:
+        return str(client.get_model_version_by_alias(name, alias).version)
+
     first = evaluated()
     better = evaluated(test_psnr_db="28.0")
     worse = evaluated(test_psnr_db="27.0")
     elsewhere = evaluated(test_psnr_db="40.0", dataset_sha256="cd" * 32)
-    assert client.get_model_version_by_alias(name, CHAMPION).version == better
-    assert client.get_model_version_by_alias(name, "h100-passed").version == elsewhere
+    assert holder(CHAMPION) == better
+    assert holder("h100-passed") == elsewhere
     said = {
         version: client.get_model_version(name, version).description for version in (first, better, worse, elsewhere)
     }
-    assert (
-        said[first]
-        == "h100-passed: passed\nchampion: the first: test PSNR 27.50 dB on 24 clips of 9 frames of dataset abababababab"
-    )
+    the_first = "the first: test PSNR 27.50 dB on 24 clips of 9 frames of dataset abababababab"
+    assert said[first] == f"h100-passed: passed\nchampion: {the_first}"
     assert f"champion: replaced version {first}: test PSNR 28.0000 dB against 27.5000 dB" in said[better]
     assert f"champion: version {better} stays: not better: test PSNR 27.0000 dB" in said[worse]
     assert (
@@ -78,4 +79,4 @@ def test_the_registry_moves_the_alias_and_says_why(tmp_path: Path, monkeypatch: 
     assert f"set_registered_model_alias('{name}', 'champion', '{elsewhere}')" in said[elsewhere]
     # Somebody chooses by hand: that is respected, and later models are compared with it.
     client.set_registered_model_alias(name, CHAMPION, worse)
-    assert evaluated(test_psnr_db="27.2") == client.get_model_version_by_alias(name, CHAMPION).version
+    assert evaluated(test_psnr_db="27.2") == holder(CHAMPION)

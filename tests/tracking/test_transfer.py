@@ -43,7 +43,7 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def source(empty: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A store with a pipeline's runs: a parent, a training with its model, an evaluation of it, and a stranger's run."""
+    """A pipeline's runs (a parent, a training with its model, an evaluation of it) and a stranger's run."""
     root = tmp_path_factory.mktemp("source")
     shutil.copyfile(empty, root / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
