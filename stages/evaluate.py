@@ -76,8 +76,8 @@ def track(params: Params, profile: Profile, report: dict[str, Any], compared: Pa
         # These wait for the models where the training stages' journals have not been sent yet, so they come last.
         for stage in STAGES:
             run.link(stage, ids[stage])
-            step = int(read_record(outputs[stage].best_info)["step"])
-            run.model_metrics(ids[stage], step, evaluation.model_numbers(report, stage))
+            best_step = int(read_record(outputs[stage].best_info)["step"])
+            run.model_metrics(ids[stage], best_step, evaluation.model_numbers(report, stage))
         if report["passed"]:
             tags = evaluation.version_tags(report, "h100_train", str(read_record(paths.DATASET)["dataset_sha256"]))
             run.register(ids["h100_train"], ALIAS, tags=tags, reason=evaluation.describe_passed(report))

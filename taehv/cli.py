@@ -212,7 +212,9 @@ def _add_track(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "artifacts, datasets, models) into a folder, or into a file that ends in .tar, .tar.gz or .tgz.",
     )
     export.add_argument("target", type=Path, metavar="FILE|FOLDER")
-    export.add_argument("--run", action="append", metavar="ID", help="only this run and its children; may be repeated")
+    export.add_argument(
+        "--run", dest="run_ids", action="append", metavar="ID", help="only this run and its children; may be repeated"
+    )
     export.add_argument("--experiment", metavar="NAME", help="only this experiment's runs; default: all experiments")
     export.set_defaults(run=_track_export)
     bring = actions.add_parser(
@@ -255,7 +257,7 @@ def _limits(options: argparse.Namespace) -> VideoLimits:
 def _track_export(options: argparse.Namespace) -> int:
     from taehv.commands import track
 
-    return track.export(options.target, options.run or (), options.experiment)
+    return track.export(options.target, options.run_ids or (), options.experiment)
 
 
 def _track_import(options: argparse.Namespace) -> int:

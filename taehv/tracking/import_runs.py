@@ -159,7 +159,7 @@ class _Importer:
                 place = relative.parent.as_posix()
                 self._client.log_artifact(run_id, str(file), None if place == "." else place)
 
-    def _artifacts(self, run_id: str, path: str | None = None) -> Iterator[tuple[str, int]]:
+    def _artifacts(self, run_id: str, path: str | None = None) -> Iterator[tuple[str, int | None]]:
         for item in self._client.list_artifacts(run_id, path):
             if item.is_dir:
                 yield from self._artifacts(run_id, item.path)
@@ -248,9 +248,16 @@ class _Importer:
         there = {(_identity(metric), metric.run_id) for metric in self._client.get_logged_model(model_id).metrics or []}
         for item in exported["metrics"]:
             run_id = self._ids.get(item["run_id"], self._ids[exported["source_run_id"]])
-            facts: tuple[Any, ...] = (item["key"], float(item["value"]), item["time"], item["step"])
-            dataset = (item["dataset_name"] or None, item["dataset_digest"] or None)
-            metric = Metric(*facts, model_id, *dataset, run_id)
+            metric = Metric(
+                item["key"],
+                float(item["value"]),
+                item["time"],
+                item["step"],
+                model_id=model_id,
+                dataset_name=item["dataset_name"] or None,
+                dataset_digest=item["dataset_digest"] or None,
+                run_id=run_id,
+            )
             if (_identity(metric), run_id) not in there:
                 self._client.log_batch(run_id, metrics=[metric])
 

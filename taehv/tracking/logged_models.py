@@ -7,7 +7,6 @@ import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import mlflow
 import numpy as np
@@ -132,10 +131,7 @@ class ModelLogger:
     def _link(self, metrics: list[Metric], model_id: str, dataset: Dataset | None) -> None:
         """To the run and to the model. Equal points (time included) are kept once by MLflow's stores."""
         name, digest = (dataset.name, dataset.digest) if dataset is not None else (None, None)
-        linked: list[Metric] = []
-        for metric in metrics:
-            facts: tuple[Any, ...] = (metric.key, metric.value, metric.timestamp, metric.step)
-            linked.append(Metric(*facts, model_id, name, digest, self._run_id))
+        linked = [Metric(m.key, m.value, m.timestamp, m.step, model_id, name, digest, self._run_id) for m in metrics]
         if linked:
             self._client.log_batch(self._run_id, metrics=linked)
 

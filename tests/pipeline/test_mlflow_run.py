@@ -145,12 +145,13 @@ def test_a_git_uri_runs_in_a_clone_and_is_tracked_where_the_command_was_given(
     assert runs.parent.data.tags["mlflow.source.git.commit"] == commit
 
 
-def test_without_pyenv_the_default_manager_says_what_is_missing(project: Project) -> None:
-    """What MLflow does before any of our code runs; README.md and docs/ecosystem.md name the flag."""
+def test_without_pyenv_mlflows_default_ends_before_the_pipeline_starts(project: Project) -> None:
+    """MLflow ends before any of our code runs, with an error about a program `None`: docs/ecosystem.md names the flag."""
     places = [Path(sys.executable).parent, "/usr/bin", "/bin"]
     environment = {"PATH": ":".join(map(str, places)), "MLFLOW_ENV_ROOT": str(project.root / "envs")}
     result = project.run("mlflow", "run", ".", "-P", "profile=local", check=False, **environment)
     assert result.returncode != 0
+    assert "No such file or directory: 'None'" in result.stderr
     conda = project.run("mlflow", "run", ".", "--env-manager", "conda", check=False)
     assert "Set `--env-manager` to 'virtualenv' or 'local'" in conda.stderr
 

@@ -88,7 +88,7 @@ def test_the_model_that_passed_is_the_champion_until_a_better_one_comes(finished
     client = MlflowClient(f"sqlite:///{finished.root}/mlflow.db")
     champion = client.get_model_version_by_alias("taehv-hunyuan_video-embedded", "champion")
     assert champion.source == f"models:/{finished.json('runs/h100_train/mlflow.json')['model_id']}"
-    assert "champion: the first: test PSNR" in champion.description
+    assert "champion: the first: test PSNR" in str(champion.description)
     measured = finished.json("reports/evaluation.json")["models"]["h100_train"]["round_trip"]["psnr_db"]
     assert float(champion.tags["test_psnr_db"]) == measured
     assert champion.tags["dataset_sha256"] == finished.json("data/dataset.json")["dataset_sha256"]

@@ -67,7 +67,8 @@ def test_the_registry_moves_the_alias_and_says_why(tmp_path: Path, monkeypatch: 
     assert holder(CHAMPION) == better
     assert holder("h100-passed") == elsewhere
     said = {
-        version: client.get_model_version(name, version).description for version in (first, better, worse, elsewhere)
+        version: str(client.get_model_version(name, version).description)
+        for version in (first, better, worse, elsewhere)
     }
     the_first = "the first: test PSNR 27.50 dB on 24 clips of 9 frames of dataset abababababab"
     assert said[first] == f"h100-passed: passed\nchampion: {the_first}"

@@ -51,11 +51,11 @@ def test_two_stages_at_once_a_killed_server_and_a_killed_stage_lose_nothing_and_
         wait_until(lambda folder=folder, step=step: last_step(folder) > step + 20, process)
     server.start()
     end.touch()
-    last = {}
+    last = []
     for process in (first, second):
         output, errors = process.communicate()
         assert process.returncode == 0, errors
-        last[int(output.split()[1])] = None
+        last.append(int(output.split()[1]))
     killed = start(tmp_path, folders[2], 1, 10, "wait", MLFLOW_TRACKING_URI=server.uri)
     wait_until(lambda: has_sent_metrics(folders[2]), killed)
     killed.kill()

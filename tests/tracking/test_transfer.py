@@ -150,12 +150,18 @@ def without_own(tags: dict[str, str], names: dict[str, str]) -> dict[str, str]:
     return {key: names.get(value, value) for key, value in tags.items() if key != "taehv.imported_from"}
 
 
-def files(client: MlflowClient, run_id: str, path: str | None = None) -> Iterator[tuple[str, int]]:
+def files(client: MlflowClient, run_id: str, path: str | None = None) -> Iterator[tuple[str, int | None]]:
     for item in client.list_artifacts(run_id, path):
         if item.is_dir:
             yield from files(client, run_id, item.path)
         else:
             yield item.path, item.file_size
+
+
+def experiment_id(uri: str) -> str:
+    experiment = MlflowClient(uri).get_experiment_by_name("taehv")
+    assert experiment is not None
+    return str(experiment.experiment_id)
 
 
 def transfer(monkeypatch: pytest.MonkeyPatch, root: Path, uri: str, *command: str) -> int:
@@ -180,9 +186,7 @@ def test_an_export_holds_everything_and_importing_it_again_changes_nothing(
     assert transfer(monkeypatch, source, sqlite(source), "import", bundle) == 0
     assert everything(sqlite(source)) == before
     mlflow.set_tracking_uri(sqlite(tmp_path))
-    (model,) = mlflow.search_logged_models(
-        [MlflowClient().get_experiment_by_name("taehv").experiment_id], output_format="list"
-    )
+    (model,) = MlflowClient().search_logged_models([experiment_id(sqlite(tmp_path))])
     loaded = mlflow.pyfunc.load_model(model.model_uri)
     assert loaded.model_id == model.model_id
     assert loaded.predict(np.zeros((1, 3, 3, 9, 9), np.uint8)).shape == (1, 3, 3, 9, 9)
@@ -207,10 +211,8 @@ def test_an_import_that_was_interrupted_is_completed_by_the_next(
 def test_a_run_is_exported_with_its_children_only(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (parent,) = MlflowClient(sqlite(source)).search_runs(
-        [MlflowClient(sqlite(source)).get_experiment_by_name("taehv").experiment_id],
-        "tags.`mlflow.runName` = 'pipeline'",
-    )
+    client = MlflowClient(sqlite(source))
+    (parent,) = client.search_runs([experiment_id(sqlite(source))], "tags.`mlflow.runName` = 'pipeline'")
     bundle = tmp_path / "export"
     assert transfer(monkeypatch, source, sqlite(source), "export", str(bundle), "--run", parent.info.run_id) == 0
     names = {json.loads(file.read_text())["name"] for file in bundle.glob("runs/*/run.json")}
