@@ -31,7 +31,7 @@ def program(name: str) -> str:
 @contextlib.contextmanager
 def postgresql() -> Iterator[str]:
     """The URI of an empty database."""
-    pytest.importorskip("psycopg2")
+    pytest.importorskip("psycopg")
     initdb, server = program("initdb"), program("postgres")
     # Not below pytest's folder, into which only the user of the tests may look.
     folder = Path(tempfile.mkdtemp(prefix="taehv-postgresql-"))
@@ -80,12 +80,12 @@ def _user_for_root() -> pwd.struct_passwd | None:
 
 
 def _wait_until_it_answers(process: subprocess.Popen[bytes], port: int) -> None:
-    import psycopg2
+    import psycopg
     from mlflow_servers import wait_until
 
     def answers() -> bool:
-        with contextlib.suppress(psycopg2.OperationalError):
-            psycopg2.connect(host="127.0.0.1", port=port, user="taehv", dbname="postgres").close()
+        with contextlib.suppress(psycopg.OperationalError):
+            psycopg.connect(host="127.0.0.1", port=port, user="taehv", dbname="postgres").close()
             return True
         return False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -142,16 +143,16 @@ class _Exporter:
     def write_model(self, model: LoggedModel) -> None:
         model = self._client.get_logged_model(model.model_id)
         place = self._folder / "models" / model.model_id
-        (place / "artifacts").mkdir(parents=True)
+        place.mkdir(parents=True)
         if self._client.list_logged_model_artifacts(model.model_id):
             try:
-                mlflow.artifacts.download_artifacts(
-                    artifact_uri=model.artifact_location,
-                    dst_path=str(place / "artifacts"),
-                    tracking_uri=tracking_uri(),
+                downloaded = mlflow.artifacts.download_artifacts(
+                    artifact_uri=model.artifact_location, dst_path=str(place / "download"), tracking_uri=tracking_uri()
                 )
             except MlflowException as error:
                 raise BundleError(f"the files of model {model.model_id} cannot be read: {error}") from error
+            Path(downloaded).rename(place / "artifacts")
+            shutil.rmtree(place / "download", ignore_errors=True)
         atomic.write_json(place / "model.json", _describe(model))
 
 

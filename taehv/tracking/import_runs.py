@@ -234,7 +234,7 @@ class _Importer:
             content |= {key: value for key, value in changed.items() if key in content}
             description.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
         try:
-            if any(files.iterdir()):
+            if files.exists():
                 self._client.log_model_artifacts(model.model_id, str(files))
         finally:
             if original is not None:

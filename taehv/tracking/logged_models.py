@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,8 @@ NEEDED = ("torch", "numpy", "safetensors", "mlflow")
 MODEL_TAG = "taehv.model"
 """Run and content: by it a model is found whose creation was not answered."""
 MODEL_TYPE = "video autoencoder"
+BEST_MODEL = "best_model"
+"""How the model's data are called in its artifacts."""
 VALIDATION = "val/"
 SIGNATURE = ModelSignature(
     # No schema of the input: MLflow's would allow one number type only, and this model takes two (and, for decode,
@@ -95,6 +98,7 @@ class ModelLogger:
         """Weights stay a safetensors file: MLflow's PyTorch flavour would freeze batch and picture size."""
         with tempfile.TemporaryDirectory() as folder:
             packed = Path(folder) / "model"
+            named = shutil.copytree(best_model, Path(folder) / BEST_MODEL)
             mlflow.pyfunc.save_model(
                 packed,
                 mlflow_model=Model(
@@ -104,7 +108,7 @@ class ModelLogger:
                     model_id=model.model_id,
                 ),
                 loader_module=mlflow_model.__name__,
-                data_path=str(best_model),
+                data_path=str(named),
                 code_paths=[str(PACKAGE)],
                 pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in NEEDED],
                 signature=SIGNATURE,

@@ -108,5 +108,6 @@ class Registry:
     def _describe(self, name: str, version: str, alias: str, reason: str) -> None:
         """One line per alias; other lines of the description stay as they are."""
         known = self._client.get_model_version(name, version).description or ""
-        lines = [line for line in known.splitlines() if not line.startswith(f"{alias}: ")]
-        self._client.update_model_version(name, version, "\n".join([*lines, f"{alias}: {reason}"]))
+        prefix, new = f"{alias}: ", f"{alias}: {reason}"
+        lines = [new if line.startswith(prefix) else line for line in known.splitlines()]
+        self._client.update_model_version(name, version, "\n".join(lines if new in lines else [*lines, new]))

@@ -146,7 +146,7 @@ def test_a_git_uri_runs_in_a_clone_and_is_tracked_where_the_command_was_given(
 
 
 def test_without_pyenv_mlflows_default_ends_before_the_pipeline_starts(project: Project) -> None:
-    """MLflow ends before any of our code runs, with an error about a program `None`: docs/ecosystem.md names the flag."""
+    """MLflow ends before any of our code runs, looking for a program `None`; docs/ecosystem.md names the flag."""
     places = [Path(sys.executable).parent, "/usr/bin", "/bin"]
     environment = {"PATH": ":".join(map(str, places)), "MLFLOW_ENV_ROOT": str(project.root / "envs")}
     result = project.run("mlflow", "run", ".", "-P", "profile=local", check=False, **environment)

@@ -26,6 +26,6 @@ def test_a_relative_database_is_one_of_the_main_repository(
     assert tracking_uri() == wanted.format(root=tmp_path)
 
 
-@pytest.mark.parametrize(("uri", "is_one"), [("postgresql+psycopg2://h/d", True), ("https://h", False)])
+@pytest.mark.parametrize(("uri", "is_one"), [("postgresql+psycopg://h/d", True), ("https://h", False)])
 def test_a_database_has_no_place_for_artifacts(uri: str, is_one: bool) -> None:
     assert is_database(uri) is is_one
