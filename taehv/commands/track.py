@@ -51,6 +51,7 @@ def export(target: Path, run_ids: Sequence[str], experiment: str | None) -> int:
     from taehv.tracking.export_runs import export_runs
 
     check_uri()
+    hide_secrets_in_output()
     with packed(target) as folder:
         written = export_runs(folder, run_ids, experiment)
     print(f"{target}: {len(written)} runs")
@@ -67,6 +68,7 @@ def bring(source: Path) -> int:
     from taehv.tracking.import_runs import import_runs
 
     check_uri()
+    hide_secrets_in_output()
     with unpacked(source) as folder:
         counts = import_runs(folder)
     print(f"{source}: {counts.new} runs imported, {counts.known} were there already")
