@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow_servers import free_port, wait_until
@@ -85,7 +86,8 @@ def test_params_for_one_run_become_a_dvc_experiment_and_leave_the_workspace_alon
         name = gate.data.tags["dvc_exp_name"]
         assert name in json.dumps(json.loads(project.run("dvc", "exp", "show", "--json").stdout))
         project.run("dvc", "exp", "apply", name)
-        assert project.json("runs/gate_psnr.json")["min_psnr_db"] == limit
+        applied = yaml.safe_load((project.root / "params.yaml").read_text(encoding="utf-8"))
+        assert applied["gate"]["min_psnr_db"] == limit
 
 
 def test_params_for_one_run_are_the_same_as_an_edited_file(project: Project, tmp_path: Path) -> None:
