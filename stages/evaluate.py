@@ -15,7 +15,7 @@ from taehv.model.weights import load_model
 from taehv.params import Params, dump_resolved, load_params
 from taehv.parity import Parity
 from taehv.profiles import Profile, load_profile
-from taehv.records import read_tracking_ids
+from taehv.records import read_record, read_tracking_ids
 from taehv.report.build import write_report
 from taehv.report.examples import make_examples
 from taehv.teachers import load_teacher
@@ -63,7 +63,9 @@ def measure(params: Params, profile: Profile) -> tuple[dict[str, Any], Parity]:
 def track(params: Params, profile: Profile, report: dict[str, Any], compared: Parity) -> None:
     """Log the report, link both models, and register the H100 model if the evaluation passed."""
     with tracking.stage_run("evaluate", params, profile) as run:
-        ids = {stage: read_tracking_ids(paths.training_outputs(stage).mlflow) for stage in STAGES}
+        run.dataset(paths.DATASET, "test")
+        outputs = {stage: paths.training_outputs(stage) for stage in STAGES}
+        ids = {stage: read_tracking_ids(outputs[stage].mlflow) for stage in STAGES}
         run.tags({"verdict": "passed" if report["passed"] else "failed", "parity": compared.verdict})
         run.metrics(0, evaluation.tracked_numbers(report))
         for step in compared.steps:
@@ -74,8 +76,12 @@ def track(params: Params, profile: Profile, report: dict[str, Any], compared: Pa
         # These wait for the models where the training stages' journals have not been sent yet, so they come last.
         for stage in STAGES:
             run.link(stage, ids[stage])
+            best_step = int(read_record(outputs[stage].best_info)["step"])
+            run.model_metrics(ids[stage], best_step, evaluation.model_numbers(report, stage))
         if report["passed"]:
-            run.register(ids["h100_train"], ALIAS)
+            tags = evaluation.version_tags(report, "h100_train", str(read_record(paths.DATASET)["dataset_sha256"]))
+            run.register(ids["h100_train"], ALIAS, tags=tags, reason=evaluation.describe_passed(report))
+            run.promote(ids["h100_train"], tags=tags)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def main() -> int:
         # These wait for the model where a800_test's journal has not been sent yet, so they come last.
         run.link("judged", judged)
         if verdict.passed:
-            run.register(judged, ALIAS)
+            run.register(judged, ALIAS, tags=gate.version_tags(verdict), reason=gate.describe_passed(verdict))
     print(verdict.diagnosis, file=sys.stdout if verdict.passed else sys.stderr)
     return 0 if verdict.passed else EXIT_FAILED
 

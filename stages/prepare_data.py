@@ -21,7 +21,7 @@ def main() -> int:
     with stage_run("prepare_data", params, profile) as run:
         dataset = prepare(params, profile)
         dump_resolved(params, paths.PREPARE_PARAMS)
-        run.dataset(paths.DATASET)
+        run.dataset(paths.DATASET, "preparation")
         run.metrics(0, {f"data/{split}_clips": float(facts["clips"]) for split, facts in dataset["splits"].items()})
         run.metrics(0, {"data/quarantined": float(dataset["quarantined"]), "data/bytes": float(dataset["bytes"])})
         for file in (paths.DATASET, paths.QUARANTINE, paths.PREPARE_PARAMS, paths.TEACHER / INFO):

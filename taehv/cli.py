@@ -34,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_encode(commands)
     _add_decode(commands)
     _add_convert(commands)
+    _add_compare(commands)
     _add_doctor(commands)
     _add_track(commands)
     return parser
@@ -147,6 +148,25 @@ def _convert(options: argparse.Namespace) -> int:
     return 0
 
 
+def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser(
+        "compare",
+        help="two training runs: what differs, metrics at common steps, parity",
+        description="Compare two finished training runs, each named as a stage of this directory (a800_test, "
+        "h100_train) or by its MLflow run id. The tolerances are evaluate.parity_* of params.yaml. "
+        "Exit code: 0 they agree (perhaps with a warning), 1 they do not, 3 they share no step.",
+    )
+    command.add_argument("runs", nargs=2, metavar="RUN_OR_STAGE")
+    command.add_argument("--json", action="store_true", help="print the result as JSON")
+    command.set_defaults(run=_compare)
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from taehv.commands.compare import compare
+
+    return compare(options.runs, as_json=options.json)
+
+
 def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command = commands.add_parser(
         "doctor",
@@ -172,7 +192,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _add_track(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = commands.add_parser("track", help="what MLflow has not been told yet: list it, send it")
+    command = commands.add_parser("track", help="what MLflow has not been told yet, and moving runs between stores")
     actions = command.add_subparsers(dest="action", required=True, metavar="ACTION")
     actions.add_parser("status", help="list the journals of runs whose events have not all arrived").set_defaults(
         run=_track_status
@@ -185,6 +205,26 @@ def _add_track(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     sync.add_argument("--dry-run", action="store_true", help="say what would be sent, send nothing")
     sync.set_defaults(run=_track_sync)
+    export = actions.add_parser(
+        "export",
+        help="write runs of the tracking store into a folder or a .tar file",
+        description="Write runs with all that belongs to them (params, tags, every metric point with its time, "
+        "artifacts, datasets, models) into a folder, or into a file that ends in .tar, .tar.gz or .tgz.",
+    )
+    export.add_argument("target", type=Path, metavar="FILE|FOLDER")
+    export.add_argument(
+        "--run", dest="run_ids", action="append", metavar="ID", help="only this run and its children; may be repeated"
+    )
+    export.add_argument("--experiment", metavar="NAME", help="only this experiment's runs; default: all experiments")
+    export.set_defaults(run=_track_export)
+    bring = actions.add_parser(
+        "import",
+        help="bring exported runs into the tracking store; what is there already is not doubled",
+        description="Bring runs that `taehv track export` wrote into the store that MLFLOW_TRACKING_URI names. "
+        "Importing again, also after an interruption, adds only what is missing.",
+    )
+    bring.add_argument("source", type=Path, metavar="FILE|FOLDER")
+    bring.set_defaults(run=_track_import)
 
 
 def _track_status(options: argparse.Namespace) -> int:
@@ -212,6 +252,18 @@ def _limits(options: argparse.Namespace) -> VideoLimits:
     if options.max_pixels < 1:
         raise UserError(f"--max-pixels must be positive, got {options.max_pixels}")
     return dataclasses.replace(DEFAULT_LIMITS, pixels=options.max_pixels)
+
+
+def _track_export(options: argparse.Namespace) -> int:
+    from taehv.commands import track
+
+    return track.export(options.target, options.run_ids or (), options.experiment)
+
+
+def _track_import(options: argparse.Namespace) -> int:
+    from taehv.commands import track
+
+    return track.bring(options.source)
 
 
 def _add_model_options(command: argparse.ArgumentParser) -> None:

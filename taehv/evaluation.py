@@ -153,10 +153,33 @@ def describe(report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def describe_passed(report: Mapping[str, Any]) -> str:
+    """Why it passed, in one line."""
+    final = report["final_psnr"]
+    return f"test PSNR {final['value']:.2f} dB, must be > {final['limit']:g} dB; parity: {report['parity']['verdict']}"
+
+
 def tracked_numbers(report: Mapping[str, Any]) -> dict[str, float]:
     """Every measured number of evaluation.json as a tracked metric, by its path: ``test/teacher/psnr_db``."""
     codecs_measured = {**report["models"], "teacher": report["teacher"], "mean_colour": report["mean_colour"]}
     return _numbers(codecs_measured, "test")
+
+
+def model_numbers(report: Mapping[str, Any], model: str) -> dict[str, float]:
+    """The same of one model under names that all models share: ``test/round_trip/psnr_db``. Without single sources."""
+    numbers = _numbers(report["models"][model], "test")
+    return {path: number for path, number in numbers.items() if "/by_source/" not in path}
+
+
+def version_tags(report: Mapping[str, Any], model: str, dataset_sha256: str) -> dict[str, str]:
+    """By what a model is compared with others in the registry: its score, and on which clips."""
+    test_set = report["test_set"]
+    return {
+        "test_psnr_db": str(report["models"][model]["round_trip"]["psnr_db"]),
+        "dataset_sha256": dataset_sha256,
+        "test_clips": str(test_set["clips"]),
+        "test_frames": str(test_set["frames_compared"]),
+    }
 
 
 def _numbers(nested: Mapping[str, Any], prefix: str) -> dict[str, float]:

@@ -71,6 +71,16 @@ def tracked_numbers(verdict: Verdict) -> dict[str, float]:
     return {"gate/passed": float(verdict.passed), **measured}
 
 
+def version_tags(verdict: Verdict) -> dict[str, str]:
+    """What the registry says about a model that passed."""
+    return {"val_psnr_db": str(verdict.psnr_db), "dataset_sha256": str(verdict.inputs["dataset_sha256"])}
+
+
+def describe_passed(verdict: Verdict) -> str:
+    """Why it passed, in one line."""
+    return f"validation PSNR {verdict.psnr_db:.2f} dB at step {verdict.step}, must be > {verdict.min_psnr_db:g} dB"
+
+
 def write_verdict(verdict: Verdict, path: Path) -> None:
     """gate_psnr.json. The diagnosis is a list of lines: DVC would show a text as a metric, in one cell of a table."""
     plain = dataclasses.asdict(verdict) | {"diagnosis": verdict.diagnosis.splitlines()}

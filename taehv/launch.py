@@ -18,7 +18,7 @@ from types import FrameType
 
 import psutil
 
-from taehv.errors import exit_with
+from taehv.errors import UserError, exit_with
 from taehv.params import Params, TrainingStage, load_params
 from taehv.profiles import DEFAULT_PROFILE, ENVIRONMENT_VARIABLE, PROFILES_FOLDER, Profile, load_profile
 from taehv.strict_config import ConfigError, Problem
@@ -38,9 +38,27 @@ def training_command(profile: Profile, stage: TrainingStage) -> list[str]:
     return [*launch, "--num_processes", count, "--mixed_precision", "no", "--dynamo_backend", "no", *module]
 
 
-def pipeline_command(profile: Profile, targets: Sequence[str] = ()) -> list[str]:
-    """How DVC is asked for the profile's stages."""
-    return [sys.executable, "-m", "dvc", "repro", *(targets or profile.targets)]
+def pipeline_command(profile: Profile, targets: Sequence[str] = (), overrides: Sequence[str] = ()) -> list[str]:
+    """How DVC is asked for the profile's stages.
+
+    With changed params it is an experiment in a folder of its own: neither params.yaml nor the results in the workspace
+    change, and `dvc exp show` and `dvc exp apply` know it afterwards.
+    """
+    wanted = targets or profile.targets
+    if not overrides:
+        return [sys.executable, "-m", "dvc", "repro", *wanted]
+    changes = [word for override in overrides for word in ("-S", override)]
+    return [sys.executable, "-m", "dvc", "exp", "run", "--temp", *changes, *wanted]
+
+
+def check_git() -> None:
+    """Raises UserError where DVC cannot run an experiment, because it has no commit to start from."""
+    command = ["git", "rev-parse", "--quiet", "--verify", "HEAD"]
+    if subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode != 0:
+        raise UserError(
+            "--set runs a DVC experiment, which needs a git repository with a commit; without one, change params.yaml "
+            "and run without --set"
+        )
 
 
 def run_if_launcher_needed(profile: Profile, stage: TrainingStage) -> int | None:
@@ -86,11 +104,11 @@ def check_gpus(profile: Profile) -> None:
         )
 
 
-def describe(profile: Profile, params: Params) -> str:
+def describe(profile: Profile, params: Params, overrides: Sequence[str] = ()) -> str:
     """What would be run, and the arithmetic of a step."""
     lines = [
         f"profile    {profile.name}: {profile.description}",
-        f"pipeline   {ENVIRONMENT_VARIABLE}={profile.name} {_shown(pipeline_command(profile))}",
+        f"pipeline   {ENVIRONMENT_VARIABLE}={profile.name} {_shown(pipeline_command(profile, (), overrides))}",
     ]
     stages: tuple[TrainingStage, ...] = ("a800_test", "h100_train")
     for stage in stages:
@@ -132,21 +150,32 @@ def _count(number: int, noun: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
+    from taehv.overrides import overridden_params, split_overrides  # needs hydra, which comes with DVC
+
     parser = argparse.ArgumentParser(prog="python -m taehv.launch", description="Run the pipeline on a machine.")
     parser.add_argument("--profile", default=None, help=f"a file of profiles/ (default: {DEFAULT_PROFILE})")
     parser.add_argument(
         "--dry-run", action="store_true", help="print the commands and the batch arithmetic, run nothing"
     )
+    parser.add_argument(
+        "--set",
+        default="",
+        metavar="'KEY=VALUE ...'",
+        help="change params for this run only: it becomes a DVC experiment, and params.yaml stays as it is",
+    )
     parser.add_argument("targets", nargs="*", help="DVC stages to run up to (default: the profile's)")
     options = parser.parse_args(arguments)
-    profile, params = load_profile(options.profile), load_params()
+    profile, overrides = load_profile(options.profile), split_overrides(options.set)
+    params = overridden_params(overrides) if overrides else load_params()
     if options.dry_run:
-        print(describe(profile, params))
+        print(describe(profile, params, overrides))
         return 0
+    if overrides:
+        check_git()
     check_gpus(profile)
     describe_batch(profile, params.active.batch.global_)
     environment = {**os.environ, ENVIRONMENT_VARIABLE: profile.name}
-    return run_pipeline(pipeline_command(profile, options.targets), environment)
+    return run_pipeline(pipeline_command(profile, options.targets, overrides), environment)
 
 
 def run_training(command: Sequence[str]) -> int:

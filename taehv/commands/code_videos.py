@@ -23,11 +23,11 @@ from taehv.commands.video_files import (
     VideoFile,
     VideoFileError,
     open_video,
-    pad_to_multiple,
     side_by_side,
     write_video,
 )
 from taehv.metrics import SSIM_WINDOW, psnr_per_clip, ssim_per_clip
+from taehv.model.clips import pad_to_multiple
 from taehv.model.folded import FoldedTAEHV
 from taehv.model.streaming import StreamingDecoder, StreamingEncoder
 from taehv.model.variants import Variant
@@ -57,7 +57,7 @@ def reconstruct(model: FoldedTAEHV, source: Path, target: Path, beside_original:
     """
     video, variant = _open_source(source, target, limits), model.variant
     height, width = video.info.height, video.info.width
-    promised = variant.latent_frames(frames_to_code(variant, video.info.frames))
+    promised = variant.latent_frames(variant.frames_to_code(video.info.frames))
     decoder = StreamingDecoder(model, promised if variant.trim_needs_clip_length else None)
     waiting: list[Tensor] = []
     meter = _QualityMeter(with_ssim=min(height, width) >= SSIM_WINDOW)
@@ -127,14 +127,6 @@ def decode(
     return info.frames
 
 
-def frames_to_code(variant: Variant, frames: int) -> int:
-    """How long a clip of ``frames`` frames must be made so that at least as many frames are decoded."""
-    coded = frames
-    while variant.decoded_frames(variant.latent_frames(coded)) < frames:
-        coded += 1
-    return coded
-
-
 class _QualityMeter:
     def __init__(self, with_ssim: bool) -> None:
         self._with_ssim = with_ssim
@@ -175,7 +167,7 @@ def _encoded(model: FoldedTAEHV, video: VideoFile, keep: Callable[[Tensor], obje
             f"{video.path} has {seen} frames, not {video.info.frames} as its packets say; {variant.name} must know "
             "before it decodes. Copy the video with a tool that writes it anew"
         )
-    missing = frames_to_code(variant, seen) - seen
+    missing = variant.frames_to_code(seen) - seen
     if missing:
         yield encoder.push(frames[-1:].expand(missing, -1, -1, -1)[None])
     yield encoder.flush()

@@ -1,6 +1,9 @@
-"""`taehv track`: what tracking has not been able to send yet."""
+"""`taehv track`: what tracking has not been able to send yet, and runs that move from one store to another."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
 
 from taehv.tracking.secrets import hide_secrets_in_output
 from taehv.tracking.store import check_uri
@@ -36,3 +39,37 @@ def replay(*, dry_run: bool) -> int:
             print(f"would {'leave alone' if left.running else 'send'}: {left.describe()}")
         return 0
     return 0 if sync(lefts, lambda message: print(message, flush=True)) else EXIT_LEFT
+
+
+def export(target: Path, run_ids: Sequence[str], experiment: str | None) -> int:
+    """Write runs into a folder or a .tar file.
+
+    Raises:
+        UserError: there is something else at the target, or a named run or experiment does not exist.
+    """
+    from taehv.tracking.bundle import packed
+    from taehv.tracking.export_runs import export_runs
+
+    check_uri()
+    hide_secrets_in_output()
+    with packed(target) as folder:
+        written = export_runs(folder, run_ids, experiment)
+    print(f"{target}: {len(written)} runs")
+    return 0
+
+
+def bring(source: Path) -> int:
+    """Import what ``export`` wrote.
+
+    Raises:
+        UserError: it is not there, or not what ``export`` writes.
+    """
+    from taehv.tracking.bundle import unpacked
+    from taehv.tracking.import_runs import import_runs
+
+    check_uri()
+    hide_secrets_in_output()
+    with unpacked(source) as folder:
+        counts = import_runs(folder)
+    print(f"{source}: {counts.new} runs imported, {counts.known} were there already")
+    return 0

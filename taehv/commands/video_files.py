@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from taehv import atomic
 from taehv.data.decode import FewerFramesError, VideoError, VideoInfo, probe, read_frames
@@ -119,12 +118,6 @@ def write_video(path: Path, rate: Fraction, height: int, width: int) -> Iterator
             writer.finish()
     except (av.error.FFmpegError, OSError) as error:
         raise VideoFileError(f"{path} cannot be written: {error.strerror}") from error
-
-
-def pad_to_multiple(frames_tchw: Tensor, multiple: int) -> Tensor:
-    """Frames (t, 3, H, W) extended to the right and below by copies of their last column and row."""
-    height, width = frames_tchw.shape[-2:]
-    return functional.pad(frames_tchw, (0, -width % multiple, 0, -height % multiple), mode="replicate")
 
 
 def side_by_side(left: Tensor, right: Tensor) -> Tensor:

@@ -42,3 +42,10 @@ def put_zeros_in_front(piece_ntchw: Tensor, segments: Segments) -> Tensor:
 def cut_or_fill_with_zeros(frames_ntchw: Tensor, count: int) -> Tensor:
     """The first ``count`` frames; black ones at the end where there are fewer."""
     return functional.pad(frames_ntchw, (0, 0, 0, 0, 0, 0, 0, count - frames_ntchw.shape[1]))
+
+
+def pad_to_multiple(frames: Tensor, multiple: int) -> Tensor:
+    """Frames (..., 3, H, W) extended to the right and below by copies of their last column and row."""
+    height, width = frames.shape[-2:]
+    padding = (0, -width % multiple, 0, -height % multiple)
+    return functional.pad(frames.flatten(0, -4), padding, mode="replicate").unflatten(0, frames.shape[:-3])

@@ -91,6 +91,13 @@ class Variant:
         pieces = self.padded_frames(frames) // self.segments.frames
         return pieces * self._latents_per_piece(self.segments) - self.segments.dropped_latents
 
+    def frames_to_code(self, frames: int) -> int:
+        """How long a clip of ``frames`` frames must be made so that at least as many frames are decoded."""
+        coded = frames
+        while self.decoded_frames(self.latent_frames(coded)) < frames:
+            coded += 1
+        return coded
+
     def frames_to_trim(self, latent_frames: int) -> int:
         """Decoded frames to drop at the start (of each piece), after which decoded frame j is input frame j."""
         if self.trim_rule == "odd_latents" and latent_frames % 2 == 0:

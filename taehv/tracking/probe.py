@@ -16,11 +16,10 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from taehv.tracking.secrets import without_secrets
-from taehv.tracking.store import StoreError, artifact_root, open_store, tracking_uri
+from taehv.tracking.store import SQLITE, StoreError, artifact_root, is_database, open_store, tracking_uri
 
 REQUEST_SECONDS = 3
 """For one answer of a server; the first that takes longer ends the probe."""
-SQLITE = "sqlite:///"
 NOT_YET = "will be created by the first stage"
 
 
@@ -95,7 +94,7 @@ def _take_write_lock(database: Path) -> None:
 
 def local_artifacts() -> Path | None:
     """Where artifacts go on this machine; None where a server keeps them."""
-    return artifact_root() if tracking_uri().startswith("sqlite:") else None
+    return artifact_root() if is_database(tracking_uri()) else None
 
 
 @contextlib.contextmanager

@@ -107,10 +107,10 @@ class StageRun:
         """A JSON artifact from memory."""
         self._journal.append("json", file=file, value=dict(value))
 
-    def dataset(self, dataset_json: Path) -> None:
-        """The prepared data as this run's MLflow dataset input."""
+    def dataset(self, dataset_json: Path, context: str = "training") -> None:
+        """The prepared data as this run's MLflow dataset input; ``context`` says what for."""
         facts = json.loads(dataset_json.read_text(encoding="utf-8"))
-        self._journal.append("dataset", facts=facts)
+        self._journal.append("dataset", facts=facts, context=context)
         self.tags({"dataset_sha256": facts["dataset_sha256"]})
 
     def model(self, best_model: Path, *, metrics: Mapping[str, float]) -> None:
@@ -125,13 +125,38 @@ class StageRun:
         if other.known:
             self._journal.append("link", prefix=prefix, to=vars(other))
 
-    def register(self, model: TrackingIds, alias: str) -> None:
-        """Another run's model in the registry, as `taehv-<variant>-<scale>` under an alias."""
+    def model_metrics(self, model: TrackingIds, step: int, values: Mapping[str, float]) -> None:
+        """What was measured of another run's model, on this run's dataset; ``step`` is the model's."""
+        if model.known:
+            self._journal.append("model_metrics", model=vars(model), step=step, values=dict(values))
+
+    def register(self, model: TrackingIds, alias: str, *, tags: Mapping[str, str], reason: str) -> None:
+        """Another run's model in the registry, as `taehv-<variant>-<scale>` under an alias.
+
+        Args:
+            model: whose.
+            alias: moves to the new version.
+            tags: of the version.
+            reason: why it has the alias; a line of the version's description.
+        """
         if not model.known:
             return
-        name = f"taehv-{self._params.active.model.variant}-{self._params.scale}"
-        self._journal.append("register", model=vars(model), name=name, alias=alias)
+        name = self._registered_name
+        self._journal.append("register", model=vars(model), name=name, alias=alias, tags=dict(tags), reason=reason)
         self.tags({"registered_as": f"{name}@{alias}"})
+
+    def promote(self, model: TrackingIds, *, tags: Mapping[str, str]) -> None:
+        """Let another run's model be the champion if its ``tags`` (taehv/tracking/registry.py) say it is better.
+
+        Who the champion is, is known when the event is sent; the version's description and this run's tag `champion`
+        then say how it went.
+        """
+        if model.known:
+            self._journal.append("promote", model=vars(model), name=self._registered_name, tags=dict(tags))
+
+    @property
+    def _registered_name(self) -> str:
+        return f"taehv-{self._params.active.model.variant}-{self._params.scale}"
 
     def fail(self, reason: str) -> None:
         """Mark the run as failed; the stage goes on to its own end."""

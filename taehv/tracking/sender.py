@@ -16,7 +16,7 @@ from taehv.tracking.store import StoreError, tracking_uri
 FIRST_WAIT_S = 1.0
 ATTEMPTS_WHILE_STORE_ANSWERS = 10
 """Of one file or model that fails although the store answers: then it is set aside, and the rest goes on."""
-MAY_BE_SET_ASIDE = ("artifact", "json", "dataset", "model", "register", "link")
+MAY_BE_SET_ASIDE = ("artifact", "json", "dataset", "model", "model_metrics", "register", "promote", "link")
 
 
 class OtherStoreError(Exception):

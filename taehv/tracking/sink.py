@@ -18,19 +18,12 @@ from taehv.tracking.store import open_store, tracking_uri
 # isort: split
 # store sets MLflow's environment, so mlflow comes after it.
 import mlflow
-from mlflow.data.dataset_source_registry import get_dataset_source_from_json
-from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import (
-    DatasetInput,
-    LifecycleStage,
-    LoggedModel,
-    Metric,
-    Param,
-    Run,
-    RunTag,
-    ViewType,
-)
+from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException, RestException
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+
+from taehv.tracking.logged_models import ModelLogger
+from taehv.tracking.registry import Registry
 
 METRIC_BATCH = 1000
 """MLflow's limit per call."""
@@ -42,10 +35,11 @@ TAG_VALUE_LENGTH = 5000
 """What every MLflow server takes."""
 DIGEST_LENGTH = 32
 """Of a dataset's hash; MLflow allows 36."""
+PROFILE_FACTS = ("splits", "quarantined", "bytes", "split_rule")
+"""What of dataset.json MLflow's UI shows as the dataset's profile."""
 
 KEY_TAG = "taehv.key"
 """The run's own identity, made before any server is asked: by it a run is found whose creation was not answered."""
-MODEL_TAG = "taehv.model"
 ENDED_TAGS = ("failed", "failure_reason", "interrupted")
 """What says how a run ended; a continued run has not."""
 
@@ -118,8 +112,10 @@ class MlflowSink:
             "json": self._json,
             "dataset": self._dataset,
             "model": self._model,
+            "model_metrics": self._model_metrics,
             "link": self._link,
             "register": self._register,
+            "promote": self._promote,
             "end": self._end,
         }
         handler = handlers.get(event["kind"])
@@ -231,41 +227,27 @@ class MlflowSink:
 
     def _dataset(self, event: Event) -> None:
         facts = event["facts"]
-        dataset = MetaDataset(  # type: ignore[abstract]
-            get_dataset_source_from_json(json.dumps({"uri": str(paths.MANIFEST)}), "local"),
+        dataset = Dataset(
             name=f"taehv-{facts['split_rule'].replace(' ', '-')}",
             digest=facts["dataset_sha256"][:DIGEST_LENGTH],
+            source_type="local",
+            source=json.dumps({"uri": str(paths.MANIFEST)}),
+            profile=json.dumps({key: facts[key] for key in PROFILE_FACTS if key in facts}),
         )
-        self.client.log_inputs(self.run_id, [DatasetInput(dataset._to_mlflow_entity(), tags=[])])
+        context = InputTag(MLFLOW_DATASET_CONTEXT, event.get("context", "training"))
+        self.client.log_inputs(self.run_id, [DatasetInput(dataset, [context])])
 
     def _model(self, event: Event) -> None:
-        from taehv.tracking.pyfunc import log_model
-
         files = [self._kept_file(file) for file in event["files"]]
-        model = self._model_tagged(event["identity"])
-        if model is None:
-            model = self.client.create_logged_model(
-                self.client.get_run(self.run_id).info.experiment_id,
-                name="model",
-                source_run_id=self.run_id,
-                tags={MODEL_TAG: event["identity"]},
-                params=self.client.get_run(self.run_id).data.params,
-            )
-        if str(model.status) != "READY":
-            log_model(files[0].parent, self.run_id, model.model_id, step=int(event["metrics"].get("step", 0)))
-        best = [
-            Metric(f"best/{key}", float(value), event["time"], 0, model_id=model.model_id, run_id=self.run_id)
-            for key, value in event["metrics"].items()
-        ]
-        there = self._points(best)
-        self.client.log_batch(self.run_id, metrics=[item for item in best if (item.key, item.step) not in there])
+        models = ModelLogger(self.client, self.run_id)
+        self.model_id = models.log(files[0].parent, event["identity"], event["metrics"], event["time"])
         self._histories.clear()
-        self.model_id = str(model.model_id)
 
-    def _model_tagged(self, identity: str) -> LoggedModel | None:
-        experiment_id = self.client.get_run(self.run_id).info.experiment_id
-        found = self.client.search_logged_models([experiment_id], f"tags.`{MODEL_TAG}` = '{identity}'")
-        return min(found, key=lambda model: str(model.status) != "READY", default=None)
+    def _model_metrics(self, event: Event) -> None:
+        """What this run found out about another run's model."""
+        run_id, model_id = self._ids_of(event["model"])
+        models = ModelLogger(self.client, self.run_id)
+        models.log_metrics(run_id, model_id, event["values"], event["step"], event["time"])
 
     def _link(self, event: Event) -> None:
         """Tags with the ids of another run and its model."""
@@ -273,15 +255,16 @@ class MlflowSink:
         self._set_tags({f"{event['prefix']}.run_id": run_id, f"{event['prefix']}.model_id": model_id})
 
     def _register(self, event: Event) -> None:
-        """A version of the registered model, under an alias. The model's own version where it has one already."""
+        """A version of the registered model, under an alias."""
         _, model_id = self._ids_of(event["model"])
-        name, source = event["name"], f"models:/{model_id}"
-        versions = self._versions_of(name, source)
-        version = versions[0] if versions else mlflow.register_model(source, name)
-        self.client.set_registered_model_alias(name, event["alias"], version.version)
+        tags, reason = event.get("tags", {}), event.get("reason", "passed")
+        Registry(self.client).register(model_id, event["name"], event["alias"], tags, reason)
 
-    def _versions_of(self, name: str, source: str) -> list[Any]:
-        return [found for found in self.client.search_model_versions(f"name = '{name}'") if found.source == source]
+    def _promote(self, event: Event) -> None:
+        """A version that becomes the champion if it is better than the present one; the run says how it went."""
+        _, model_id = self._ids_of(event["model"])
+        decision = Registry(self.client).promote(model_id, event["name"], event["tags"])
+        self._set_tags({"champion": decision.reason})
 
     def _ids_of(self, other: dict[str, Any]) -> tuple[str, str]:
         """Run and model of another tracked run: what was known when it ended, or what its key finds now."""

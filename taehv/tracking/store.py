@@ -22,7 +22,9 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 # The database's migrations announce every step at INFO.
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 
-SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks", "databricks-uc")
+SQLITE = "sqlite:///"
+DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+SCHEMES = ("http", "https", *DATABASES, "databricks", "databricks-uc")
 DEFAULT_EXPERIMENT = "taehv"
 """Unless MLFLOW_EXPERIMENT_NAME names another one."""
 CONNECT_SECONDS = 5.0
@@ -33,12 +35,18 @@ class StoreError(UserError):
 
 
 def tracking_uri() -> str:
-    """The user's store, or `sqlite:///<main repository>/mlflow.db`."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{main_repository() / 'mlflow.db'}"
+    """The user's store, or `sqlite:///<main repository>/mlflow.db`.
+
+    A relative sqlite path is one of the main repository: a DVC experiment runs in a folder that is deleted afterwards.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}mlflow.db"
+    if uri.startswith(SQLITE):
+        return f"{SQLITE}{main_repository() / uri.removeprefix(SQLITE)}"
+    return uri
 
 
 def artifact_root() -> Path:
-    """Where the sqlite store keeps artifacts; frozen into the experiment when it is created."""
+    """Where a database without a server keeps artifacts; frozen into the experiment when it is created."""
     return main_repository() / "mlartifacts"
 
 
@@ -57,8 +65,11 @@ def check_uri() -> None:
         )
 
 
-def open_store() -> str:
+def open_store(experiment: str | None = None) -> str:
     """Connect, create the experiment if it is not there, and return its id.
+
+    Args:
+        experiment: its name; None is MLFLOW_EXPERIMENT_NAME, or `taehv`.
 
     Raises:
         StoreError: the URI is not one that MLflow can use.
@@ -71,20 +82,25 @@ def open_store() -> str:
     uri = tracking_uri()
     _check_server_answers(uri)
     mlflow.set_tracking_uri(uri)
-    if not uri.startswith("sqlite:"):
-        return _experiment_id(mlflow.MlflowClient(uri), artifact_location=None)
+    name = experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME") or DEFAULT_EXPERIMENT
+    if not is_database(uri):
+        return _experiment_id(mlflow.MlflowClient(uri), name, artifact_location=None)
     # The first client creates the database's tables; two processes that do so at once would race.
     main_repository().mkdir(parents=True, exist_ok=True)
     with FileLock(main_repository() / "mlflow.db.lock"):
-        return _experiment_id(mlflow.MlflowClient(uri), artifact_location=artifact_root().as_uri())
+        return _experiment_id(mlflow.MlflowClient(uri), name, artifact_location=artifact_root().as_uri())
 
 
-def _experiment_id(client: object, artifact_location: str | None) -> str:
+def is_database(uri: str) -> bool:
+    """Whether MLflow works on the database itself, without a server that has a place for artifacts."""
+    return urlsplit(uri).scheme.split("+")[0] in DATABASES
+
+
+def _experiment_id(client: object, name: str, artifact_location: str | None) -> str:
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
     assert isinstance(client, MlflowClient)
-    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or DEFAULT_EXPERIMENT
     existing = client.get_experiment_by_name(name)
     if existing is not None:
         return str(existing.experiment_id)

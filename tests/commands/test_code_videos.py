@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from taehv.cli import main
-from taehv.commands.code_videos import frames_to_code
 from taehv.commands.video_files import open_video
 from taehv.model.checkpoints import write_state_dict
 from taehv.model.init import create_model
@@ -92,7 +91,7 @@ def test_latents_are_what_the_model_computes(video: Path, tmp_path: Path) -> Non
     latents = load_file(tmp_path / "z.safetensors")["latents"]
     frames = next(open_video(video).batches(FRAMES)).float() / 255
     frames = torch.nn.functional.pad(frames, (0, 64 - WIDTH, 0, 48 - HEIGHT), mode="replicate")
-    coded = frames_to_code(model.variant, FRAMES)
+    coded = model.variant.frames_to_code(FRAMES)
     frames = torch.cat([frames, frames[-1:].expand(coded - FRAMES, -1, -1, -1)])
     with torch.inference_mode():
         torch.testing.assert_close(latents, model.encode(frames[None])[0], rtol=0, atol=1e-5)
@@ -170,5 +169,5 @@ def test_unusable_inputs_are_clear_errors_and_leave_no_output(
 def test_as_many_frames_are_coded_as_the_decoder_must_give_back(name: str) -> None:
     variant = VARIANTS[name]
     for frames in range(1, 40):
-        coded = frames_to_code(variant, frames)
+        coded = variant.frames_to_code(frames)
         assert coded >= frames and variant.decoded_frames(variant.latent_frames(coded)) >= frames

@@ -57,24 +57,37 @@ def test_another_gate_limit_reruns_only_the_gate_and_what_is_behind_it(finished:
     assert "h100_train" not in result.stdout.split("Running stage 'gate_psnr'")[1]
 
 
-@pytest.mark.parametrize(("limit", "code", "status"), [(5.0, 0, "FINISHED"), (99.0, 1, "FAILED")])
-def test_mlflow_run_is_the_parent_of_the_stages_and_has_the_pipelines_status(
-    finished: Project, tmp_path: Path, limit: float, code: int, status: str
-) -> None:
-    project = finished.copy(tmp_path / "project")
-    project.change_params({"gate": {"min_psnr_db": limit}})
-    arguments = ["--env-manager", "local", "--experiment-name", "by-mlflow-run", "-P", "profile=local"]
-    result = project.run("mlflow", "run", ".", *arguments, check=False)
-    assert result.returncode == code, result.stderr
-    client = MlflowClient(f"sqlite:///{project.root}/mlflow.db")
-    experiment = client.get_experiment_by_name("by-mlflow-run")
+def test_the_two_trainings_are_compared_in_mlflow_without_editing(finished: Project) -> None:
+    client = MlflowClient(f"sqlite:///{finished.root}/mlflow.db")
+    experiment = client.get_experiment_by_name("taehv")
     assert experiment is not None
-    runs = client.search_runs([experiment.experiment_id])
-    (parent,) = (run for run in runs if "mlflow.parentRunId" not in run.data.tags)
-    children = [run for run in runs if run is not parent]
-    assert parent.info.status == status
-    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
-    assert {run.info.run_name: run.info.status for run in children}["gate_psnr"] == status
+    found = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    a, b = found["a800_test"], found["h100_train"]
+    assert a.data.params.keys() == b.data.params.keys()
+    assert a.data.tags.keys() - {"mlflow.parentRunId"} == b.data.tags.keys() - {"mlflow.parentRunId"}
+    names = {run.info.run_name: {key for key in run.data.metrics if not key.startswith("system/")} for run in (a, b)}
+    assert names["a800_test"] == names["h100_train"]
+    assert {"val/psnr", "train/loss", "best/psnr_db", "test/round_trip/psnr_db"} <= names["a800_test"]
+    steps = [[p.step for p in client.get_metric_history(run.info.run_id, "val/psnr")] for run in (a, b)]
+    assert steps == [[0, 8, 16, 24], [0, 8, 16, 24, 32]]
+    result = finished.run("taehv.cli", "compare", str(a.info.run_id), str(b.info.run_id), check=False)
+    from_files = finished.run("taehv.cli", "compare", "a800_test", "h100_train", check=False)
+    assert result.returncode == from_files.returncode == {"pass": 0, "warn": 0, "fail": 1}[parity_of(finished)]
+    assert result.stdout.splitlines()[3:] == from_files.stdout.splitlines()[3:]
+
+
+def parity_of(project: Project) -> str:
+    return str(project.json("reports/parity.json")["verdict"])
+
+
+def test_the_model_that_passed_is_the_champion_until_a_better_one_comes(finished: Project) -> None:
+    client = MlflowClient(f"sqlite:///{finished.root}/mlflow.db")
+    champion = client.get_model_version_by_alias("taehv-hunyuan_video-embedded", "champion")
+    assert champion.source == f"models:/{finished.json('runs/h100_train/mlflow.json')['model_id']}"
+    assert "champion: the first: test PSNR" in str(champion.description)
+    measured = finished.json("reports/evaluation.json")["models"]["h100_train"]["round_trip"]["psnr_db"]
+    assert float(champion.tags["test_psnr_db"]) == measured
+    assert champion.tags["dataset_sha256"] == finished.json("data/dataset.json")["dataset_sha256"]
 
 
 def test_the_profile_is_invisible_to_dvc(finished: Project, tmp_path: Path) -> None:

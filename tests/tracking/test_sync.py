@@ -121,7 +121,8 @@ def test_a_model_that_no_server_saw_is_logged_linked_and_registered_by_sync(
     assert not (tmp_path / "tracking").exists()
     with stage_run("gate_psnr", PARAMS, PROFILE) as judging:
         judging.link("judged", ids)
-        judging.register(ids, "a800-passed")
+        judging.register(ids, "a800-passed", tags={"val_psnr_db": "26.0"}, reason="passed")
+        judging.promote(ids, tags={"test_psnr_db": "27.0"})
     shutil.rmtree(best)
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
 
@@ -141,5 +142,7 @@ def test_a_model_that_no_server_saw_is_logged_linked_and_registered_by_sync(
     version = client.get_model_version_by_alias("taehv-hunyuan_video-embedded", "a800-passed")
     assert version.source == f"models:/{gate.data.tags['judged.model_id']}"
     assert gate.data.tags["judged.run_id"] == training.info.run_id
+    assert gate.data.tags["champion"].startswith("the first: test PSNR 27.00 dB")
+    assert client.get_model_version_by_alias(version.name, "champion").version == version.version
     assert training.data.metrics["best/psnr_db"] == 26.0
     assert journals() == []

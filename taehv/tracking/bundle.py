@@ -1,0 +1,81 @@
+"""Exported runs on disk: a folder, or the same folder in a .tar file.
+
+export.json                     which runs and models
+runs/<run id>/run.json          what it is;  metrics.jsonl: every point;  artifacts/
+models/<model id>/model.json    what it is, and its metrics;  artifacts/
+"""
+
+from __future__ import annotations
+
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from taehv import atomic
+from taehv.errors import UserError
+
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+INDEX = "export.json"
+
+
+class BundleError(UserError):
+    """An export that cannot be written or read."""
+
+
+@contextmanager
+def packed(target: Path) -> Iterator[Path]:
+    """A folder to write into; ``target`` appears when it is complete.
+
+    Raises:
+        BundleError: there is something at ``target`` already, or it cannot be written.
+    """
+    if target.exists():
+        raise BundleError(f"{target} is there already; choose another place, or delete it")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".taehv-export-") as temporary:
+            folder = Path(temporary) / "export"
+            folder.mkdir()
+            yield folder
+            if is_tar(target):
+                mode = "w:gz" if target.name.endswith("gz") else "w"
+                with atomic.replacing(target) as partial, tarfile.open(partial, mode) as tar:  # type: ignore[call-overload]
+                    tar.add(folder, arcname=".")
+            else:
+                folder.rename(target)
+    except OSError as error:
+        raise BundleError(f"{target} cannot be written: {error.strerror}") from error
+
+
+@contextmanager
+def unpacked(source: Path) -> Iterator[Path]:
+    """The folder with an export's files.
+
+    Raises:
+        BundleError: there is no export at ``source``.
+    """
+    if source.is_dir():
+        yield _checked(source, source)
+        return
+    if not source.is_file():
+        raise BundleError(f"there is no file or folder {source}")
+    with tempfile.TemporaryDirectory(prefix="taehv-import-") as temporary:
+        try:
+            with tarfile.open(source) as tar:
+                tar.extractall(temporary, filter="data")
+        except (tarfile.TarError, OSError, EOFError) as error:
+            raise BundleError(f"{source} is not a .tar file of taehv track export: {error}") from error
+        yield _checked(Path(temporary), source)
+
+
+def is_tar(path: Path) -> bool:
+    """Whether the name asks for one file."""
+    return path.name.endswith(TAR_SUFFIXES)
+
+
+def _checked(folder: Path, source: Path) -> Path:
+    if not (folder / INDEX).is_file():
+        raise BundleError(f"{source} was not written by taehv track export: it has no {INDEX}")
+    return folder

@@ -1,0 +1,182 @@
+"""Runs of the tracking store as files: everything that `import_runs` needs to make them again in another store."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from taehv import atomic
+from taehv.tracking.bundle import INDEX, BundleError
+from taehv.tracking.store import open_store, tracking_uri
+
+# isort: split
+# store sets MLflow's environment, so mlflow comes after it.
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModel, Run
+from mlflow.exceptions import MlflowException
+
+PARENT_TAG = "mlflow.parentRunId"
+PAGE = 1000
+
+
+def export_runs(folder: Path, run_ids: Sequence[str], experiment: str | None) -> list[str]:
+    """Write runs with their models into a folder; returns their ids.
+
+    Args:
+        folder: empty.
+        run_ids: these and the runs below them; none means all of the experiment.
+        experiment: its name; None means all experiments.
+
+    Raises:
+        BundleError: a run or the experiment is not in the store.
+    """
+    open_store()
+    exporter = _Exporter(MlflowClient(tracking_uri()), folder)
+    runs = exporter.choose(run_ids, experiment)
+    for run in runs:
+        exporter.write_run(run)
+    models = exporter.models_of(runs)
+    for model in models:
+        exporter.write_model(model)
+    written = [str(run.info.run_id) for run in runs]
+    index = {"schema": 1, "mlflow": mlflow.__version__, "runs": written, "models": [model.model_id for model in models]}
+    atomic.write_json(folder / INDEX, index)
+    return written
+
+
+class _Exporter:
+    def __init__(self, client: MlflowClient, folder: Path) -> None:
+        self._client = client
+        self._folder = folder
+        self._experiments = {item.experiment_id: item.name for item in client.search_experiments()}
+
+    def choose(self, run_ids: Sequence[str], experiment: str | None) -> list[Run]:
+        """Parents before their children, otherwise oldest first."""
+        wanted = [key for key, name in self._experiments.items() if experiment in (None, name)]
+        if not wanted:
+            raise BundleError(
+                f"there is no experiment {experiment}; there are: {', '.join(self._experiments.values())}"
+            )
+        runs = sorted(self._search(wanted), key=lambda run: int(run.info.start_time))
+        known = {str(run.info.run_id) for run in runs}
+        if missing := [run_id for run_id in run_ids if run_id not in known]:
+            raise BundleError(f"there is no run {', '.join(missing)} in {experiment or 'any experiment'}")
+        chosen = set(run_ids) or known
+        ordered: list[Run] = []
+        waiting = runs
+        while waiting:
+            later = []
+            placed = {str(run.info.run_id) for run in ordered}
+            for run in waiting:
+                parent = run.data.tags.get(PARENT_TAG)
+                if parent in known and parent not in placed:
+                    later.append(run)
+                elif run.info.run_id in chosen or parent in chosen:
+                    chosen.add(str(run.info.run_id))
+                    ordered.append(run)
+                else:
+                    known.discard(str(run.info.run_id))
+            waiting = later
+        return ordered
+
+    def _search(self, experiments: list[str]) -> list[Run]:
+        found: list[Run] = []
+        token = None
+        while True:
+            page = self._client.search_runs(experiments, max_results=PAGE, page_token=token)
+            found += page
+            token = page.token
+            if not token:
+                return found
+
+    def write_run(self, run: Run) -> None:
+        run = self._client.get_run(run.info.run_id)  # a search leaves the models out
+        info, place = run.info, self._folder / "runs" / run.info.run_id
+        place.mkdir(parents=True)
+        with (place / "metrics.jsonl").open("w", encoding="utf-8") as file:
+            for key in run.data.metrics:
+                for point in self._client.get_metric_history(info.run_id, key):
+                    file.write(json.dumps([point.key, point.value, point.timestamp, point.step]) + "\n")
+        if self._client.list_artifacts(info.run_id):
+            (place / "artifacts").mkdir()
+            self._client.download_artifacts(info.run_id, "", str(place / "artifacts"))
+        inputs, outputs = run.inputs, run.outputs
+        content = {
+            "schema": 1,
+            "run_id": info.run_id,
+            "experiment": self._experiments[info.experiment_id],
+            "name": info.run_name,
+            "status": info.status,
+            "start_time": info.start_time,
+            "end_time": info.end_time,
+            "params": run.data.params,
+            "tags": run.data.tags,
+            "datasets": [
+                {"dataset": item.dataset.to_dictionary(), "tags": {tag.key: tag.value for tag in item.tags}}
+                for item in (inputs.dataset_inputs if inputs is not None else [])
+            ],
+            "model_inputs": [item.model_id for item in (inputs.model_inputs if inputs is not None else [])],
+            "model_outputs": [
+                {"model_id": item.model_id, "step": item.step}
+                for item in (outputs.model_outputs if outputs is not None else [])
+            ],
+        }
+        atomic.write_json(place / "run.json", content)
+
+    def models_of(self, runs: Sequence[Run]) -> list[LoggedModel]:
+        ids = {run.info.run_id for run in runs}
+        found: list[LoggedModel] = []
+        token = None
+        experiments = sorted({run.info.experiment_id for run in runs})
+        while experiments:
+            page = self._client.search_logged_models(experiments, page_token=token)
+            found += [model for model in page if model.source_run_id in ids]
+            token = page.token
+            if not token:
+                break
+        return found
+
+    def write_model(self, model: LoggedModel) -> None:
+        model = self._client.get_logged_model(model.model_id)
+        place = self._folder / "models" / model.model_id
+        place.mkdir(parents=True)
+        if self._client.list_logged_model_artifacts(model.model_id):
+            try:
+                downloaded = mlflow.artifacts.download_artifacts(
+                    artifact_uri=model.artifact_location, dst_path=str(place / "download"), tracking_uri=tracking_uri()
+                )
+            except MlflowException as error:
+                raise BundleError(f"the files of model {model.model_id} cannot be read: {error}") from error
+            Path(downloaded).rename(place / "artifacts")
+            shutil.rmtree(place / "download", ignore_errors=True)
+        atomic.write_json(place / "model.json", _describe(model))
+
+
+def _describe(model: LoggedModel) -> dict[str, Any]:
+    metrics = [
+        {
+            "key": metric.key,
+            "value": repr(float(metric.value)),  # NaN is no JSON
+            "time": metric.timestamp,
+            "step": metric.step,
+            "run_id": metric.run_id,
+            "dataset_name": metric.dataset_name,
+            "dataset_digest": metric.dataset_digest,
+        }
+        for metric in model.metrics or []
+    ]
+    return {
+        "schema": 1,
+        "model_id": model.model_id,
+        "name": model.name,
+        "model_type": model.model_type,
+        "status": str(model.status),
+        "source_run_id": model.source_run_id,
+        "params": model.params,
+        "tags": model.tags,
+        "metrics": metrics,
+    }

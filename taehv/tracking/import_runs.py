@@ -1,0 +1,282 @@
+"""Exported runs into a tracking store. Importing again adds what is missing and doubles nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from taehv.records import read_record
+from taehv.tracking.bundle import INDEX
+from taehv.tracking.export_runs import PARENT_TAG
+from taehv.tracking.logged_models import MODEL_TAG
+from taehv.tracking.sink import KEY_TAG, METRIC_BATCH, PARAM_BATCH
+from taehv.tracking.store import open_store, tracking_uri
+
+# isort: split
+# store sets MLflow's environment, so mlflow comes after it.
+from mlflow import MlflowClient
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    InputTag,
+    LifecycleStage,
+    LoggedModel,
+    LoggedModelInput,
+    LoggedModelOutput,
+    LoggedModelStatus,
+    Metric,
+    Param,
+    Run,
+    RunTag,
+    ViewType,
+)
+from mlflow.exceptions import MlflowException
+
+ORIGIN_TAG = "taehv.imported_from"
+"""The id that a run or model had in the store that it was exported from."""
+REGISTRY_TAG = "mlflow.modelVersions"
+"""Speaks about the other store's registry."""
+ENDED = ("FINISHED", "FAILED", "KILLED")
+
+
+@dataclass
+class Counts:
+    """What an import found."""
+
+    new: int = 0
+    known: int = 0
+
+
+def import_runs(folder: Path) -> Counts:
+    """Bring all runs and models of an export into the store that is configured.
+
+    Raises:
+        RecordError: the export is damaged.
+        StoreError: MLFLOW_TRACKING_URI cannot be used.
+    """
+    open_store()
+    importer = _Importer(MlflowClient(tracking_uri()), folder)
+    index = read_record(folder / INDEX)
+    runs = [read_record(folder / "runs" / run_id / "run.json") for run_id in index["runs"]]
+    for run in runs:
+        importer.find_or_create(run)
+    for model_id in index["models"]:
+        importer.bring_model(read_record(folder / "models" / model_id / "model.json"))
+    for run in runs:
+        importer.fill(run)
+    for model_id in index["models"]:
+        importer.bring_model_metrics(read_record(folder / "models" / model_id / "model.json"))
+    for run in runs:
+        importer.end(run)
+    return importer.counts
+
+
+class _Importer:
+    def __init__(self, client: MlflowClient, folder: Path) -> None:
+        self._client = client
+        self._folder = folder
+        self._ids: dict[str, str] = {}
+        """Of runs and models: exported to imported."""
+        self._native: set[str] = set()
+        """Exported from this very store: nothing is to be done."""
+        self._experiments: dict[str, str] = {}
+        self.counts = Counts()
+
+    def find_or_create(self, run: dict[str, Any]) -> None:
+        """Parents come before their children."""
+        found = self._find(run)
+        if found is not None:
+            self.counts.known += 1
+            if found.info.run_id == run["run_id"]:
+                self._native.add(run["run_id"])
+        else:
+            self.counts.new += 1
+            experiment = self._experiments.get(run["experiment"]) or open_store(run["experiment"])
+            self._experiments[run["experiment"]] = experiment
+            tags = {ORIGIN_TAG: run["run_id"]}
+            if KEY_TAG in run["tags"]:
+                tags[KEY_TAG] = run["tags"][KEY_TAG]
+            if (parent := run["tags"].get(PARENT_TAG)) is not None:
+                tags[PARENT_TAG] = self._ids.get(parent, parent)
+            found = self._client.create_run(experiment, run["start_time"], tags, run["name"])
+        self._ids[run["run_id"]] = str(found.info.run_id)
+
+    def _find(self, run: dict[str, Any]) -> Run | None:
+        try:
+            same = self._client.get_run(run["run_id"])
+            if same.info.lifecycle_stage == LifecycleStage.ACTIVE:
+                return same
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+        experiments = [item.experiment_id for item in self._client.search_experiments(view_type=ViewType.ALL)]
+        for tag, value in ((ORIGIN_TAG, run["run_id"]), (KEY_TAG, run["tags"].get(KEY_TAG))):
+            if value and (found := self._client.search_runs(experiments, f"tags.`{tag}` = '{value}'", max_results=1)):
+                return found[0]
+        return None
+
+    def fill(self, exported: dict[str, Any]) -> None:
+        """Everything of a run that is not there yet, but its end."""
+        if exported["run_id"] in self._native:
+            return
+        run_id = self._ids[exported["run_id"]]
+        run = self._client.get_run(run_id)
+        params = [Param(key, value) for key, value in exported["params"].items() if key not in run.data.params]
+        for start in range(0, len(params), PARAM_BATCH):
+            self._client.log_batch(run_id, params=params[start : start + PARAM_BATCH])
+        tags = {key: self._ids.get(value, value) for key, value in exported["tags"].items()}
+        new = [RunTag(key, value) for key, value in tags.items() if run.data.tags.get(key) != value]
+        for start in range(0, len(new), PARAM_BATCH):
+            self._client.log_batch(run_id, tags=new[start : start + PARAM_BATCH])
+        self._bring_points(exported["run_id"], run)
+        self._bring_artifacts(exported["run_id"], run_id)
+        self._bring_links(exported, run)
+
+    def _bring_points(self, old_id: str, run: Run) -> None:
+        """MLflow's SQL stores keep equal points once; what is there is left out anyway, for stores that do not."""
+        run_id = str(run.info.run_id)
+        there = {
+            _identity(point)
+            for key in run.data.metrics
+            for point in self._client.get_metric_history(run_id, key)
+        }  # fmt: skip
+        with (self._folder / "runs" / old_id / "metrics.jsonl").open(encoding="utf-8") as file:
+            points = (Metric(*json.loads(line)) for line in file)
+            for batch in _batches(point for point in points if _identity(point) not in there):
+                self._client.log_batch(run_id, metrics=batch)
+
+    def _bring_artifacts(self, old_id: str, run_id: str) -> None:
+        root = self._folder / "runs" / old_id / "artifacts"
+        there = dict(self._artifacts(run_id)) if root.exists() else {}
+        for file in sorted(path for path in root.rglob("*") if path.is_file()):
+            relative = file.relative_to(root)
+            if there.get(relative.as_posix()) != file.stat().st_size:
+                place = relative.parent.as_posix()
+                self._client.log_artifact(run_id, str(file), None if place == "." else place)
+
+    def _artifacts(self, run_id: str, path: str | None = None) -> Iterator[tuple[str, int | None]]:
+        for item in self._client.list_artifacts(run_id, path):
+            if item.is_dir:
+                yield from self._artifacts(run_id, item.path)
+            else:
+                yield item.path, item.file_size
+
+    def _bring_links(self, exported: dict[str, Any], run: Run) -> None:
+        """Datasets and models. What is linked already is not linked twice."""
+        run_id = str(run.info.run_id)
+        datasets = [
+            DatasetInput(Dataset(**item["dataset"]), [InputTag(key, value) for key, value in item["tags"].items()])
+            for item in exported["datasets"]
+        ]
+        inputs, outputs = run.inputs, run.outputs
+        taken = {item.model_id for item in (inputs.model_inputs if inputs is not None else [])}
+        made = {item.model_id for item in (outputs.model_outputs if outputs is not None else [])}
+        models = [self._ids[old] for old in exported["model_inputs"] if old in self._ids]
+        new = [LoggedModelInput(model) for model in models if model not in taken]
+        if datasets or new:
+            self._client.log_inputs(run_id, datasets, new)
+        results = [
+            LoggedModelOutput(self._ids[item["model_id"]], item["step"])
+            for item in exported["model_outputs"]
+            if item["model_id"] in self._ids and self._ids[item["model_id"]] not in made
+        ]
+        if results:
+            self._client.log_outputs(run_id, results)
+
+    def bring_model(self, exported: dict[str, Any]) -> None:
+        """Its files, params and tags."""
+        old_id, old_run = exported["model_id"], exported["source_run_id"]
+        if old_run in self._native:
+            self._ids[old_id] = old_id
+            return
+        run_id = self._ids[old_run]
+        experiment = self._client.get_run(run_id).info.experiment_id
+        model = self._find_model(exported, experiment)
+        if model is None:
+            model = self._client.create_logged_model(
+                experiment,
+                name=exported["name"],
+                source_run_id=run_id,
+                tags={**self._model_tags(exported), ORIGIN_TAG: old_id},
+                params=exported["params"],
+                model_type=exported["model_type"],
+            )
+        self._ids[old_id] = str(model.model_id)
+        if str(model.status) != exported["status"]:
+            files = self._folder / "models" / old_id / "artifacts"
+            self._bring_model_files(files, model, run_id)
+            self._client.finalize_logged_model(model.model_id, LoggedModelStatus(exported["status"]))
+
+    def _find_model(self, exported: dict[str, Any], experiment: str) -> LoggedModel | None:
+        for tag, value in ((ORIGIN_TAG, exported["model_id"]), (MODEL_TAG, exported["tags"].get(MODEL_TAG))):
+            if value and (found := self._client.search_logged_models([experiment], f"tags.`{tag}` = '{value}'")):
+                return found[0]
+        return None
+
+    def _model_tags(self, exported: dict[str, Any]) -> dict[str, str]:
+        tags = {key: self._ids.get(value, value) for key, value in exported["tags"].items()}
+        tags.pop(REGISTRY_TAG, None)
+        return tags
+
+    def _bring_model_files(self, files: Path, model: LoggedModel, run_id: str) -> None:
+        """MLmodel names the model's and the run's ids, which are new."""
+        description = files / "MLmodel"
+        original = description.read_bytes() if description.exists() else None
+        if original is not None:
+            content = yaml.safe_load(original)
+            ids = {"model_id": model.model_id, "model_uuid": model.model_id, "run_id": run_id}
+            changed = {**ids, "artifact_path": model.artifact_location}
+            content |= {key: value for key, value in changed.items() if key in content}
+            description.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+        try:
+            if files.exists():
+                self._client.log_model_artifacts(model.model_id, str(files))
+        finally:
+            if original is not None:
+                description.write_bytes(original)
+
+    def bring_model_metrics(self, exported: dict[str, Any]) -> None:
+        """After the runs that measured them."""
+        if exported["source_run_id"] in self._native:
+            return
+        model_id = self._ids[exported["model_id"]]
+        there = {(_identity(metric), metric.run_id) for metric in self._client.get_logged_model(model_id).metrics or []}
+        for item in exported["metrics"]:
+            run_id = self._ids.get(item["run_id"], self._ids[exported["source_run_id"]])
+            metric = Metric(
+                item["key"],
+                float(item["value"]),
+                item["time"],
+                item["step"],
+                model_id=model_id,
+                dataset_name=item["dataset_name"] or None,
+                dataset_digest=item["dataset_digest"] or None,
+                run_id=run_id,
+            )
+            if (_identity(metric), run_id) not in there:
+                self._client.log_batch(run_id, metrics=[metric])
+
+    def end(self, exported: dict[str, Any]) -> None:
+        """Status and end time."""
+        if exported["run_id"] not in self._native and exported["status"] in ENDED:
+            self._client.set_terminated(self._ids[exported["run_id"]], exported["status"], exported["end_time"])
+
+
+def _identity(metric: Metric) -> tuple[str, str, int, int]:
+    return metric.key, repr(float(metric.value)), int(metric.timestamp), int(metric.step)
+
+
+def _batches(points: Iterable[Metric]) -> Iterator[list[Metric]]:
+    batch: list[Metric] = []
+    for point in points:
+        batch.append(point)
+        if len(batch) == METRIC_BATCH:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

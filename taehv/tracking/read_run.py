@@ -1,0 +1,51 @@
+"""A training run as its files, read back from MLflow."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from taehv.errors import UserError
+from taehv.parity import RunRecord, read_run
+from taehv.paths import TrainingOutputs
+from taehv.tracking.secrets import without_secrets
+from taehv.tracking.store import SQLITE, check_uri, tracking_uri
+
+# isort: split
+# store sets MLflow's environment, so mlflow comes after it.
+import mlflow
+from mlflow.exceptions import MlflowException
+
+
+class RunNotReadableError(UserError):
+    """There is no such run, or it is not a finished training run."""
+
+
+def read_tracked_run(run_id: str) -> RunRecord:
+    """What parity compares, from the run's artifacts.
+
+    Raises:
+        RunNotReadableError: the store does not know the run, or it did not leave the files of a finished training.
+        StoreError: MLFLOW_TRACKING_URI cannot be used.
+    """
+    check_uri()
+    uri = tracking_uri()
+    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists():
+        raise RunNotReadableError(f"there is no run {run_id}: nothing has been tracked in {uri} yet")
+    client = mlflow.MlflowClient(uri)
+    try:
+        run = client.get_run(run_id)
+        there = {item.path for item in client.list_artifacts(run_id)}
+        with tempfile.TemporaryDirectory() as folder:
+            outputs = TrainingOutputs(Path(folder))
+            for file in (outputs.history, outputs.metrics, outputs.params):
+                if file.name not in there:
+                    raise RunNotReadableError(
+                        f"run {run_id} ({run.info.run_name}, {run.info.status}) has no {file.name}: only finished "
+                        "training runs can be compared"
+                    )
+                client.download_artifacts(run_id, file.name, folder)
+            return read_run(outputs)
+    except MlflowException as error:
+        reason = without_secrets(str(error)).splitlines()[0]
+        raise RunNotReadableError(f"run {run_id} cannot be read from {without_secrets(uri)}: {reason}") from error

@@ -1,0 +1,113 @@
+"""The model registry: versions, what they are known for, and which of them is the champion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+CHAMPION = "champion"
+SCORE = "test_psnr_db"
+TEST_SET = ("dataset_sha256", "test_clips", "test_frames")
+"""Version tags that must be equal before scores may be compared."""
+SHOWN = 12
+"""Characters of a hash for a person."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether a version becomes the champion."""
+
+    replaces: bool
+    reason: str
+
+
+def decide(new: Mapping[str, str], champion: Mapping[str, str] | None) -> Decision:
+    """Compare two versions by their tags; ``champion`` is None where there is none.
+
+    Only a better score on the same test clips replaces a champion.
+    """
+    score = float(new[SCORE])
+    if champion is None:
+        return Decision(True, f"the first: test PSNR {score:.2f} dB on {_test_set(new)}")
+    try:
+        other = float(champion[SCORE])
+    except (KeyError, ValueError):
+        return Decision(False, "the champion has no test PSNR among its tags, so they cannot be compared")
+    if any(new.get(name) != champion.get(name) for name in TEST_SET):
+        return Decision(
+            False, f"measured on {_test_set(new)}, the champion on {_test_set(champion)}, so they cannot be compared"
+        )
+    shown = f"test PSNR {score:.4f} dB against {other:.4f} dB on {_test_set(new)}"
+    return Decision(score > other, shown if score > other else f"not better: {shown}")
+
+
+def _test_set(tags: Mapping[str, str]) -> str:
+    dataset, clips, frames = (tags.get(name, "unknown") for name in TEST_SET)
+    return f"{clips} clips of {frames} frames of dataset {dataset[:SHOWN]}"
+
+
+class Registry:
+    """Every call may be repeated: nothing is registered twice."""
+
+    def __init__(self, client: MlflowClient) -> None:
+        self._client = client
+
+    def register(self, model_id: str, name: str, alias: str, tags: Mapping[str, str], reason: str) -> str:
+        """A version of the registered model, under an alias; the model's own version where it has one already.
+
+        Returns the version's number.
+        """
+        version = self._version_of(model_id, name)
+        for key, value in tags.items():
+            self._client.set_model_version_tag(name, version, key, value)
+        self._client.set_registered_model_alias(name, alias, version)
+        self._describe(name, version, alias, reason)
+        return version
+
+    def promote(self, model_id: str, name: str, tags: Mapping[str, str]) -> Decision:
+        """Make the model the champion if ``decide`` says so. The reason is put into the version's description."""
+        version = self._version_of(model_id, name)
+        for key, value in tags.items():
+            self._client.set_model_version_tag(name, version, key, value)
+        present = self._champion(name)
+        if present is not None and str(present.version) == version:
+            return Decision(True, "it is the champion already")
+        decision = decide(tags, None if present is None else present.tags)
+        if decision.replaces:
+            self._client.set_registered_model_alias(name, CHAMPION, version)
+        if present is None:
+            shown = decision.reason
+        elif decision.replaces:
+            shown = f"replaced version {present.version}: {decision.reason}"
+        else:
+            shown = (
+                f"version {present.version} stays: {decision.reason}. By hand: "
+                f"MlflowClient().set_registered_model_alias('{name}', '{CHAMPION}', '{version}')"
+            )
+        self._describe(name, version, CHAMPION, shown)
+        return Decision(decision.replaces, shown)
+
+    def _version_of(self, model_id: str, name: str) -> str:
+        source = f"models:/{model_id}"
+        versions = [v for v in self._client.search_model_versions(f"name = '{name}'") if v.source == source]
+        return str(versions[0].version if versions else mlflow.register_model(source, name).version)
+
+    def _champion(self, name: str) -> Any | None:
+        try:
+            return self._client.get_model_version_by_alias(name, CHAMPION)
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None  # what MLflow says where nothing has this alias
+            raise
+
+    def _describe(self, name: str, version: str, alias: str, reason: str) -> None:
+        """One line per alias; other lines of the description stay as they are."""
+        known = self._client.get_model_version(name, version).description or ""
+        prefix, new = f"{alias}: ", f"{alias}: {reason}"
+        lines = [new if line.startswith(prefix) else line for line in known.splitlines()]
+        self._client.update_model_version(name, version, "\n".join(lines if new in lines else [*lines, new]))

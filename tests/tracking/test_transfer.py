@@ -1,0 +1,251 @@
+"""Runs move between stores without loss, and once."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Run
+from mlflow_servers import MlflowServer
+from postgresql import postgresql
+from safetensors.torch import save_file
+from tracked_runs import PATIENCE_S, REPOSITORY, sqlite
+
+from taehv.cli import main
+from taehv.model.init import create_model
+from taehv.model.variants import VARIANTS
+from taehv.params import load_params
+from taehv.profiles import load_profile
+from taehv.tracking import stage_run
+from taehv.tracking.store import open_store
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with no runs, to be copied: making its tables takes seconds."""
+    root = tmp_path_factory.mktemp("empty")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DVC_ROOT", str(root))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        open_store("another")
+    return root / "mlflow.db"
+
+
+@pytest.fixture(scope="module")
+def source(empty: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A pipeline's runs (a parent, a training with its model, an evaluation of it) and a stranger's run."""
+    root = tmp_path_factory.mktemp("source")
+    shutil.copyfile(empty, root / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DVC_ROOT", str(root))
+        patch.setenv("TAEHV_TRACKING_DRAIN_SECONDS", str(PATIENCE_S))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        fill(root, patch)
+    yield root
+
+
+def fill(root: Path, patch: pytest.MonkeyPatch) -> None:
+    params, profile = load_params(REPOSITORY / "params.yaml"), load_profile("local", REPOSITORY / "profiles")
+    folder, dataset = root / "best_model", root / "dataset.json"
+    folder.mkdir()
+    model = create_model(VARIANTS["hunyuan_video"], 1 / 16, "torch_default", seed=5)
+    save_file(model.state_dict(), folder / "model.safetensors")
+    (folder / "model_info.json").write_text(json.dumps({"variant": "hunyuan_video", "width": 1 / 16}))
+    dataset.write_text(json.dumps({"dataset_sha256": "ab" * 32, "split_rule": "by time", "bytes": 1}))
+    client = MlflowClient(sqlite(root))
+    experiment = open_store()
+    parent = client.create_run(experiment, run_name="pipeline")
+    patch.setenv("MLFLOW_RUN_ID", parent.info.run_id)
+    with stage_run("a800_test", params, profile) as trained:
+        trained.dataset(dataset)
+        for step in range(5):
+            trained.metrics(step, {"train/loss": 1 / (step + 1), "val/psnr": 20.0 + step})
+        trained.artifact(dataset, "data")
+        trained.model(folder, metrics={"step": 4, "psnr_db": 24.0})
+        ids = trained.ids()
+    patch.setenv("MLFLOW_RUN_ID", parent.info.run_id)
+    with stage_run("evaluate", params, profile) as evaluated:
+        evaluated.dataset(dataset, "test")
+        evaluated.link("a800_test", ids)
+        evaluated.model_metrics(ids, 4, {"test/psnr_db": 25.0})
+        evaluated.fail("not good enough")
+    client.set_terminated(parent.info.run_id, "FAILED")
+    stranger = client.create_run("0", start_time=1_600_000_000_000, tags={"mlflow.user": "somebody"}).info.run_id
+    points = [(1.0, 5, 0), (2.0, 5, 0), (2.0, 6, 0), (math.nan, 7, -3), (1e300, 8, 2**40)]
+    client.log_batch(stranger, metrics=[Metric("odd", *point) for point in points])
+    client.log_batch(stranger, metrics=[Metric("many", number / 7, number, number) for number in range(1000)])
+    client.log_batch(stranger, metrics=[Metric("many", number / 7, number, number) for number in range(1000, 1500)])
+    client.log_text(stranger, "text", "a/b c/d.txt")
+    client.set_terminated(stranger, "KILLED", 1_600_000_001_234)
+
+
+Everything = dict[str, Any]
+
+
+def everything(uri: str) -> Everything:
+    """All that a store holds, with names in the place of ids."""
+    client = MlflowClient(uri)
+    experiments = {item.experiment_id: item.name for item in client.search_experiments()}
+    runs = [client.get_run(run.info.run_id) for run in client.search_runs(list(experiments))]
+    names = {run.info.run_id: run.info.run_name for run in runs}
+    models = client.search_logged_models(list(experiments))
+    names |= {model.model_id: f"model of {names[model.source_run_id]}" for model in models}
+    return {
+        "runs": sorted((describe(client, run, experiments, names) for run in runs), key=lambda run: str(run["name"])),
+        "models": [
+            {
+                "name": model.name,
+                "of": names[model.source_run_id],
+                "type": model.model_type,
+                "status": str(model.status),
+                "params": model.params,
+                "tags": without_own(model.tags, names),
+                "metrics": sorted(
+                    (m.key, m.value, m.timestamp, m.step, names[m.run_id], m.dataset_name, m.dataset_digest)
+                    for m in client.get_logged_model(model.model_id).metrics or []
+                ),
+            }
+            for model in models
+        ],
+    }
+
+
+def describe(client: MlflowClient, run: Run, experiments: dict[str, str], names: dict[str, str]) -> dict[str, Any]:
+    inputs, outputs = run.inputs, run.outputs
+    return {
+        "name": run.info.run_name,
+        "experiment": experiments[run.info.experiment_id],
+        "status": run.info.status,
+        "times": (run.info.start_time, run.info.end_time),
+        "params": run.data.params,
+        "tags": without_own(run.data.tags, names),
+        "metrics": {
+            key: sorted(
+                (repr(point.value), point.timestamp, point.step)
+                for point in client.get_metric_history(run.info.run_id, key)
+            )
+            for key in run.data.metrics
+        },
+        "files": sorted(files(client, run.info.run_id)),
+        "datasets": [
+            (item.dataset.to_dictionary(), [(tag.key, tag.value) for tag in item.tags])
+            for item in (inputs.dataset_inputs if inputs else [])
+        ],
+        "models in": [names[item.model_id] for item in (inputs.model_inputs if inputs else [])],
+        "models out": [(names[item.model_id], item.step) for item in (outputs.model_outputs if outputs else [])],
+    }
+
+
+def without_own(tags: dict[str, str], names: dict[str, str]) -> dict[str, str]:
+    return {key: names.get(value, value) for key, value in tags.items() if key != "taehv.imported_from"}
+
+
+def files(client: MlflowClient, run_id: str, path: str | None = None) -> Iterator[tuple[str, int | None]]:
+    for item in client.list_artifacts(run_id, path):
+        if item.is_dir:
+            yield from files(client, run_id, item.path)
+        else:
+            yield item.path, item.file_size
+
+
+def experiment_id(uri: str) -> str:
+    experiment = MlflowClient(uri).get_experiment_by_name("taehv")
+    assert experiment is not None
+    return str(experiment.experiment_id)
+
+
+def transfer(monkeypatch: pytest.MonkeyPatch, root: Path, uri: str, *command: str) -> int:
+    """`taehv track ...` on a store."""
+    monkeypatch.setenv("DVC_ROOT", str(root))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    return main(["track", *command])
+
+
+@pytest.mark.parametrize("name", ["export", "export.tar.gz"])
+def test_an_export_holds_everything_and_importing_it_again_changes_nothing(
+    name: str, source: Path, empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copyfile(empty, tmp_path / "mlflow.db")
+    bundle = str(tmp_path / name)
+    assert transfer(monkeypatch, source, sqlite(source), "export", bundle) == 0
+    for _ in range(2):
+        assert transfer(monkeypatch, tmp_path, sqlite(tmp_path), "import", bundle) == 0
+        assert everything(sqlite(tmp_path)) == everything(sqlite(source))
+    # Back into the store that it came from: all of it is known.
+    before = everything(sqlite(source))
+    assert transfer(monkeypatch, source, sqlite(source), "import", bundle) == 0
+    assert everything(sqlite(source)) == before
+    mlflow.set_tracking_uri(sqlite(tmp_path))
+    (model,) = MlflowClient().search_logged_models([experiment_id(sqlite(tmp_path))])
+    loaded = mlflow.pyfunc.load_model(model.model_uri)
+    assert loaded.model_id == model.model_id
+    assert loaded.predict(np.zeros((1, 3, 3, 9, 9), np.uint8)).shape == (1, 3, 3, 9, 9)
+
+
+def test_an_import_that_was_interrupted_is_completed_by_the_next(
+    source: Path, empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copyfile(empty, tmp_path / "mlflow.db")
+    bundle = tmp_path / "export"
+    assert transfer(monkeypatch, source, sqlite(source), "export", str(bundle)) == 0
+    model = next((bundle / "models").iterdir()) / "model.json"
+    content = model.read_bytes()
+    model.write_bytes(content[:100])
+    assert transfer(monkeypatch, tmp_path, sqlite(tmp_path), "import", str(bundle)) == 1
+    assert "model.json" in capsys.readouterr().err
+    model.write_bytes(content)
+    assert transfer(monkeypatch, tmp_path, sqlite(tmp_path), "import", str(bundle)) == 0
+    assert everything(sqlite(tmp_path)) == everything(sqlite(source))
+
+
+def test_a_run_is_exported_with_its_children_only(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client = MlflowClient(sqlite(source))
+    (parent,) = client.search_runs([experiment_id(sqlite(source))], "tags.`mlflow.runName` = 'pipeline'")
+    bundle = tmp_path / "export"
+    assert transfer(monkeypatch, source, sqlite(source), "export", str(bundle), "--run", parent.info.run_id) == 0
+    names = {json.loads(file.read_text())["name"] for file in bundle.glob("runs/*/run.json")}
+    assert names == {"pipeline", "a800_test", "evaluate"}
+    assert transfer(monkeypatch, source, sqlite(source), "export", str(bundle)) == 1
+    assert "is there already" in capsys.readouterr().err
+    for wrong in (["--run", "0123"], ["--experiment", "nowhere"]):
+        assert transfer(monkeypatch, source, sqlite(source), "export", str(tmp_path / "other"), *wrong) == 1
+        assert "there is no" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
+def test_what_is_no_export_is_refused(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text.tar").write_text("no tar file")
+    (tmp_path / "folder").mkdir()
+    for name in ("nothing", "text.tar", "folder"):
+        assert transfer(monkeypatch, source, sqlite(source), "import", str(tmp_path / name)) == 1
+        assert name in capsys.readouterr().err
+
+
+def test_a_laptops_runs_move_to_the_teams_server_on_postgresql(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = str(tmp_path / "export.tar")
+    assert transfer(monkeypatch, source, sqlite(source), "export", bundle) == 0
+    with postgresql() as database:
+        server = MlflowServer(tmp_path, database)
+        server.start()
+        try:
+            for _ in range(2):
+                assert transfer(monkeypatch, tmp_path, server.uri, "import", bundle) == 0
+                assert everything(server.uri) == everything(sqlite(source))
+        finally:
+            server.kill()
