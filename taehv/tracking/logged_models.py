@@ -14,7 +14,7 @@ import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, LoggedModel, LoggedModelInput, LoggedModelOutput, LoggedModelStatus, Metric, Run
 from mlflow.models import Model, ModelSignature
-from mlflow.types import ParamSchema, ParamSpec
+from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 
 from taehv import mlflow_model
 
@@ -26,10 +26,13 @@ MODEL_TYPE = "video autoencoder"
 BEST_MODEL = "best_model"
 """How the model's data are called in its artifacts."""
 VALIDATION = "val/"
+ANY_ARRAY = Schema([TensorSpec(np.dtype(object), (-1,))])
+"""MLflow's schema that lets every array pass. One with a number type and five -1 would refuse either bytes or floats,
+and turn the floats of a JSON request into bytes or the other way round. The model checks what it is given."""
 SIGNATURE = ModelSignature(
-    # No schema of the input: MLflow's would allow one number type only, and this model takes two (and, for decode,
-    # another shape). The model checks what it is given, and says what is wrong.
-    params=ParamSchema([ParamSpec(name, "string", default) for name, default in mlflow_model.DEFAULTS.items()])
+    inputs=ANY_ARRAY,
+    outputs=ANY_ARRAY,
+    params=ParamSchema([ParamSpec(name, "string", default) for name, default in mlflow_model.DEFAULTS.items()]),
 )
 EXAMPLE = np.zeros((1, 5, 3, 16, 16), dtype=np.uint8)
 WHAT_IT_TAKES = {
