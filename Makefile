@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(abspath $(VENV))/bin
+# Test files at a time. Most tests wait for single-threaded processes, and files share what they prepare.
+TEST_JOBS ?= 2
 INSTALLED := $(VENV)/.installed
 # The stages are started as `python -m stages.x` and must find this environment's interpreter.
 export PATH := $(BIN):$(PATH)
@@ -34,7 +36,7 @@ repro: setup ## Run the whole pipeline; what is up to date is not run again
 	@$(BIN)/python -m taehv.launch
 
 test: setup lint ## Lint, then all tests but the long ones, including one real pipeline run
-	@$(BIN)/python -m pytest -m "not soak"
+	@$(BIN)/python -m pytest -m "not soak" -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder
 
 test-fast: setup ## The tests that take seconds (no pipeline run)
 	@$(BIN)/python -m pytest -m "not pipeline and not slow and not soak"
