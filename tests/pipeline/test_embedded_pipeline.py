@@ -67,6 +67,11 @@ def test_the_report_has_its_three_numbers_and_two_baselines(pipeline_run: Projec
     assert list((pipeline_run.root / "reports/videos").glob("*.mp4"))
 
 
+def test_the_decoder_does_on_teacher_latents_nearly_what_it_does_on_its_own(pipeline_run: Project) -> None:
+    model = pipeline_run.json("reports/evaluation.json")["models"]["h100_train"]
+    assert model["round_trip"]["psnr_db"] - model["on_teacher_latents"]["psnr_db"] <= 3.0
+
+
 def test_a_second_run_runs_nothing(pipeline_run: Project) -> None:
     assert "Running stage" not in pipeline_run.run("dvc", "repro", "--dry").stdout
 
