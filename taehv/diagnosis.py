@@ -123,10 +123,10 @@ def _level_hints(evidence: Evidence) -> list[str]:
     if psnr < BROKEN_BELOW_DB:
         return [
             f"{psnr:.1f} dB is worse than a clip's mean colour (about {MEAN_COLOUR_DB} dB on the sample clips): rather "
-            "a broken comparison or a diverged run than too little training. On the sample clips a good codec reads 4.6 "
-            "dB where one side is in [-1, 1] and the other in [0, 1], 11 dB against another clip's frames, 15 dB upside "
-            "down; an output that is all white 4.6 dB, all black 7.1 dB (docs/losses.md). Look also at the learning "
-            "rate, at weights that are not finite, and whether any loss term reaches the decoder"
+            "a broken comparison or a diverged run than too little training. On the sample clips a good codec reads "
+            "4.6 dB where one side is in [-1, 1] and the other in [0, 1], 11 dB against another clip's frames, 15 dB "
+            "upside down; an output that is all white 4.6 dB, all black 7.1 dB (docs/losses.md). Look also at "
+            "the learning rate, at weights that are not finite, and whether any loss term reaches the decoder"
         ]
     if psnr < MEAN_COLOUR_DB:
         return [
