@@ -51,7 +51,7 @@ format: setup ## Format and fix what can be fixed
 	@$(BIN)/ruff check --fix .
 
 soak: setup ## Long tests: many seeds, kills and fuzz examples
-	@$(BIN)/python -m pytest -m soak
+	@$(BIN)/python -m pytest -m soak -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder
 
 ui: setup ## MLflow UI on http://127.0.0.1:5000
 	@$(BIN)/python -m taehv.tracking.ui
