@@ -2,17 +2,20 @@
 
     python stage_process.py STAGE SIGNAL MOMENT [COUNT]
 
-MOMENT is a name of MOMENTS; with COUNT n, the n-th time. ``hang`` as SIGNAL stops there for ten minutes.
+MOMENT is a name of MOMENTS; with COUNT n, the n-th time. ``hang`` as SIGNAL stops there for ten minutes; ``no memory``
+lets the process have what it has and no more.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
+import resource
 import signal
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from stages.entry import run_stage
@@ -45,6 +48,9 @@ def send(what: str) -> None:
     if what == "hang":
         print("hanging", flush=True)
         time.sleep(600)
+    elif what == "no memory":
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize(),) * 2)
     else:
         os.kill(os.getpid(), getattr(signal, what))
 

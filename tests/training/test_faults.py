@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from tests_support import Project
 
 from taehv.params import Faults
@@ -16,6 +17,7 @@ from taehv.training.faults import NOT_A_DISTANCE, Fault, NumericalFault, note_st
 from taehv.training.state import Progress
 from taehv.training.step import StepReport
 
+STAGE_PROCESS = str(Path(__file__).parent / "stage_process.py")
 LIMITS = Faults(max_skipped=2, max_loss_spike=10.0)
 
 
@@ -93,6 +95,28 @@ def test_a_learning_rate_that_explodes_stops_with_a_checkpoint_from_before(tiny_
     before = tiny_project.root / facts["checkpoint"]
     assert before.is_dir() and int(before.name[5:]) < facts["step"]
     assert facts["clips"]
+
+
+@pytest.mark.slow
+def test_out_of_memory_names_the_setting_and_the_next_run_goes_on_with_it(tiny_project: Project) -> None:
+    """The process really gets no more memory from step 2 on."""
+    tiny_project.change_params({"scales": {"embedded": {"batch": {"global": 32}, "seraena": {"replay_mib": 4}}}})
+    profile = tiny_project.root / "profiles/local.yaml"
+    settings = yaml.safe_load(profile.read_text()) | {"per_device": 32, "checkpoint_every": 1}
+    profile.write_text(yaml.safe_dump(settings))
+    starved = subprocess.run(
+        [sys.executable, STAGE_PROCESS, "a800_test", "no memory", "a step", "2"],
+        cwd=tiny_project.root,
+        env=tiny_project.environment({"PYTHONPATH": "."}),
+        capture_output=True,
+        text=True,
+    )
+    assert starved.returncode == 1
+    assert "out of memory at step 3 with 32 clips per micro-batch. Set per_device: 16 in profiles/local.yaml" in (
+        starved.stderr
+    )
+    profile.write_text(yaml.safe_dump(settings | {"per_device": 16}))
+    assert "resumed unfinished work at step 2" in tiny_project.run("stages.a800_test").stdout
 
 
 AUTO = """
