@@ -6,6 +6,7 @@ import contextlib
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -65,7 +66,8 @@ def postgresql() -> Iterator[str]:
         yield f"postgresql://taehv@127.0.0.1:{port}/postgres"
     finally:
         if process is not None:
-            process.terminate()
+            # Fast shutdown: on SIGTERM it would wait for the tests' own connections.
+            process.send_signal(signal.SIGINT)
             process.wait()
         shutil.rmtree(folder, ignore_errors=True)
 
