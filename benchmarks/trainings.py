@@ -58,8 +58,6 @@ LEGACY: dict[str, Any] = {
     "scales.embedded.seraena.start_step": 1,
     **NO_BOOST,
 }
-UNREAD: dict[str, Any] = {"loss.recon": 0.0, "loss.decoder": 0.0, "loss.perceptual": 0.0}
-"""Weights that an implementation has, and never applies."""
 RECON_ONLY: dict[str, Any] = {f"loss.{term}": 0.0 for term in ("encoder", "decoder", "perceptual", "seraena")}
 LEGACY_RATE_RATIO = 0.5
 """The legacy learning rate, 5e-5, against the guide's 1e-4."""
@@ -88,7 +86,6 @@ def founding_story(params: Mapping[str, Any]) -> dict[str, Training]:
         "legacy, our learning rate": Training(LEGACY),
         "legacy + 3-frame shift": Training(slow, "shifted training"),
         "guide + 3-frame shift": Training(NO_BOOST, "shifted training"),
-        "legacy, recon, decoder and perceptual never applied": Training(slow | UNREAD),
     }
 
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 from experiment_queue import experiments, run_queue, tracked_runs, wait_for_queue
-from held_training import hold_at_first_checkpoint, save_every_step
+from held_training import held_trainer, save_every_step, self_holding
 from tests_support import Project
 
 pytestmark = pytest.mark.slow
@@ -107,8 +107,8 @@ def test_a_queued_stage_killed_with_9_goes_on_where_it_was(tiny_project: Project
     queue = ["dvc", "exp", "run", "--queue", "-S", "loss.recon=3"]
     try:
         project.run(*queue, "-n", "killed", "a800_test")
-        project.run("dvc", "queue", "start")
-        os.kill(hold_at_first_checkpoint(project), signal.SIGKILL)
+        project.run("dvc", "queue", "start", **self_holding(project))
+        os.kill(held_trainer(project), signal.SIGKILL)
         assert wait_for_queue(project) == {"killed": "Failed"}
         project.run(*queue, "-n", "again", "a800_test")
         assert run_queue(project, workers=1)["again"] == "Success"

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from held_training import hold_at_first_checkpoint, save_every_step
+from held_training import held_trainer, save_every_step, self_holding
 from tests_support import Project
 
 pytestmark = pytest.mark.slow
@@ -61,7 +61,7 @@ def start_training(project: Project) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", "stages.a800_test"],
         cwd=project.root,
-        env=project.environment(),
+        env=project.environment(self_holding(project)),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -74,7 +74,7 @@ def test_collecting_garbage_takes_nothing_from_a_running_or_a_killed_training(ti
     assert all(shard.is_symlink() for shard in (project.root / "data/clips").rglob("*.npy"))
     save_every_step(project)
     with start_training(project) as training:
-        assert hold_at_first_checkpoint(project) == training.pid
+        assert held_trainer(project) == training.pid
         project.run("dvc", "gc", "--workspace", "--force")
         training.kill()
     project.run("dvc", "gc", "--workspace", "--force")
