@@ -17,7 +17,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -83,7 +83,7 @@ def train(steps: int, report: Path) -> None:
     raw["gate"]["step"] = steps
     scale = raw["scales"]["embedded"]
     scale["validation"]["every"] = scale["checkpoint"]["every"] = scale["steps"]["a800_test"] = steps
-    launcher = "torchrun" if processes > 1 else "inline"
+    launcher: Literal["inline", "torchrun"] = "torchrun" if processes > 1 else "inline"
     profile = dataclasses.replace(load_profile("local"), processes=processes, threads=1, launcher=launcher, log_every=1)
     dataset = json.loads(paths.DATASET.read_text(encoding="utf-8"))["dataset_sha256"]
     job = TrainingJob("a800_test", parse_params(raw), profile, dataset, paths.CLIPS, paths.TEACHER)

@@ -107,7 +107,7 @@ def test_a_queued_stage_killed_with_9_goes_on_where_it_was(tiny_project: Project
     queue = ["dvc", "exp", "run", "--queue", "-S", "loss.recon=3"]
     try:
         project.run(*queue, "-n", "killed", "a800_test")
-        project.run("dvc", "queue", "start", **self_holding(project))
+        project.run("dvc", "queue", "start", check=True, **self_holding(project))
         os.kill(held_trainer(project), signal.SIGKILL)
         assert wait_for_queue(project) == {"killed": "Failed"}
         project.run(*queue, "-n", "again", "a800_test")
