@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from typing import Any
 
@@ -20,9 +22,24 @@ def queue_status(project: Project) -> dict[str, str]:
     return {words[1]: words[-1] for words in tasks}
 
 
+def start_queue(project: Project, workers: int, **environment: str) -> None:
+    """Start the workers, which go on in the background.
+
+    They keep the command's output open as long as they live, so nobody waits for its end here.
+    """
+    subprocess.run(
+        [sys.executable, "-m", "dvc", "queue", "start", "-j", str(workers)],
+        cwd=project.root,
+        env=project.environment(environment),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        check=True,
+    )
+
+
 def run_queue(project: Project, workers: int) -> dict[str, str]:
     """Start the workers and wait until every experiment has ended; returns the status of each."""
-    project.run("dvc", "queue", "start", "-j", str(workers))
+    start_queue(project, workers)
     return wait_for_queue(project)
 
 
