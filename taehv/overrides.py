@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType, QuotedString
 from hydra.errors import HydraException
 
 from taehv import paths
-from taehv.params import Params, parse_params
+from taehv.params import Params, parse_params, read_params
 from taehv.strict_config import ConfigError, Problem
 
 ORIGIN = "--set"
@@ -38,9 +37,10 @@ def overridden_params(overrides: Sequence[str], path: Path = paths.PARAMS) -> Pa
     """params.yaml with the changes, checked as strictly as the file itself.
 
     Raises:
-        ConfigError: an override is not `key=value`, or the changed params have problems; all of them are listed.
+        ConfigError: the file cannot be read, an override is not `key=value`, or the changed params have problems; all
+            of them are listed.
     """
-    raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    raw = read_params(path)
     problems = [problem for text in overrides if (problem := _apply(raw, text)) is not None]
     if problems:
         raise ConfigError(ORIGIN, problems)

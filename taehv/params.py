@@ -359,13 +359,21 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     Raises:
         ConfigError: the file is missing, is not YAML, or has problems; all of them are listed.
     """
+    return parse_params(read_params(path), origin=str(path))
+
+
+def read_params(path: Path) -> object:
+    """A params file, not checked yet.
+
+    Raises:
+        ConfigError: the file is missing or is not YAML.
+    """
     try:
-        raw = read_yaml(path)
+        return read_yaml(path)
     except OSError as error:
         raise ConfigError(str(path), [Problem("(file)", f"cannot be read: {error.strerror}")]) from error
     except YamlFileError as error:
         raise ConfigError(str(path), [Problem("(file)", str(error))]) from error
-    return parse_params(raw, origin=str(path))
 
 
 def parse_params(raw: object, origin: str = "params") -> Params:
