@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(abspath $(VENV))/bin
 # Test files at a time. Most tests wait for single-threaded processes, and files share what they prepare.
 TEST_JOBS ?= 2
+PYTEST_IN_PARALLEL := $(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder
 INSTALLED := $(VENV)/.installed
 # The stages are started as `python -m stages.x` and must find this environment's interpreter.
 export PATH := $(BIN):$(PATH)
@@ -36,7 +37,7 @@ repro: setup ## Run the whole pipeline; what is up to date is not run again
 	@$(BIN)/python -m taehv.launch
 
 test: setup lint ## Lint, then all tests but the long ones, including one real pipeline run
-	@$(BIN)/python -m pytest -m "not soak" -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder
+	@$(PYTEST_IN_PARALLEL) -m "not soak"
 
 test-fast: setup ## The tests that take seconds (no pipeline run)
 	@$(BIN)/python -m pytest -m "not pipeline and not slow and not soak"
@@ -51,7 +52,7 @@ format: setup ## Format and fix what can be fixed
 	@$(BIN)/ruff check --fix .
 
 soak: setup ## Long tests: many seeds, kills and fuzz examples
-	@$(BIN)/python -m pytest -m soak -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder
+	@$(PYTEST_IN_PARALLEL) -m soak
 
 ui: setup ## MLflow UI on http://127.0.0.1:5000
 	@$(BIN)/python -m taehv.tracking.ui

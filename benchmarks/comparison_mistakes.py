@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from taehv import paths
+from taehv.alignment import common_frames
 from taehv.codecs import teacher_round_trip
 from taehv.data.store import ClipStore
 from taehv.evaluation import load_frames
@@ -33,7 +34,8 @@ def symmetric(frames: Tensor) -> Tensor:
 
 def unclamped_psnr(decoded: Tensor, frames: Tensor) -> Tensor:
     """Moved into a range that the metric's clamp leaves alone; the difference stays."""
-    return psnr_per_clip(torch.zeros_like(decoded), frames[:, : decoded.shape[1]] - decoded)
+    decoded, frames = common_frames(decoded, frames)
+    return psnr_per_clip(torch.zeros_like(decoded), frames - decoded)
 
 
 MISTAKES: dict[str, Comparison] = {

@@ -64,7 +64,7 @@ class VideoCoder:
         _check_choice("task", task, Task)
         _check_choice("pixels", pixels, Pixels)
         clip = np.asarray(given)
-        if clip.dtype == object or clip.dtype.kind not in "iuf":
+        if clip.dtype.kind not in "iuf":
             raise InputError(f"expected an array of numbers, got one of {clip.dtype}: are all clips of one size?")
         if task == "decode":
             frames = self._decode(self._latents(clip))

@@ -18,8 +18,10 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, Run
 from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-PARENT_TAG = "mlflow.parentRunId"
+from taehv.tracking.lookup import dataset_inputs, every_page, model_inputs, model_outputs
+
 PAGE = 1000
 
 
@@ -72,7 +74,7 @@ class _Exporter:
             later = []
             placed = {str(run.info.run_id) for run in ordered}
             for run in waiting:
-                parent = run.data.tags.get(PARENT_TAG)
+                parent = run.data.tags.get(MLFLOW_PARENT_RUN_ID)
                 if parent in known and parent not in placed:
                     later.append(run)
                 elif run.info.run_id in chosen or parent in chosen:
@@ -84,14 +86,7 @@ class _Exporter:
         return ordered
 
     def _search(self, experiments: list[str]) -> list[Run]:
-        found: list[Run] = []
-        token = None
-        while True:
-            page = self._client.search_runs(experiments, max_results=PAGE, page_token=token)
-            found += page
-            token = page.token
-            if not token:
-                return found
+        return list(every_page(lambda token: self._client.search_runs(experiments, max_results=PAGE, page_token=token)))
 
     def write_run(self, run: Run) -> None:
         run = self._client.get_run(run.info.run_id)  # a search leaves the models out
@@ -104,7 +99,6 @@ class _Exporter:
         if self._client.list_artifacts(info.run_id):
             (place / "artifacts").mkdir()
             self._client.download_artifacts(info.run_id, "", str(place / "artifacts"))
-        inputs, outputs = run.inputs, run.outputs
         content = {
             "schema": 1,
             "run_id": info.run_id,
@@ -117,28 +111,20 @@ class _Exporter:
             "tags": run.data.tags,
             "datasets": [
                 {"dataset": item.dataset.to_dictionary(), "tags": {tag.key: tag.value for tag in item.tags}}
-                for item in (inputs.dataset_inputs if inputs is not None else [])
+                for item in dataset_inputs(run)
             ],
-            "model_inputs": [item.model_id for item in (inputs.model_inputs if inputs is not None else [])],
-            "model_outputs": [
-                {"model_id": item.model_id, "step": item.step}
-                for item in (outputs.model_outputs if outputs is not None else [])
-            ],
+            "model_inputs": [item.model_id for item in model_inputs(run)],
+            "model_outputs": [{"model_id": item.model_id, "step": item.step} for item in model_outputs(run)],
         }
         atomic.write_json(place / "run.json", content)
 
     def models_of(self, runs: Sequence[Run]) -> list[LoggedModel]:
+        if not runs:
+            return []
         ids = {run.info.run_id for run in runs}
-        found: list[LoggedModel] = []
-        token = None
         experiments = sorted({run.info.experiment_id for run in runs})
-        while experiments:
-            page = self._client.search_logged_models(experiments, page_token=token)
-            found += [model for model in page if model.source_run_id in ids]
-            token = page.token
-            if not token:
-                break
-        return found
+        models = every_page(lambda token: self._client.search_logged_models(experiments, page_token=token))
+        return [model for model in models if model.source_run_id in ids]
 
     def write_model(self, model: LoggedModel) -> None:
         model = self._client.get_logged_model(model.model_id)

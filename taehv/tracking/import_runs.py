@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,7 @@ import yaml
 
 from taehv.records import read_record
 from taehv.tracking.bundle import INDEX
-from taehv.tracking.export_runs import PARENT_TAG
-from taehv.tracking.logged_models import MODEL_TAG
-from taehv.tracking.sink import KEY_TAG, METRIC_BATCH, PARAM_BATCH
+from taehv.tracking.limits import METRIC_BATCH, PARAM_BATCH, batches
 from taehv.tracking.store import open_store, tracking_uri
 
 # isort: split
@@ -33,9 +31,13 @@ from mlflow.entities import (
     Param,
     Run,
     RunTag,
-    ViewType,
 )
 from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+from taehv.tracking.logged_models import MODEL_TAG
+from taehv.tracking.lookup import model_inputs, model_outputs, model_with_tag, run_with_tag
+from taehv.tracking.sink import KEY_TAG
 
 ORIGIN_TAG = "taehv.imported_from"
 """The id that a run or model had in the store that it was exported from."""
@@ -63,14 +65,15 @@ def import_runs(folder: Path) -> Counts:
     importer = _Importer(MlflowClient(tracking_uri()), folder)
     index = read_record(folder / INDEX)
     runs = [read_record(folder / "runs" / run_id / "run.json") for run_id in index["runs"]]
+    models = [read_record(folder / "models" / model_id / "model.json") for model_id in index["models"]]
     for run in runs:
         importer.find_or_create(run)
-    for model_id in index["models"]:
-        importer.bring_model(read_record(folder / "models" / model_id / "model.json"))
+    for model in models:
+        importer.bring_model(model)
     for run in runs:
         importer.fill(run)
-    for model_id in index["models"]:
-        importer.bring_model_metrics(read_record(folder / "models" / model_id / "model.json"))
+    for model in models:
+        importer.bring_model_metrics(model)
     for run in runs:
         importer.end(run)
     return importer.counts
@@ -101,8 +104,8 @@ class _Importer:
             tags = {ORIGIN_TAG: run["run_id"]}
             if KEY_TAG in run["tags"]:
                 tags[KEY_TAG] = run["tags"][KEY_TAG]
-            if (parent := run["tags"].get(PARENT_TAG)) is not None:
-                tags[PARENT_TAG] = self._ids.get(parent, parent)
+            if (parent := run["tags"].get(MLFLOW_PARENT_RUN_ID)) is not None:
+                tags[MLFLOW_PARENT_RUN_ID] = self._ids.get(parent, parent)
             found = self._client.create_run(experiment, run["start_time"], tags, run["name"])
         self._ids[run["run_id"]] = str(found.info.run_id)
 
@@ -114,10 +117,9 @@ class _Importer:
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-        experiments = [item.experiment_id for item in self._client.search_experiments(view_type=ViewType.ALL)]
         for tag, value in ((ORIGIN_TAG, run["run_id"]), (KEY_TAG, run["tags"].get(KEY_TAG))):
-            if value and (found := self._client.search_runs(experiments, f"tags.`{tag}` = '{value}'", max_results=1)):
-                return found[0]
+            if value and (found := run_with_tag(self._client, tag, value)):
+                return found
         return None
 
     def fill(self, exported: dict[str, Any]) -> None:
@@ -127,12 +129,12 @@ class _Importer:
         run_id = self._ids[exported["run_id"]]
         run = self._client.get_run(run_id)
         params = [Param(key, value) for key, value in exported["params"].items() if key not in run.data.params]
-        for start in range(0, len(params), PARAM_BATCH):
-            self._client.log_batch(run_id, params=params[start : start + PARAM_BATCH])
+        for batch in batches(params, PARAM_BATCH):
+            self._client.log_batch(run_id, params=batch)
         tags = {key: self._ids.get(value, value) for key, value in exported["tags"].items()}
         new = [RunTag(key, value) for key, value in tags.items() if run.data.tags.get(key) != value]
-        for start in range(0, len(new), PARAM_BATCH):
-            self._client.log_batch(run_id, tags=new[start : start + PARAM_BATCH])
+        for new_batch in batches(new, PARAM_BATCH):
+            self._client.log_batch(run_id, tags=new_batch)
         self._bring_points(exported["run_id"], run)
         self._bring_artifacts(exported["run_id"], run_id)
         self._bring_links(exported, run)
@@ -147,7 +149,7 @@ class _Importer:
         }  # fmt: skip
         with (self._folder / "runs" / old_id / "metrics.jsonl").open(encoding="utf-8") as file:
             points = (Metric(*json.loads(line)) for line in file)
-            for batch in _batches(point for point in points if _identity(point) not in there):
+            for batch in batches((point for point in points if _identity(point) not in there), METRIC_BATCH):
                 self._client.log_batch(run_id, metrics=batch)
 
     def _bring_artifacts(self, old_id: str, run_id: str) -> None:
@@ -173,9 +175,8 @@ class _Importer:
             DatasetInput(Dataset(**item["dataset"]), [InputTag(key, value) for key, value in item["tags"].items()])
             for item in exported["datasets"]
         ]
-        inputs, outputs = run.inputs, run.outputs
-        taken = {item.model_id for item in (inputs.model_inputs if inputs is not None else [])}
-        made = {item.model_id for item in (outputs.model_outputs if outputs is not None else [])}
+        taken = {item.model_id for item in model_inputs(run)}
+        made = {item.model_id for item in model_outputs(run)}
         models = [self._ids[old] for old in exported["model_inputs"] if old in self._ids]
         new = [LoggedModelInput(model) for model in models if model not in taken]
         if datasets or new:
@@ -214,8 +215,8 @@ class _Importer:
 
     def _find_model(self, exported: dict[str, Any], experiment: str) -> LoggedModel | None:
         for tag, value in ((ORIGIN_TAG, exported["model_id"]), (MODEL_TAG, exported["tags"].get(MODEL_TAG))):
-            if value and (found := self._client.search_logged_models([experiment], f"tags.`{tag}` = '{value}'")):
-                return found[0]
+            if value and (found := model_with_tag(self._client, experiment, tag, value)):
+                return found
         return None
 
     def _model_tags(self, exported: dict[str, Any]) -> dict[str, str]:
@@ -269,14 +270,3 @@ class _Importer:
 
 def _identity(metric: Metric) -> tuple[str, str, int, int]:
     return metric.key, repr(float(metric.value)), int(metric.timestamp), int(metric.step)
-
-
-def _batches(points: Iterable[Metric]) -> Iterator[list[Metric]]:
-    batch: list[Metric] = []
-    for point in points:
-        batch.append(point)
-        if len(batch) == METRIC_BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

@@ -17,6 +17,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 
 from taehv import mlflow_model
+from taehv.tracking.lookup import dataset_inputs, model_inputs, model_outputs, model_with_tag
 
 PACKAGE = Path(__file__).parents[1]
 NEEDED = ("torch", "numpy", "safetensors", "mlflow")
@@ -59,9 +60,9 @@ class ModelLogger:
             time: of these metrics, in milliseconds since 1970.
         """
         run, step = self._client.get_run(self._run_id), int(best.get("step", 0))
-        model = find_model(self._client, run.info.experiment_id, identity) or self._create(run, best_model, identity)
-        outputs = run.outputs.model_outputs if run.outputs is not None else []
-        if model.model_id not in [output.model_id for output in outputs]:
+        found = model_with_tag(self._client, run.info.experiment_id, MODEL_TAG, identity)
+        model = found or self._create(run, best_model, identity)
+        if model.model_id not in [output.model_id for output in model_outputs(run)]:
             self._client.log_outputs(self._run_id, [LoggedModelOutput(model.model_id, step=step)])
         if model.status != LoggedModelStatus.READY:
             self._log_files(best_model, model)
@@ -77,8 +78,7 @@ class ModelLogger:
         run that trained it, so that a comparison of training runs shows them.
         """
         run = self._client.get_run(self._run_id)
-        inputs = run.inputs.model_inputs if run.inputs is not None else []
-        if model_id not in [known.model_id for known in inputs]:
+        if model_id not in [known.model_id for known in model_inputs(run)]:
             self._client.log_inputs(self._run_id, models=[LoggedModelInput(model_id)])
         metrics = [Metric(key, float(value), time, step) for key, value in values.items()]
         ModelLogger(self._client, run_id)._link(metrics, model_id, _dataset(run))
@@ -143,13 +143,6 @@ class ModelLogger:
             self._client.log_batch(self._run_id, metrics=linked)
 
 
-def find_model(client: MlflowClient, experiment_id: str, identity: str) -> LoggedModel | None:
-    """The model of that identity; a finished one where there are several."""
-    found = client.search_logged_models([experiment_id], f"tags.`{MODEL_TAG}` = '{identity}'")
-    return min(found, key=lambda model: model.status != LoggedModelStatus.READY, default=None)
-
-
 def _dataset(run: Run) -> Dataset | None:
-    """The data that the run works on."""
-    inputs = run.inputs.dataset_inputs if run.inputs is not None else []
+    inputs = dataset_inputs(run)
     return inputs[0].dataset if inputs else None

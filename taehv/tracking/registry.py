@@ -62,18 +62,14 @@ class Registry:
 
         Returns the version's number.
         """
-        version = self._version_of(model_id, name)
-        for key, value in tags.items():
-            self._client.set_model_version_tag(name, version, key, value)
+        version = self._tagged_version(model_id, name, tags)
         self._client.set_registered_model_alias(name, alias, version)
         self._describe(name, version, alias, reason)
         return version
 
     def promote(self, model_id: str, name: str, tags: Mapping[str, str]) -> Decision:
         """Make the model the champion if ``decide`` says so. The reason is put into the version's description."""
-        version = self._version_of(model_id, name)
-        for key, value in tags.items():
-            self._client.set_model_version_tag(name, version, key, value)
+        version = self._tagged_version(model_id, name, tags)
         present = self._champion(name)
         if present is not None and str(present.version) == version:
             return Decision(True, "it is the champion already")
@@ -92,10 +88,14 @@ class Registry:
         self._describe(name, version, CHAMPION, shown)
         return Decision(decision.replaces, shown)
 
-    def _version_of(self, model_id: str, name: str) -> str:
+    def _tagged_version(self, model_id: str, name: str, tags: Mapping[str, str]) -> str:
+        """The model's version, which is registered where there is none yet, with the tags."""
         source = f"models:/{model_id}"
         versions = [v for v in self._client.search_model_versions(f"name = '{name}'") if v.source == source]
-        return str(versions[0].version if versions else mlflow.register_model(source, name).version)
+        version = str(versions[0].version if versions else mlflow.register_model(source, name).version)
+        for key, value in tags.items():
+            self._client.set_model_version_tag(name, version, key, value)
+        return version
 
     def _champion(self, name: str) -> Any | None:
         try:

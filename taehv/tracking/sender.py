@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 
 from taehv.records import RecordError
 from taehv.tracking.journal import Event, Line, read_lines
+from taehv.tracking.limits import METRIC_BATCH
 from taehv.tracking.position import Position, TrackingFolder, read_position
 from taehv.tracking.secrets import without_secrets
-from taehv.tracking.sink import METRIC_BATCH, MlflowSink, NotThereYetError, RefusedError
+from taehv.tracking.sink import MlflowSink, NotThereYetError, RefusedError
 from taehv.tracking.store import StoreError, tracking_uri
 
 FIRST_WAIT_S = 1.0

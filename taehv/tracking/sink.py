@@ -18,17 +18,15 @@ from taehv.tracking.store import open_store, tracking_uri
 # isort: split
 # store sets MLflow's environment, so mlflow comes after it.
 import mlflow
-from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Metric, Param, Run, RunTag, ViewType
+from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException, RestException
-from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID
 
+from taehv.tracking.limits import PARAM_BATCH, batches
 from taehv.tracking.logged_models import ModelLogger
+from taehv.tracking.lookup import run_with_tag
 from taehv.tracking.registry import Registry
 
-METRIC_BATCH = 1000
-"""MLflow's limit per call."""
-PARAM_BATCH = 100
-"""MLflow's limit per call."""
 PARAM_VALUE_LENGTH = 6000
 """MLflow's limit per value; a longer one is refused."""
 TAG_VALUE_LENGTH = 5000
@@ -79,7 +77,7 @@ class MlflowSink:
         run = None if known_run_id is None else self._living_run(known_run_id)
         how = "continued"
         if run is None:
-            run, how = self._run_of_key(begin["key"]), "found"
+            run, how = run_with_tag(self.client, KEY_TAG, begin["key"]), "found"
         if run is None:
             run, how = self._create(begin), "created"
         self.run_id = str(run.info.run_id)
@@ -124,7 +122,7 @@ class MlflowSink:
         self._judged(lambda: handler(event))
 
     def send_metrics(self, events: Sequence[Event], *, in_doubt: bool) -> None:
-        """Points of any number of events, at most ``METRIC_BATCH``.
+        """Points of any number of events, at most ``limits.METRIC_BATCH``.
 
         Args:
             events: of kind metrics.
@@ -181,18 +179,13 @@ class MlflowSink:
             raise
         return run if run.info.lifecycle_stage == LifecycleStage.ACTIVE else None
 
-    def _run_of_key(self, key: str) -> Run | None:
-        experiments = [item.experiment_id for item in self.client.search_experiments(view_type=ViewType.ALL)]
-        found = self.client.search_runs(experiments, f"tags.`{KEY_TAG}` = '{key}'", max_results=1)
-        return found[0] if found else None
-
     def _create(self, begin: Event) -> Run:
         experiment_id, tags = self.experiment_id, {KEY_TAG: begin["key"], **begin["tags"]}
         parent = begin["parent_run_id"]
         if parent is not None and (parent_run := self._living_run(parent)) is not None:
             # The UI nests runs only within one experiment.
             experiment_id = parent_run.info.experiment_id
-            tags["mlflow.parentRunId"] = parent
+            tags[MLFLOW_PARENT_RUN_ID] = parent
         return self.client.create_run(experiment_id, begin["time"], tags, begin["name"])
 
     def _params(self, event: Event) -> None:
@@ -201,8 +194,8 @@ class MlflowSink:
         known = self.client.get_run(self.run_id).data.params
         values = {key: str(value)[:PARAM_VALUE_LENGTH] for key, value in event["values"].items()}
         params = [Param(key, value) for key, value in values.items() if key not in known]
-        for start in range(0, len(params), PARAM_BATCH):
-            self.client.log_batch(self.run_id, params=params[start : start + PARAM_BATCH])
+        for batch in batches(params, PARAM_BATCH):
+            self.client.log_batch(self.run_id, params=batch)
 
     def _tags(self, event: Event) -> None:
         self._set_tags(event["values"])
@@ -271,7 +264,7 @@ class MlflowSink:
         run_id, model_id = other["run_id"], other["model_id"]
         if run_id is not None and model_id is not None:
             return run_id, model_id
-        run = self._run_of_key(other["key"])
+        run = run_with_tag(self.client, KEY_TAG, other["key"])
         if run is None:
             raise NotThereYetError(f"the run with {KEY_TAG} {other['key']}")
         outputs = run.outputs.model_outputs if run.outputs is not None else []
