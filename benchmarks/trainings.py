@@ -59,6 +59,7 @@ LEGACY: dict[str, Any] = {
     **NO_BOOST,
 }
 RECON_ONLY: dict[str, Any] = {f"loss.{term}": 0.0 for term in ("encoder", "decoder", "perceptual", "seraena")}
+GUIDE_RATE = 1.0e-4
 LEGACY_RATE_RATIO = 0.5
 """The legacy learning rate, 5e-5, against the guide's 1e-4."""
 
@@ -78,6 +79,9 @@ def founding_story(params: Mapping[str, Any]) -> dict[str, Training]:
     """By name: the suspects of the 4.2 dB."""
     optim = params["scales"]["embedded"]["optim"]
     slow = LEGACY | {f"scales.embedded.optim.{key}": optim[key] * LEGACY_RATE_RATIO for key in ("lr", "muon_lr")}
+    adamw = {"name": "adamw", "muon_lr": None, "muon_momentum": None, "lr": GUIDE_RATE}
+    literal = {f"scales.embedded.optim.{key}": value for key, value in adamw.items()}
+    literal_slow = literal | {"scales.embedded.optim.lr": GUIDE_RATE * LEGACY_RATE_RATIO}
     return {
         "the default: guide, distilled harder at first": Training(),
         "guide": Training(NO_BOOST),
@@ -86,6 +90,8 @@ def founding_story(params: Mapping[str, Any]) -> dict[str, Training]:
         "legacy, our learning rate": Training(LEGACY),
         "legacy + 3-frame shift": Training(slow, "shifted training"),
         "guide + 3-frame shift": Training(NO_BOOST, "shifted training"),
+        "guide, AdamW at 1e-4": Training(NO_BOOST | literal),
+        "legacy, AdamW at 5e-5": Training(LEGACY | literal_slow),
     }
 
 

@@ -141,7 +141,7 @@ def _read_value(hint: Any, raw: object, key: str, reading: Reading) -> Any:
         return _read_union(hint, raw, key, reading)
     value = _scalar(hint, raw)
     if value is _FAILED:
-        reading.reject(key, f"must be {_describe(hint)}, got {_show(raw)}{_number_hint(hint, raw)}")
+        reading.reject(key, f"must be {_describe(hint)}, got {_show(raw)}")
     elif bounds is not None and not bounds.contains(value):
         reading.reject(key, f"must be {bounds}, got {raw}")
         return _FAILED
@@ -233,16 +233,6 @@ def _describe(hint: Any) -> str:
     names = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a text"}
     described = names.get(hint, "a mapping")
     return f"{described} {bounds}" if bounds else described
-
-
-def _number_hint(hint: Any, raw: object) -> str:
-    if hint is float and isinstance(raw, str):
-        try:
-            float(raw)
-        except ValueError:
-            return ""
-        return " (YAML reads an exponent only after a decimal point: write 1.0e-4, not 1e-4)"
-    return ""
 
 
 def _show(raw: object) -> str:

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 from tests_support import REPOSITORY, Project
 
 from taehv.launch import describe
@@ -30,6 +29,7 @@ def test_several_params_are_changed_and_all_others_stay() -> None:
     "overrides",
     [
         "scales.embedded.optim.lr=1e-4",
+        "scales.embedded.optim.lr=5e-5",
         "scales.embedded.optim.betas=[0.9,0.8]",
         "data.source=videos 'data.path=\"a folder\"'",
         "h100_train.resume_from_a800_step=null",
@@ -41,7 +41,7 @@ def test_values_mean_what_dvc_makes_of_them(overrides: str, tmp_path: Path) -> N
     file.write_text(PARAMS.read_text())
     program = "import sys; from dvc.utils.hydra import apply_overrides; apply_overrides(sys.argv[1], sys.argv[2:])"
     subprocess.run([sys.executable, "-c", program, str(file), *split_overrides(overrides)], check=True)
-    assert yaml.safe_load(file.read_text()) != yaml.safe_load(PARAMS.read_text()) or "null" in overrides
+    assert file.read_text() != PARAMS.read_text() or "null" in overrides
     assert overridden_params([], file) == overridden_params(split_overrides(overrides), PARAMS)
 
 

@@ -126,11 +126,11 @@ def test_all_problems_are_listed_at_once_type_errors_and_combinations_together()
     assert set(problem_keys(raw)) == {"seed", "loss.recon", "gate.step", "scales.full.data.height", "extra"}
 
 
-def test_an_exponent_without_a_point_gets_a_hint() -> None:
-    text = (REPOSITORY / "params.yaml").read_text()
-    raw = yaml.safe_load(re.sub(r"lr: (\d)\.\de", r"lr: \1e", text))
-    with pytest.raises(ConfigError, match=r"write 1\.0e-4, not 1e-4"):
-        parse_params(raw)
+@pytest.mark.parametrize("written", ["5e-05", "5E-5", "5.0e-5", "0.00005", "+5e-5"])
+def test_a_small_number_may_be_written_in_any_way(tmp_path: Path, written: str) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text(re.sub(r" lr: 1\.5e-3", f" lr: {written}", (REPOSITORY / "params.yaml").read_text()))
+    assert load_params(file).scales["embedded"].optim.lr == 5e-5
 
 
 def test_a_file_that_is_missing_or_not_yaml_is_a_config_error(tmp_path: Path) -> None:

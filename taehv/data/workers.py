@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from itertools import zip_longest
 from typing import Any, TypeVar
 
 from tqdm import tqdm
@@ -77,9 +78,11 @@ class Workers:
         interval = _TERMINAL_SECONDS if sys.stderr.isatty() else _LOG_SECONDS
         already = self._counter.value
         with tqdm(total=total, desc=label, unit=unit, mininterval=interval) as bar:
-            waiting = set(futures := [self._pool.submit(function, task) for task in tasks])
+            futures: list[Future[ResultT]] = []
             finished: set[Future[ResultT]] = set()
             try:
+                futures.extend(self._pool.submit(function, task) for task in tasks)
+                waiting = set(futures)
                 while waiting:
                     done, waiting = wait(waiting, timeout=_TERMINAL_SECONDS, return_when=FIRST_COMPLETED)
                     bar.update(self._counter.value - already - bar.n)
@@ -88,7 +91,7 @@ class Workers:
                         finished.add(future)
             except BrokenProcessPool as error:
                 # They are worked on in order, so that it died of one of the first that are not finished.
-                unfinished = [name(task) for task, future in zip(tasks, futures, strict=True) if future not in finished]
+                unfinished = [name(task) for task, future in zip_longest(tasks, futures) if future not in finished]
                 raise UserError(
                     f"{label}: a worker process died, most likely for want of memory. "
                     f"Set `workers` in the profile below {self._processes}, and look into the system's log. "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,33 +57,19 @@ class _Exporter:
         self._experiments = {item.experiment_id: item.name for item in client.search_experiments()}
 
     def choose(self, run_ids: Sequence[str], experiment: str | None) -> list[Run]:
-        """Parents before their children, otherwise oldest first."""
+        """Runs with those below them: parents before their children, otherwise oldest first."""
         wanted = [key for key, name in self._experiments.items() if experiment in (None, name)]
         if not wanted:
             raise BundleError(
                 f"there is no experiment {experiment}; there are: {', '.join(self._experiments.values())}"
             )
-        runs = sorted(self._search(wanted), key=lambda run: int(run.info.start_time))
-        known = {str(run.info.run_id) for run in runs}
-        if missing := [run_id for run_id in run_ids if run_id not in known]:
+        found = {str(run.info.run_id): run for run in self._search(wanted)}
+        if missing := [run_id for run_id in run_ids if run_id not in found]:
             raise BundleError(f"there is no run {', '.join(missing)} in {experiment or 'any experiment'}")
-        chosen = set(run_ids) or known
-        ordered: list[Run] = []
-        waiting = runs
-        while waiting:
-            later = []
-            placed = {str(run.info.run_id) for run in ordered}
-            for run in waiting:
-                parent = run.data.tags.get(MLFLOW_PARENT_RUN_ID)
-                if parent in known and parent not in placed:
-                    later.append(run)
-                elif run.info.run_id in chosen or parent in chosen:
-                    chosen.add(str(run.info.run_id))
-                    ordered.append(run)
-                else:
-                    known.discard(str(run.info.run_id))
-            waiting = later
-        return ordered
+        lineages = {run_id: _lineage(run, found) for run_id, run in found.items()}
+        chosen = set(run_ids) or set(found)
+        runs = [run for run_id, run in found.items() if chosen.intersection(lineages[run_id])]
+        return sorted(runs, key=lambda run: (len(lineages[run.info.run_id]), int(run.info.start_time)))
 
     def _search(self, experiments: list[str]) -> list[Run]:
         return list(every_page(lambda token: self._client.search_runs(experiments, max_results=PAGE, page_token=token)))
@@ -140,6 +126,15 @@ class _Exporter:
             Path(downloaded).rename(place / "artifacts")
             shutil.rmtree(place / "download", ignore_errors=True)
         atomic.write_json(place / "model.json", _describe(model))
+
+
+def _lineage(run: Run, runs: Mapping[str, Run]) -> list[str]:
+    """Ids of a run, its parent, the parent's parent and so on, as far as they are among these runs."""
+    lineage = [str(run.info.run_id)]
+    while (parent := run.data.tags.get(MLFLOW_PARENT_RUN_ID, "")) in runs and parent not in lineage:
+        lineage.append(parent)
+        run = runs[parent]
+    return lineage
 
 
 def _describe(model: LoggedModel) -> dict[str, Any]:
