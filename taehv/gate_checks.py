@@ -98,7 +98,7 @@ def all_checks(outputs: TrainingOutputs, evidence: Evidence, params: Params) -> 
 def describe(check: Check) -> str:
     """A check in one line of words."""
     if isinstance(check.value, float):
-        found = f"{check.value:.4g}"
+        found = f"{check.value:.6g}"
     else:
         found = "not measured" if check.value is None else check.value
     because = f" ({check.reason})" if check.reason else ""

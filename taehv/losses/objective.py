@@ -53,6 +53,15 @@ class Objective(nn.Module):
         """Whether the adversarial term comes in at some step."""
         return "seraena" in self._weights
 
+    @property
+    def distance_weights(self) -> dict[str, float]:
+        """The weights of params.yaml, without schedules, of the terms that measure a distance.
+
+        Their sum can be compared between any two steps. The adversarial term is none of them: its value is the size of
+        its corrections, one by construction, and jumps where the term comes in.
+        """
+        return {term: weight for term, weight in self._weights.items() if term != "seraena"}
+
     def weights_at(self, step: int) -> dict[str, float]:
         """The weight of each term that counts at update ``step``, in the order of the parameters."""
         distillation = dict.fromkeys(TERMS, factor(self._distillation, step))

@@ -6,11 +6,18 @@ fallback.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from taehv.metrics import structural_similarity
 
 
 def ssim_distance_per_clip(decoded_ntchw: Tensor, frames_ntchw: Tensor) -> Tensor:
-    """1 - SSIM of each clip's aligned frames, 0 for equal ones: (N, T, 3, H, W) twice to (N,)."""
-    return 1.0 - structural_similarity(decoded_ntchw, frames_ntchw)
+    """1 - SSIM of each clip's aligned frames, 0 for equal ones: (N, T, 3, H, W) twice to (N,).
+
+    Computed in the precision of ``frames_ntchw``, also under autocast: SSIM subtracts squared means from mean squares,
+    and what bfloat16 leaves of the difference is larger than its stabilising constants (a good match then gets an SSIM
+    above 1, and a gradient without bounds).
+    """
+    with torch.autocast(frames_ntchw.device.type, enabled=False):
+        return 1.0 - structural_similarity(decoded_ntchw.to(frames_ntchw.dtype), frames_ntchw)

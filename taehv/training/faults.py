@@ -18,9 +18,6 @@ from taehv.training.step import StepReport
 AVERAGE_DECAY = 0.99
 """Of the running average of the loss: about 100 steps."""
 
-NOT_A_DISTANCE = "seraena"
-"""This term's value is the size of its corrections, one by construction; it jumps where the term comes in."""
-
 Kind = Literal["not finite", "loss spike"]
 
 
@@ -57,7 +54,7 @@ def note_step(progress: Progress, report: StepReport, limits: Faults) -> Fault |
             "lower the learning rate (optim.lr, optim.muon_lr) or look at the clips; faults.max_skipped is the limit",
         )
     progress.skipped_in_a_row = 0
-    loss = sum(report.weights[term] * value for term, value in report.terms.items() if term != NOT_A_DISTANCE)
+    loss = report.distance
     average = progress.loss_average
     progress.loss_average = loss if average is None else AVERAGE_DECAY * average + (1.0 - AVERAGE_DECAY) * loss
     if average is None or not loss > limits.max_loss_spike * average:

@@ -68,7 +68,7 @@ class Meter:
     @staticmethod
     def count(progress: Progress, report: StepReport) -> None:
         """Add an applied step to the window's sums."""
-        progress.loss_sum += report.loss
+        progress.loss_sum += report.distance
         progress.loss_count += 1
         for term, value in report.terms.items():
             progress.term_sums[term] = progress.term_sums.get(term, 0.0) + value

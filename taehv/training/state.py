@@ -32,9 +32,9 @@ class Progress:
     """Updates not applied because loss or gradient was not finite."""
     skipped_in_a_row: int = 0
     loss_average: float | None = None
-    """Running average of the training loss; see taehv.training.faults."""
+    """Running average of each step's distance; see StepReport and taehv.training.faults."""
     loss_sum: float = 0.0
-    """Sum of the training losses since the last validation, and of how many."""
+    """Sum of the steps' distances since the last validation, and of how many."""
     loss_count: int = 0
     term_sums: dict[str, float] = field(default_factory=dict)
     """Sums of the unweighted loss terms since the last validation."""

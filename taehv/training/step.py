@@ -28,6 +28,8 @@ class StepReport:
 
     loss: float
     """Weighted loss, mean over the global batch."""
+    distance: float
+    """The same with the weights of params.yaml alone and without the adversarial term: steps compare by it."""
     terms: dict[str, float]
     """Unweighted loss terms, mean over the global batch."""
     weights: dict[str, float]
@@ -86,6 +88,7 @@ class TrainStep:
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self._state.optim.clip_grad_norm))
         means = dict(zip(weights, (term_sums / self._global_batch).tolist(), strict=True))
         loss = sum(weights[term] * value for term, value in means.items())
+        distance = sum(weight * means[term] for term, weight in self._objective.distance_weights.items())
         adversary_loss = adversary.reduce(self._accelerator) if adversary is not None else None
         skipped = not all(map(math.isfinite, (norm, loss, adversary_loss or 0.0)))
         if not skipped:
@@ -96,7 +99,7 @@ class TrainStep:
             adversary.finish_step(skipped=skipped)
         rates = self._state.optimizers.learning_rates(step)
         slots = tuple(not_finite.nonzero().flatten().tolist())
-        return StepReport(loss, means, weights, norm, term_norms, adversary_loss, rates, skipped, slots)
+        return StepReport(loss, distance, means, weights, norm, term_norms, adversary_loss, rates, skipped, slots)
 
     @property
     def own_slots(self) -> int:

@@ -158,3 +158,28 @@ def test_the_teacher_holds_the_student_harder_at_first_and_at_the_end_as_the_par
 def test_a_distilled_term_of_weight_0_stays_out_however_large_the_boost() -> None:
     objective = objective_of(dataclasses.replace(WEIGHTS, encoder=0.0))
     assert "encoder" not in objective.weights_at(1)
+
+
+def test_in_bfloat16_each_term_and_its_gradient_stay_close_to_full_precision() -> None:
+    """What `precision: bf16` does to a student that is already good: flat, bright and dark areas, small errors."""
+    originals = torch.linspace(0.05, 0.95, 19)[:, None, None, None, None].expand(19, 1, 3, 24, 24).contiguous()
+    noise = torch.randn(originals.shape, generator=torch.Generator().manual_seed(5)) * 0.004
+    decoded = (originals + noise).bfloat16()
+    for term, distance in (("recon", recon_per_clip), ("perceptual", ssim_distance_per_clip)):
+        exact = decoded.float().requires_grad_()
+        expected = distance(exact, originals)
+        expected.sum().backward()
+        rounded = decoded.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            found = distance(rounded, originals)
+        found.sum().backward()
+        assert torch.all((found >= 0) & (found <= 1)), term
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+        assert exact.grad is not None and rounded.grad is not None
+        torch.testing.assert_close(rounded.grad.float(), exact.grad, rtol=1e-2, atol=1e-6)
+
+
+def test_steps_compare_by_the_weights_of_params_whatever_the_schedule() -> None:
+    objective = objective_of(WEIGHTS)
+    assert objective.weights_at(1)["encoder"] == WEIGHTS.encoder * DISTILLATION.boost
+    assert objective.distance_weights == {"recon": 10.0, "encoder": 0.1, "decoder": 0.1, "perceptual": 0.1}

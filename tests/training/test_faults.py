@@ -13,7 +13,7 @@ import yaml
 from tests_support import Project
 
 from taehv.params import Faults
-from taehv.training.faults import NOT_A_DISTANCE, Fault, NumericalFault, note_step, stop_for
+from taehv.training.faults import Fault, NumericalFault, note_step, stop_for
 from taehv.training.state import Progress
 from taehv.training.step import StepReport
 
@@ -21,12 +21,12 @@ STAGE_PROCESS = str(Path(__file__).parent / "stage_process.py")
 LIMITS = Faults(max_skipped=2, max_loss_spike=10.0)
 
 
-def report(loss: float = 1.0, *, skipped: bool = False, adversarial: float | None = None) -> StepReport:
-    terms = {"recon": loss} | ({} if adversarial is None else {NOT_A_DISTANCE: adversarial})
+def report(distance: float = 1.0, *, skipped: bool = False, loss: float | None = None) -> StepReport:
     return StepReport(
-        loss=loss,
-        terms=terms,
-        weights=dict.fromkeys(terms, 1.0),
+        loss=distance if loss is None else loss,
+        distance=distance,
+        terms={"recon": distance},
+        weights={"recon": 1.0},
         gradient_norm=1.0,
         term_gradient_norms={},
         discriminator_loss=None,
@@ -63,7 +63,7 @@ def test_the_average_follows_a_loss_that_falls() -> None:
 
 
 def test_the_adversarial_term_coming_in_is_no_spike() -> None:
-    assert faults_of(report(0.01), report(0.01, adversarial=1.0)) == [None, None]
+    assert faults_of(report(0.01), report(0.01, loss=1.0)) == [None, None]
 
 
 def test_a_skipped_step_leaves_the_average_as_it_was() -> None:
