@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import Literal
 
 from taehv.gate_checks import Evidence
-from taehv.params import Params
+from taehv.params import LossWeights, Params
 from taehv.records import HistoryRow, finite
 
-LEGACY_BALANCE = {"recon": 0.1, "encoder": 1.0, "decoder": 1.0}
+_LEGACY_BALANCE = {"recon": 0.1, "encoder": 1.0, "decoder": 1.0}
 MEAN_COLOUR_DB = 17.2
 """PSNR of each sample clip's own mean colour, measured: what a model reaches that reproduces no structure at all."""
 BROKEN_BELOW_DB = 10.0
@@ -91,7 +91,7 @@ def _configuration_hints(evidence: Evidence, params: Params) -> list[str]:
     loss = params.loss
     if loss.recon == 0:
         hints.append("loss.recon is 0: nothing compares the round trip with its input, which is what the gate measures")
-    elif all(getattr(loss, term) == weight for term, weight in LEGACY_BALANCE.items()):
+    elif is_legacy(loss):
         hints.append(
             "the guide's legacy balance (recon 0.1, encoder 1.0, decoder 1.0; with it perceptual 0.02, seraena 0.3, "
             "lr 5e-5), reported with 4.2 dB at step 1,000. With every term really working it passes the gate on the "
@@ -108,6 +108,11 @@ def _configuration_hints(evidence: Evidence, params: Params) -> list[str]:
     if params.scale == "embedded" and optim.name == "adamw" and optim.lr <= 1e-4:
         hints.append(f"lr {optim.lr:g} is small for a short run of the embedded scale")
     return hints
+
+
+def is_legacy(loss: LossWeights) -> bool:
+    """Whether the weights that decide are those of the guide's legacy balance."""
+    return all(getattr(loss, term) == weight for term, weight in _LEGACY_BALANCE.items())
 
 
 def _level_hints(evidence: Evidence) -> list[str]:

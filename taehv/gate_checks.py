@@ -86,7 +86,7 @@ def all_checks(outputs: TrainingOutputs, evidence: Evidence, params: Params) -> 
     """Every check that applies to this run; the PSNR at the gate step comes first."""
     return (
         _psnr_check(evidence, params),
-        _loss_check(evidence, params),
+        _loss_check(evidence),
         *_collapse_checks(evidence, params),
         _model_check(outputs, evidence),
         *_counter_checks(evidence),
@@ -118,7 +118,7 @@ def _psnr_check(evidence: Evidence, params: Params) -> Check:
     return Check("psnr_at_gate_step", psnr, limit, f"> {limit:g} dB at step {params.gate.step}", passed, reason=reason)
 
 
-def _loss_check(evidence: Evidence, params: Params) -> Check:
+def _loss_check(evidence: Evidence) -> Check:
     rows = evidence.up_to_gate
     # One window of losses cannot fall: where the gate step ends the first one, the run's later windows are used.
     losses = [row["train_loss"] for row in rows if row.get("train_loss") is not None]

@@ -6,7 +6,7 @@ that lists every problem with its key and what is allowed there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -406,7 +406,12 @@ def stage_params(params: Params, stage: StageName) -> dict[str, Any]:
     """The dotted keys, with ``scales.<scale>`` spelled out, and values that the stage's result depends on."""
     flat = flatten(to_plain(params))
     wanted = [key.replace("@", f"scales.{params.scale}", 1) for key in STAGE_KEYS[stage]]
-    return {key: value for key, value in flat.items() if any(key == w or key.startswith(w + ".") for w in wanted)}
+    return {key: value for key, value in flat.items() if is_below(key, wanted)}
+
+
+def is_below(dotted: str, sections: Iterable[str]) -> bool:
+    """Whether a dotted key is one of the sections or in one of them."""
+    return any(dotted == section or dotted.startswith(section + ".") for section in sections)
 
 
 def flatten(plain: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

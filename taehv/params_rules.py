@@ -32,13 +32,12 @@ def impossible_combinations(values: Mapping[str, Any], raw: object) -> Iterator[
 
 
 def _loss_problems(values: Mapping[str, Any]) -> Iterator[Problem]:
-    weights = {term: values.get(f"loss.{term}") for term in ("recon", "encoder", "decoder")}
-    if weights["recon"] == 0.0 and not values.get("loss.perceptual"):
-        for trained, other in (("encoder", "encoder"), ("decoder", "decoder")):
-            if weights[other] == 0.0:
+    if values.get("loss.recon") == 0.0 and not values.get("loss.perceptual"):
+        for half in ("encoder", "decoder"):
+            if values.get(f"loss.{half}") == 0.0:
                 yield Problem(
-                    f"loss.{other}",
-                    f"must be > 0 when loss.recon and loss.perceptual are 0: nothing would train the {trained}",
+                    f"loss.{half}",
+                    f"must be > 0 when loss.recon and loss.perceptual are 0: nothing would train the {half}",
                 )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from taehv import atomic
-from taehv.params import STAGE_KEYS, TRAINING_KEYS, Evaluate, flatten
+from taehv.params import STAGE_KEYS, TRAINING_KEYS, Evaluate, flatten, is_below
 from taehv.paths import TrainingOutputs
 from taehv.records import HistoryRow, RecordError, finite, read_history, read_record
 from taehv.yaml_files import YamlFileError, read_yaml
@@ -150,4 +150,4 @@ def _shared_params(resolved: Mapping[str, Any]) -> dict[str, Any]:
     """The resolved params that both training stages and their data depend on; the seed is reported by itself."""
     wanted = {key.removeprefix("@.") for key in (*TRAINING_KEYS, *STAGE_KEYS["prepare_data"])} - {"seed"}
     flat = flatten(resolved)
-    return {key: value for key, value in flat.items() if any(key == w or key.startswith(w + ".") for w in wanted)}
+    return {key: value for key, value in flat.items() if is_below(key, wanted)}

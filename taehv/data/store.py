@@ -17,7 +17,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from tokenize import TokenError
+from typing import Any, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
@@ -178,13 +179,15 @@ def read_index(root: Path) -> list[ClipRecord]:
     path = root / INDEX
     try:
         table = pandas.read_parquet(path)
-    except (OSError, ValueError) as error:
+        rows: list[dict[str, Any]] = table.to_dict(orient="records")  # type: ignore[assignment]
+    except (OSError, ValueError, TypeError, LookupError, NotImplementedError) as error:  # each by some flipped bit
         raise store_error(root, path, f"cannot be read: {error}") from error
-    columns = [field.name for field in dataclasses.fields(ClipRecord)]
-    if list(table.columns) != columns:
+    columns = get_type_hints(ClipRecord)
+    if list(table.columns) != list(columns):
         found = ", ".join(map(str, table.columns))
         raise store_error(root, path, f"was written by another version: its columns are {found}")
-    rows: list[dict[str, Any]] = table.to_dict(orient="records")  # type: ignore[assignment]
+    if damaged := {name for row in rows for name, kind in columns.items() if type(row[name]) is not kind}:
+        raise store_error(root, path, f"is damaged: not every {', '.join(sorted(damaged))} is what it should be")
     return [ClipRecord(**row) for row in rows]
 
 
@@ -233,7 +236,8 @@ def _check_shard(root: Path, path: Path, shape: tuple[int, ...]) -> None:
                 raise ValueError("another version of the .npy format")
             found, fortran_order, dtype = npy.read_array_header_1_0(file)
             header_bytes = file.tell()
-    except (OSError, ValueError) as error:
+    # The header is a Python literal: NumPy lets through what parsing a damaged one raises.
+    except (OSError, ValueError, SyntaxError, TokenError, MemoryError, RecursionError) as error:
         raise store_error(root, path, f"cannot be read: {error}") from error
     if (found, fortran_order, dtype) != (shape, False, np.dtype(np.uint8)):
         raise store_error(root, path, f"is {dtype} {found}, the index wants uint8 {shape}")

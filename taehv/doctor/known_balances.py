@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from taehv import launch
-from taehv.diagnosis import LEGACY_BALANCE
+from taehv.diagnosis import is_legacy
 from taehv.doctor.examination import Examination
 from taehv.doctor.finding import Finding
-from taehv.params import LossWeights, Optim, Params
+from taehv.params import Optim, Params
 from taehv.strict_config import ConfigError
 from taehv.training.schedule import learning_rate_fraction
 
@@ -69,11 +69,6 @@ def judge_loss_weights(params: Params) -> Iterator[Finding]:
             "used; only the round trip will be good",
             "set loss.decoder and loss.encoder: 0.1 or more",
         )
-
-
-def is_legacy(loss: LossWeights) -> bool:
-    """Whether the weights that decide are those of the legacy balance."""
-    return all(getattr(loss, term) == weight for term, weight in LEGACY_BALANCE.items())
 
 
 def judge_seraena_start(params: Params) -> Iterator[Finding]:

@@ -14,7 +14,7 @@ from taehv.doctor.examination import Examination
 from taehv.doctor.finding import Finding, Level, listed
 from taehv.fingerprint import sha256_of_file
 from taehv.model.variants import VARIANTS
-from taehv.params import STAGE_KEYS, Params, flatten, resolved
+from taehv.params import STAGE_KEYS, Params, flatten, is_below, resolved
 from taehv.teachers import TeacherError, load_teacher
 from taehv.teachers.pca import WEIGHTS
 
@@ -109,15 +109,11 @@ def _check_parameters(params: Params, made_later: Level) -> Finding:
     except (OSError, yaml.YAMLError, AttributeError) as error:
         return Finding("data params", made_later, f"{paths.PREPARE_PARAMS} cannot be read ({error})", PREPARE)
     wanted = [key.removeprefix("@.") for key in STAGE_KEYS["prepare_data"]]
-    now = {key: value for key, value in flatten(resolved(params)).items() if _is_below(key, wanted)}
-    then = {key: value for key, value in noted.items() if _is_below(key, wanted)}
+    now = {key: value for key, value in flatten(resolved(params)).items() if is_below(key, wanted)}
+    then = {key: value for key, value in noted.items() if is_below(key, wanted)}
     changed = [
         f"{key}: {then.get(key)} then, {now.get(key)} now" for key in now | then if now.get(key) != then.get(key)
     ]
     if changed:
         return Finding("data params", made_later, f"changed since prepare_data: {listed(changed)}", PREPARE)
     return Finding("data params", "pass", f"{len(now)} parameters as prepare_data used them")
-
-
-def _is_below(key: str, wanted: list[str]) -> bool:
-    return any(key == name or key.startswith(name + ".") for name in wanted)

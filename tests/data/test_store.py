@@ -88,6 +88,27 @@ def test_a_flipped_byte_is_found_when_its_clip_is_first_used_unless_that_is_swit
     ClipStore.open(root, "train", verify_reads=False).clip(2)
 
 
+@pytest.mark.parametrize("name", ["train/a.npy", "index.parquet"])
+def test_whatever_bit_of_a_header_or_the_index_flips_the_store_opens_or_says_one_clear_thing(
+    root: Path, name: str
+) -> None:
+    file = root / name
+    intact = file.read_bytes()
+    places = range(128) if name.endswith(".npy") else range(0, len(intact), 31)
+    refused = 0
+    for place in places:
+        for bit in range(8):
+            damaged = bytearray(intact)
+            damaged[place] ^= 1 << bit
+            file.write_bytes(damaged)
+            try:
+                ClipStore.open(root, "train")
+            except StoreError as error:
+                assert "Traceback" not in str(error)
+                refused += 1
+    assert refused > 8 * len(places) / 3
+
+
 def test_a_clip_is_compared_with_its_checksum_once(root: Path) -> None:
     store = ClipStore.open(root, "train")
     store.clip(2)
