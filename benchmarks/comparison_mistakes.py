@@ -51,9 +51,9 @@ MISTAKES: dict[str, Comparison] = {
     "three frames apart": lambda decoded, frames: psnr_per_clip(decoded, frames[:, SHIFT:]),
     "upside down": lambda decoded, frames: psnr_per_clip(decoded.flip(3), frames),
     "another clip's frames": lambda decoded, frames: psnr_per_clip(decoded.roll(1, dims=0), frames),
-    "black": lambda decoded, frames: psnr_per_clip(torch.zeros_like(decoded), frames),
-    "white": lambda decoded, frames: psnr_per_clip(torch.ones_like(decoded), frames),
-    "grey": lambda decoded, frames: psnr_per_clip(torch.full_like(decoded, 0.5), frames),
+    "all black": lambda decoded, frames: psnr_per_clip(torch.zeros_like(decoded), frames),
+    "all white": lambda decoded, frames: psnr_per_clip(torch.ones_like(decoded), frames),
+    "all grey": lambda decoded, frames: psnr_per_clip(torch.full_like(decoded, 0.5), frames),
 }
 
 
