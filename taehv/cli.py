@@ -239,6 +239,18 @@ def _track_sync(options: argparse.Namespace) -> int:
     return track.replay(dry_run=options.dry_run)
 
 
+def _track_export(options: argparse.Namespace) -> int:
+    from taehv.commands import track
+
+    return track.export(options.target, options.run_ids or (), options.experiment)
+
+
+def _track_import(options: argparse.Namespace) -> int:
+    from taehv.commands import track
+
+    return track.bring(options.source)
+
+
 def _add_limits(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--max-pixels",
@@ -252,18 +264,6 @@ def _limits(options: argparse.Namespace) -> VideoLimits:
     if options.max_pixels < 1:
         raise UserError(f"--max-pixels must be positive, got {options.max_pixels}")
     return dataclasses.replace(DEFAULT_LIMITS, pixels=options.max_pixels)
-
-
-def _track_export(options: argparse.Namespace) -> int:
-    from taehv.commands import track
-
-    return track.export(options.target, options.run_ids or (), options.experiment)
-
-
-def _track_import(options: argparse.Namespace) -> int:
-    from taehv.commands import track
-
-    return track.bring(options.source)
 
 
 def _add_model_options(command: argparse.ArgumentParser) -> None:
