@@ -94,9 +94,9 @@ def _configuration_hints(evidence: Evidence, params: Params) -> list[str]:
     elif is_legacy(loss):
         hints.append(
             "the guide's legacy balance (recon 0.1, encoder 1.0, decoder 1.0; with it perceptual 0.02, seraena 0.3, "
-            "lr 5e-5), reported with 4.2 dB at step 1,000. With every term really working it passes the gate on the "
-            "embedded scale (27.5 dB; 28.0 dB with the guide's weights; 3 seeds, docs/losses.md), so look for "
-            "a second cause"
+            "lr 5e-5), reported with 4.2 dB at step 1,000. With every term really working, and the learning rates of "
+            "the embedded scale, it passes the gate there (27.5 dB; 28.0 dB with the guide's weights; 3 seeds, "
+            "docs/losses.md), so look for a second cause"
         )
     pulls = dict(_shares(evidence, "gradient_share") or _shares(evidence))
     if 0 < pulls.get("recon", 1.0) < 0.2:
