@@ -13,6 +13,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 
@@ -24,6 +25,13 @@ from taehv.profiles import DEFAULT_PROFILE, ENVIRONMENT_VARIABLE, PROFILES_FOLDE
 from taehv.strict_config import ConfigError, Problem
 from taehv.training.interruption import EXIT_CODES
 from taehv.training.slots import micro_batches, slots_of_rank
+
+SECONDS_TO_STOP_IN = 600
+"""Before torch's launcher kills workers that were asked to stop. Its own 30 s are less than a step, a validation, a
+checkpoint and what is left to tell the tracking store can take together."""
+ONE_REQUEST_SECONDS = 1.0
+"""A signal so soon after the first is the same request: `mlflow run` passes on the interrupt key, which the terminal
+has already sent."""
 
 
 def training_command(profile: Profile, stage: TrainingStage) -> list[str]:
@@ -104,11 +112,11 @@ def check_gpus(profile: Profile) -> None:
         )
 
 
-def describe(profile: Profile, params: Params, overrides: Sequence[str] = ()) -> str:
+def describe(profile: Profile, params: Params, targets: Sequence[str] = (), overrides: Sequence[str] = ()) -> str:
     """What would be run, and the arithmetic of a step."""
     lines = [
         f"profile    {profile.name}: {profile.description}",
-        f"pipeline   {ENVIRONMENT_VARIABLE}={profile.name} {_shown(pipeline_command(profile, (), overrides))}",
+        f"pipeline   {ENVIRONMENT_VARIABLE}={profile.name} {_shown(pipeline_command(profile, targets, overrides))}",
     ]
     stages: tuple[TrainingStage, ...] = ("a800_test", "h100_train")
     for stage in stages:
@@ -168,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     profile, overrides = load_profile(options.profile), split_overrides(options.set)
     params = overridden_params(overrides) if overrides else load_params()
     if options.dry_run:
-        print(describe(profile, params, overrides))
+        print(describe(profile, params, options.targets, overrides))
         return 0
     if overrides:
         check_git()
@@ -179,41 +187,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run_training(command: Sequence[str]) -> int:
-    """Run the launcher of training processes; a request to stop reaches it once, as SIGTERM.
-
-    It gets a session of its own: the interrupt key would otherwise reach its processes twice, from the terminal and
-    from it, and the second signal ends them without a checkpoint.
-    """
-    child = subprocess.Popen(command, start_new_session=True)
-    return _wait(child, lambda: child.terminate(), lambda: os.killpg(child.pid, signal.SIGKILL))
+    """Run the launcher of training processes; a request to stop reaches it once, as SIGTERM."""
+    patient = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(SECONDS_TO_STOP_IN), **os.environ}
+    child = _start(command, patient)
+    return _wait(child, lambda: _terminate([child.pid]))
 
 
 def run_pipeline(command: Sequence[str], environment: Mapping[str, str]) -> int:
     """Run DVC; a request to stop reaches the stage that it is running, and DVC ends when the stage has ended."""
-    child = subprocess.Popen(command, env=dict(environment))
-
-    def stop_stage() -> None:
-        for process in _running_stage(child.pid) or [psutil.Process(child.pid)]:
-            process.terminate()
-
-    def kill() -> None:
-        root = psutil.Process(child.pid)
-        for process in [*root.children(recursive=True), root]:
-            process.kill()
-
-    return _wait(child, stop_stage, kill)
+    child = _start(command, environment)
+    return _wait(child, lambda: _terminate(_running_stage(child.pid) or [child.pid]))
 
 
-def _wait(child: subprocess.Popen[bytes], stop: Callable[[], None], kill: Callable[[], None]) -> int:
-    """The child's exit code; after a signal, 128 plus its number. A second signal kills."""
+def _start(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """In a session of its own: the interrupt key would otherwise reach what runs below twice, from the terminal and
+    from here, and a second signal ends a training without a checkpoint."""
+    return subprocess.Popen(command, env=dict(environment), start_new_session=True)
+
+
+def _wait(child: subprocess.Popen[bytes], stop: Callable[[], None]) -> int:
+    """The child's exit code; after a signal, 128 plus its number. A second signal kills it and everything below it."""
     received: list[int] = []
+    first_at = 0.0
 
     def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal first_at
         received.append(number)
-        if child.poll() is None:
-            (stop if len(received) == 1 else kill)()
+        if len(received) == 1:
+            first_at = time.monotonic()
+            stop()
+        elif time.monotonic() - first_at > ONE_REQUEST_SECONDS:
+            _kill_tree(child.pid)
 
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    numbers = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup: a closed terminal is no request
+        numbers.append(signal.SIGHUP)
     previous = {number: signal.signal(number, handle) for number in numbers}
     try:
         code = child.wait()
@@ -225,12 +233,28 @@ def _wait(child: subprocess.Popen[bytes], stop: Callable[[], None], kill: Callab
     return 128 - code if code < 0 else code
 
 
-def _running_stage(pid: int) -> list[psutil.Process]:
+def _terminate(pids: Sequence[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            psutil.Process(pid).terminate()
+
+
+def _kill_tree(pid: int) -> None:
+    """Kill a process and everything below it: torch's workers are in sessions of their own."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        root = psutil.Process(pid)
+        for process in [*root.children(recursive=True), root]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+
+def _running_stage(pid: int) -> list[int]:
     """The stage's first process below ``pid``, if there is one."""
-    for process in psutil.Process(pid).children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            if any(word.startswith("stages.") for word in process.cmdline()):
-                return [process]
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for process in psutil.Process(pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if any(word.startswith("stages.") for word in process.cmdline()):
+                    return [process.pid]
     return []
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pty
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -124,22 +127,29 @@ def test_the_exit_code_is_the_pipelines(project: Project) -> None:
 STAGE_THAT_WAITS = """
 import signal, sys, time
 from pathlib import Path
-def stop(*_):
-    Path("stopped").touch()
+def stop(number, _):
+    with open("asked", "a") as file:
+        file.write(signal.Signals(number).name + "\\n")
     time.sleep({ends_after})
     sys.exit(143)
-signal.signal(signal.SIGTERM, stop)
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    signal.signal(number, stop)
 Path("started").touch()
 time.sleep(600)
 """
 
 
-def start_waiting_pipeline(project: Project, ends_after: float) -> subprocess.Popen[bytes]:
+def start_waiting_pipeline(project: Project, ends_after: float, **how: Any) -> subprocess.Popen[bytes]:
+    """The launcher, once it runs a stage that notes what it is asked and takes its time to end."""
     (project.root / "stages/prepare_data.py").write_text(STAGE_THAT_WAITS.format(ends_after=ends_after))
     command = [sys.executable, "-m", "taehv.launch", "prepare_data"]
-    process = subprocess.Popen(command, cwd=project.root, env=project.environment(), stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, cwd=project.root, env=project.environment(), stderr=subprocess.DEVNULL, **how)
     wait_for(project.root / "started")
     return process
+
+
+def asked(project: Project) -> list[str]:
+    return (project.root / "asked").read_text().split()
 
 
 def wait_for(file: Path) -> None:
@@ -149,26 +159,55 @@ def wait_for(file: Path) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGTERM, 143), (signal.SIGUSR1, 143), (signal.SIGINT, 130), (signal.SIGHUP, 143)],
+)
 def test_a_request_to_stop_reaches_the_stage_and_dvc_ends_with_it(
     project: Project, number: signal.Signals, code: int
 ) -> None:
     process = start_waiting_pipeline(project, ends_after=0)
     process.send_signal(number)
     assert process.wait() == code
-    assert (project.root / "stopped").exists()
+    assert asked(project) == ["SIGTERM"]
     assert project.run("dvc", "status", check=False).returncode == 0, "DVC was left locked"
+
+
+def test_the_interrupt_key_of_a_terminal_asks_the_stage_once(project: Project) -> None:
+    terminal, ours = pty.openpty()
+    process = start_waiting_pipeline(project, ends_after=2, preexec_fn=lambda: os.login_tty(ours))
+    os.close(ours)
+    os.write(terminal, b"\x03")
+    with contextlib.suppress(OSError):  # how Linux says that nobody has the terminal open any more
+        while os.read(terminal, 4096):
+            pass
+    os.close(terminal)
+    assert process.wait() == 130
+    assert asked(project) == ["SIGTERM"]
+    assert project.run("dvc", "status", check=False).returncode == 0, "DVC was left locked"
+
+
+def test_a_signal_to_the_whole_group_and_another_on_top_of_it_are_one_request(project: Project) -> None:
+    """What `mlflow run` does when it is interrupted."""
+    process = start_waiting_pipeline(project, ends_after=2, start_new_session=True)
+    os.killpg(process.pid, signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() in (130, 143)
+    assert asked(project) == ["SIGTERM"]
 
 
 def test_a_second_request_ends_everything_at_once(project: Project) -> None:
     process = start_waiting_pipeline(project, ends_after=600)
     started = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGTERM)
-    wait_for(project.root / "stopped")
-    process.send_signal(signal.SIGTERM)
-    assert process.wait() == 143
+    wait_for(project.root / "asked")
+    while process.poll() is None:
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+    assert process.returncode in (143, -signal.SIGTERM), "the last one may come when nobody listens any more"
     _, alive = psutil.wait_procs(started, timeout=30)
     assert alive == []
+    assert asked(project) == ["SIGTERM"]
 
 
 def test_a_stage_outside_the_environment_says_how_to_enter_it() -> None:

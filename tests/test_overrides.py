@@ -68,7 +68,9 @@ def test_what_is_wrong_is_said_all_at_once(overrides: str, messages: list[str]) 
 
 
 def test_a_dry_run_shows_the_experiment() -> None:
-    shown = describe(load_profile("local", REPOSITORY / "profiles"), overridden_params(["seed=3"], PARAMS), ["seed=3"])
+    shown = describe(
+        load_profile("local", REPOSITORY / "profiles"), overridden_params(["seed=3"], PARAMS), (), ["seed=3"]
+    )
     assert "dvc exp run --temp -S seed=3 evaluate" in shown
 
 
