@@ -267,6 +267,9 @@ def _reporting_journal_errors() -> Iterator[None]:
 
 def _leave(folder: TrackingFolder, unsent: Path, *, complete: bool, resumable: bool) -> None:
     """Delete what has arrived; say loudly what has not."""
+    if not folder.root.exists():
+        # `taehv track sync` came first; it deletes only what has arrived.
+        return
     if complete and not resumable:
         shutil.rmtree(folder.root)
         return
