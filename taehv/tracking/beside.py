@@ -46,7 +46,8 @@ class SenderProcess:
 
     def finish(self, seconds: float) -> bool:
         """The run's end is in the journal: wait until all has arrived, at most so long; True if it has."""
-        if self._process.poll() not in (None, 0):
+        if self._process.poll() is not None:
+            # Whatever it said when it ended, it said before the run's end was in the journal.
             self._close_pipe()
             self._process = self._start()
         self._close_pipe()
@@ -67,7 +68,7 @@ class SenderProcess:
         self._started = time.monotonic()
         # A session of its own: Ctrl-C at the terminal is for the stage. Its output goes where the stage's errors go.
         return subprocess.Popen(
-            [sys.executable, "-m", "taehv.tracking.follow", str(self._folder.root)],
+            [sys.executable, "-m", "taehv.tracking.follow", str(self._folder.root), str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             start_new_session=True,
