@@ -51,6 +51,14 @@ def read_position(path: Path) -> Position:
     return position
 
 
+def position_if_readable(path: Path) -> Position:
+    """The position for those who only look; the beginning where the file is damaged: the next sender writes it anew."""
+    try:
+        return read_position(path)
+    except RecordError:
+        return Position()
+
+
 class SenderLock:
     """One sender per journal: two would send the same points."""
 

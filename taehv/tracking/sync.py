@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from taehv.paths import main_repository
-from taehv.records import RecordError
 from taehv.tracking.journal import has_ended, is_being_written, read_lines
-from taehv.tracking.position import Position, SenderLock, TrackingFolder, read_position
+from taehv.tracking.position import Position, SenderLock, TrackingFolder, position_if_readable
 from taehv.tracking.secrets import without_secrets
 
 ATTEMPTS = 3
@@ -68,10 +67,7 @@ def journals() -> list[Left]:
 
 
 def _look_at(folder: TrackingFolder) -> Left:
-    try:
-        position = read_position(folder.position)
-    except RecordError:
-        position = Position()
+    position = position_if_readable(folder.position)
     events = waiting = points = losses = begun = 0
     for line in read_lines(folder.journal):
         event = line.event

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.utils.validation import _validate_metric_name
-from mlflow_servers import wait_until
+from mlflow_servers import free_port, wait_until
 from tracked_runs import PATIENCE_S, runs, sqlite, start, steps
 
 from taehv.errors import Interrupted, UserError
@@ -155,6 +156,23 @@ def test_a_run_that_failed_is_continued_as_the_same_run_although_another_stages_
     assert not {"failed", "failure_reason"} & run.data.tags.keys()
     assert run.data.params["gate.min_psnr_db"] == "25.0"
     assert run.data.metrics["train/loss"] == 0.5
+
+
+def test_a_damaged_position_and_a_dead_store_do_not_fail_a_stage(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("TAEHV_TRACKING_DRAIN_SECONDS", "1")
+    folder = tmp_path / "tracking"
+    folder.mkdir()
+    (folder / "sent.json").write_text('{"schema": 1, "run_')
+    with stage_run("a800_test", PARAMS, PROFILE, folder=folder) as run:
+        run.metrics(1, {"train/loss": 0.5})
+        ids = run.ids()
+    assert (ids.run_id, ids.model_id, ids.key) == (None, None, run.key)
+    assert not run.complete
+    (unsent,) = (root / ".work/a800_test").glob("unsent-*")
+    shutil.rmtree(unsent)
 
 
 def test_a_store_that_mlflow_cannot_use_is_one_clear_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
