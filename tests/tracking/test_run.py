@@ -215,6 +215,26 @@ def test_a_store_that_mlflow_cannot_use_is_one_clear_error(monkeypatch: pytest.M
         pass
 
 
+def test_a_run_is_found_in_a_store_of_more_experiments_than_one_answer_holds(root: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "tracking"
+    with pytest.raises(RuntimeError), stage_run("a800_test", PARAMS, PROFILE, folder=folder) as first:
+        raise RuntimeError("crash")
+    (folder / "sent.json").unlink()
+    with contextlib.closing(sqlite3.connect(root / "mlflow.db")) as database, database:
+        database.executemany(
+            "INSERT INTO experiments (name, lifecycle_stage, creation_time) VALUES (?, 'active', ?)",
+            [(f"somebody else's {number}", int(time.time() * 1000) + number) for number in range(1000)],
+        )
+    try:
+        with stage_run("a800_test", PARAMS, PROFILE, folder=folder) as second:
+            second.metrics(1, {"train/loss": 0.5})
+        assert second.key == first.key
+        assert stored(second).data.metrics["train/loss"] == 0.5
+    finally:
+        with contextlib.closing(sqlite3.connect(root / "mlflow.db")) as database, database:
+            database.execute("DELETE FROM experiments WHERE name LIKE 'somebody else%'")
+
+
 def test_four_processes_may_create_the_store_at_the_same_time(tmp_path: Path) -> None:
     processes = [start(tmp_path, tmp_path / str(number), 1, 40) for number in range(4)]
     assert [process.wait() for process in processes] == [0, 0, 0, 0]
