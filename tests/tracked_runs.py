@@ -40,8 +40,21 @@ def start(root: Path, *arguments: object, **more: str) -> subprocess.Popen[str]:
 
 def track(root: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     """`taehv track ...`"""
-    command = [sys.executable, "-m", "taehv.cli", "track", *arguments]
-    return subprocess.run(command, env=environment(root, **more), cwd=root, capture_output=True, text=True)
+    process = start_track(root, *arguments, **more)
+    output, errors = process.communicate()
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+
+def start_track(root: Path, *arguments: str, **more: str) -> subprocess.Popen[str]:
+    """`taehv track ...`, going on beside the test."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "taehv.cli", "track", *arguments],
+        env=environment(root, **more),
+        cwd=root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def runs(uri: str) -> list[Run]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import time
 
 from taehv.errors import UserError
 from taehv.tracking.position import TrackingFolder
+
+log = logging.getLogger("taehv.tracking")
 
 PATIENCE_VARIABLE = "TAEHV_TRACKING_DRAIN_SECONDS"
 PATIENCE_S = 60.0
@@ -36,19 +39,22 @@ class SenderProcess:
 
     def __init__(self, folder: TrackingFolder) -> None:
         self._folder = folder
-        self._process = self._start()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._said = False
+        self._start()
 
     def look_after(self) -> None:
-        """Start it again if it ended (killed for memory, say), but not all the time."""
-        if self._process.poll() is not None and time.monotonic() - self._started > SECONDS_BETWEEN_STARTS:
-            self._close_pipe()
-            self._process = self._start()
+        """Start it again if it ended (killed for memory, say) or could not be started, but not all the time."""
+        if not self._lives() and time.monotonic() - self._started > SECONDS_BETWEEN_STARTS:
+            self._start()
 
     def finish(self, seconds: float) -> bool:
         """The run's end is in the journal: wait until all has arrived, at most so long; True if it has."""
-        if self._process.poll() not in (None, 0):
-            self._close_pipe()
-            self._process = self._start()
+        if not self._lives():
+            # Whatever it said when it ended, it said before the run's end was in the journal.
+            self._start()
+        if self._process is None:
+            return False
         self._close_pipe()
         try:
             return self._process.wait(timeout=seconds) == 0
@@ -60,19 +66,40 @@ class SenderProcess:
     def stop(self) -> None:
         """End it now: the journal and the position are all that it has."""
         self._close_pipe()
-        self._process.kill()
-        self._process.wait()
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _lives(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def _start(self) -> None:
+        self._close_pipe()
         self._started = time.monotonic()
-        # A session of its own: Ctrl-C at the terminal is for the stage. Its output goes where the stage's errors go.
-        return subprocess.Popen(
-            [sys.executable, "-m", "taehv.tracking.follow", str(self._folder.root)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        try:
+            # A session of its own: Ctrl-C at the terminal is for the stage. Its output goes where the stage's errors
+            # go.
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "taehv.tracking.follow", str(self._folder.root), str(os.getpid())],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        except OSError as error:
+            self._process = None
+            self._say_once(error)
+
+    def _say_once(self, error: OSError) -> None:
+        if not self._said:
+            log.warning(
+                "WARNING: tracking: the process that tells MLflow cannot be started (%s); the stage goes on, everything"
+                " is kept in %s, and it is tried again",
+                os.strerror(error.errno or 0),
+                self._folder.journal,
+            )
+        self._said = True
 
     def _close_pipe(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
+        if self._process is not None:
+            assert self._process.stdin is not None
+            self._process.stdin.close()

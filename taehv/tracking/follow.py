@@ -1,11 +1,12 @@
 """The process beside a stage that tells MLflow what the stage writes into its journal.
 
-    python -m taehv.tracking.follow FOLDER
+    python -m taehv.tracking.follow FOLDER PROCESS_ID_OF_THE_STAGE
 
 A process and not a thread: a store's client library, its threads and its hanging calls cannot hold up training, which
 does not even import it, and it can be ended at any moment because the journal and the position are all it has. It ends
-when the run's end has arrived; when the stage is gone (its standard input is closed) it sends what is left while the
-store answers, and leaves the rest to `taehv track sync`.
+when the run's end has arrived; when the stage is gone it sends what is left while the store answers, and leaves the
+rest to `taehv track sync`. A stage that ended in order closes this process's standard input and waits: then the store
+has as long as the stage's patience lasts. One that died waits for nothing.
 """
 
 from __future__ import annotations
@@ -32,8 +33,15 @@ EXIT_LEFT = 3
 class Stage:
     """The stage that started this process, seen through the pipe that it holds open."""
 
-    def __init__(self) -> None:
+    def __init__(self, process_id: int) -> None:
+        self._process_id = process_id
         self.gone = False
+        """Whether it has closed the pipe: it has ended and waits, or it died."""
+
+    @property
+    def died(self) -> bool:
+        """Whether nobody waits for this process any more."""
+        return os.getppid() != self._process_id
 
     def wait(self, seconds: float) -> None:
         """Until the time is over or the stage closes the pipe, whichever comes first."""
@@ -55,16 +63,19 @@ def main() -> int:
     os.nice(NICENESS)
     folder = TrackingFolder(Path(sys.argv[1]))
     SenderLock(folder.sender_lock).acquire(wait=True)
-    return follow(folder)
+    if not folder.journal.exists():
+        # `taehv track sync` had the lock and deletes only what has arrived.
+        return 0
+    return follow(folder, Stage(int(sys.argv[2])))
 
 
-def follow(folder: TrackingFolder) -> int:
+def follow(folder: TrackingFolder, stage: Stage) -> int:
     """Send until the end; see the module."""
     from taehv.tracking.sender import Sender
     from taehv.tracking.sink import NotThereYetError
     from taehv.tracking.store import StoreError
 
-    stage, sender = Stage(), Sender(folder, may_change_store=True, say=say)
+    sender = Sender(folder, may_change_store=True, say=say)
     while True:
         try:
             delivered = sender.deliver()
@@ -74,10 +85,10 @@ def follow(folder: TrackingFolder) -> int:
         except StoreError as error:
             say(str(error))
             return EXIT_LEFT
-        if delivered and sender.position.complete:
-            return EXIT_LEFT if sender.losses or sender.position.refused else 0
         ended = has_ended(folder.journal)
-        if stage.gone and not ended:
+        if delivered and ended and sender.position.complete:
+            return EXIT_LEFT if sender.losses or sender.position.refused else 0
+        if (stage.gone and not ended) or (stage.died and not delivered):
             return EXIT_LEFT
         longest = LONGEST_WAIT_AT_END_S if ended else LONGEST_WAIT_S
         stage.wait(SECONDS_BETWEEN_LOOKS if delivered else sender.wait_s(longest))

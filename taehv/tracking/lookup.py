@@ -22,8 +22,8 @@ Item = TypeVar("Item")
 
 def run_with_tag(client: MlflowClient, tag: str, value: str) -> Run | None:
     """A run of any experiment, deleted experiments included."""
-    experiments = [item.experiment_id for item in client.search_experiments(view_type=ViewType.ALL)]
-    found = client.search_runs(experiments, f"tags.`{tag}` = '{value}'", max_results=1)
+    experiments = every_page(lambda token: client.search_experiments(view_type=ViewType.ALL, page_token=token))
+    found = client.search_runs([item.experiment_id for item in experiments], f"tags.`{tag}` = '{value}'", max_results=1)
     return found[0] if found else None
 
 

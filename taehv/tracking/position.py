@@ -51,6 +51,14 @@ def read_position(path: Path) -> Position:
     return position
 
 
+def position_if_readable(path: Path) -> Position:
+    """The position for those who only look; the beginning where the file is damaged: the next sender writes it anew."""
+    try:
+        return read_position(path)
+    except RecordError:
+        return Position()
+
+
 class SenderLock:
     """One sender per journal: two would send the same points."""
 
@@ -59,8 +67,11 @@ class SenderLock:
         self._file: int | None = None
 
     def acquire(self, *, wait: bool) -> bool:
-        """Take it; False if another process has it and ``wait`` is off."""
-        file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        """Take it; False if another process has it and ``wait`` is off, or if the folder is deleted."""
+        try:
+            file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        except FileNotFoundError:
+            return False
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:

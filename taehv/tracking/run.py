@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from taehv.errors import UserError
 from taehv.fingerprint import sha256_of_file, sha256_of_json
 from taehv.params import Params, StageName, flatten, resolved
 from taehv.paths import main_repository
@@ -24,7 +23,7 @@ from taehv.tracking.beside import SenderProcess, patience_from_environment
 from taehv.tracking.environment import describe_environment
 from taehv.tracking.journal import Journal, JournalError
 from taehv.tracking.labels import context_tags, ending_of, parent_from_environment, stage_tags
-from taehv.tracking.position import TrackingFolder, read_position
+from taehv.tracking.position import TrackingFolder, position_if_readable
 from taehv.tracking.store import check_uri
 from taehv.tracking.system_metrics import SystemMetrics
 
@@ -51,7 +50,8 @@ class StageRun:
         self._params = params
         self._folder = folder
         self._patience = patience_from_environment()
-        self._journal = Journal(folder.journal, first_number=_next_number(folder))
+        # A damaged position makes the sender ask the store what it has, and then any number is right.
+        self._journal = Journal(folder.journal, position_if_readable(folder.position).next_number)
         for loss in self._journal.losses:
             log.warning("%s: %s", folder.journal, loss)
         self._tensorboard = _event_writer(tensorboard)
@@ -71,7 +71,7 @@ class StageRun:
     @property
     def run_id(self) -> str | None:
         """The MLflow run; None as long as no store could be reached."""
-        return read_position(self._folder.position).run_id
+        return position_if_readable(self._folder.position).run_id
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Numbers at a step. A point that an earlier, interrupted execution already logged is not logged again."""
@@ -170,11 +170,11 @@ class StageRun:
         not known then is None, and others find run and model by the key.
         """
         started = time.monotonic()
-        position = read_position(self._folder.position)
+        position = position_if_readable(self._folder.position)
         while position.model_id is None and time.monotonic() - started < self._patience:
             self._sender.look_after()
             time.sleep(0.1)
-            position = read_position(self._folder.position)
+            position = position_if_readable(self._folder.position)
         self._patience = max(0.0, self._patience - (time.monotonic() - started))
         return TrackingIds(position.run_id, position.model_id, self.key)
 
@@ -267,6 +267,9 @@ def _reporting_journal_errors() -> Iterator[None]:
 
 def _leave(folder: TrackingFolder, unsent: Path, *, complete: bool, resumable: bool) -> None:
     """Delete what has arrived; say loudly what has not."""
+    if not folder.root.exists():
+        # `taehv track sync` came first; it deletes only what has arrived.
+        return
     if complete and not resumable:
         shutil.rmtree(folder.root)
         return
@@ -280,14 +283,6 @@ def _leave(folder: TrackingFolder, unsent: Path, *, complete: bool, resumable: b
         "WARNING: MLflow has not got everything of this run. It is kept in %s; send it with: taehv track sync",
         folder.root,
     )
-
-
-def _next_number(folder: TrackingFolder) -> int:
-    """What the sender knows; a damaged position makes it ask the store, and then any number is right."""
-    try:
-        return read_position(folder.position).next_number
-    except UserError:
-        return 0
 
 
 def _event_writer(folder: Path | None) -> SummaryWriter | None:

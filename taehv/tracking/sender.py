@@ -218,29 +218,40 @@ class Sender:
         self._say(f"event {event['seq']} ({event['kind']}) was not taken and is set aside: {reason}")
 
     def _connected(self) -> MlflowSink:
-        """The sink, with its run open."""
+        """The sink, with its run open.
+
+        Raises:
+            OtherStoreError: see ``may_change_store``.
+            _BeginAgainError: the run is open from here on, but it is not the one that the position speaks of.
+        """
         if self._sink is not None:
             return self._sink
-        store, known = without_secrets(tracking_uri()), self.position.store
-        if known is not None and known != store:
-            if not self._may_change_store:
-                raise OtherStoreError(f"it was tracked at {known}; set MLFLOW_TRACKING_URI to that store")
-            self._say(f"this run was tracked at {known} before; it is sent to {store} from its beginning")
-            self.position = Position()
+        store = without_secrets(tracking_uri())
+        if self.position.store not in (None, store):
+            self._change_store(store)
         sink = MlflowSink(self.folder)
         how = sink.open_run(self._begin or self._lost_begin(), self.position.run_id)
-        self._all_in_doubt = self._all_in_doubt or how == "found"
-        begin_again = how != "continued" and (
-            self._arrived is not None or self.position.next_number > 0 or known != store
-        )
-        if how != "continued":
-            self.position = Position()
-        self.position.store, self.position.run_id = store, sink.run_id
         self._sink = sink
+        if how == "continued":
+            self._note_run(store, sink.run_id)
+            return sink
+        # Found by its key or just created: what the position says has arrived may not be in this run.
+        self._all_in_doubt = self._all_in_doubt or how == "found"
+        self.position = Position()
+        self._note_run(store, sink.run_id)
+        raise _BeginAgainError
+
+    def _change_store(self, store: str) -> None:
+        """Nothing of the run is in the new store."""
+        before = self.position.store
+        if not self._may_change_store:
+            raise OtherStoreError(f"it was tracked at {before}; set MLFLOW_TRACKING_URI to that store")
+        self._say(f"this run was tracked at {before} before; it is sent to {store} from its beginning")
+        self.position = Position()
+
+    def _note_run(self, store: str, run_id: str) -> None:
+        self.position.store, self.position.run_id = store, run_id
         self._note()
-        if begin_again:
-            raise _BeginAgainError
-        return sink
 
     def _lost_begin(self) -> Event:
         """Stands for a damaged `begin`: the run is still worth having."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from taehv.paths import main_repository
-from taehv.records import RecordError
 from taehv.tracking.journal import has_ended, is_being_written, read_lines
-from taehv.tracking.position import Position, SenderLock, TrackingFolder, read_position
+from taehv.tracking.position import Position, SenderLock, TrackingFolder, position_if_readable
 from taehv.tracking.secrets import without_secrets
 
 ATTEMPTS = 3
@@ -58,14 +58,16 @@ def journals() -> list[Left]:
     """All journals of the main repository, in the order in which their runs began."""
     work = main_repository() / ".work"
     found = [*work.glob("*/unsent-*/journal.jsonl"), *work.glob("*/*/tracking/journal.jsonl")]
-    return sorted((_look_at(TrackingFolder(path.parent)) for path in found), key=lambda left: left.begun)
+    lefts = []
+    for path in found:
+        # A stage that ends deletes or moves its journal, and another sync deletes what it has sent, at any moment.
+        with contextlib.suppress(FileNotFoundError):
+            lefts.append(_look_at(TrackingFolder(path.parent)))
+    return sorted(lefts, key=lambda left: left.begun)
 
 
 def _look_at(folder: TrackingFolder) -> Left:
-    try:
-        position = read_position(folder.position)
-    except RecordError:
-        position = Position()
+    position = position_if_readable(folder.position)
     events = waiting = points = losses = begun = 0
     for line in read_lines(folder.journal):
         event = line.event
@@ -102,24 +104,43 @@ def sync(lefts: Iterable[Left], say: Callable[[str], None]) -> bool:
 
 
 def _sync_one(left: Left, say: Callable[[str], None]) -> bool:
-    folder = left.folder
-    lock = SenderLock(folder.sender_lock)
-    if left.running or not lock.acquire(wait=False):
-        say(f"{left.stage}: running, its own process sends it  {folder.root}")
-        return True
+    folder, lock = left.folder, SenderLock(left.folder.sender_lock)
+    locked = not left.running and lock.acquire(wait=False)
     try:
-        problem = _deliver(left, say)
+        if not folder.journal.exists():
+            say(f"{left.stage}: the journal is gone, its own process or another sync came first  {folder.root}")
+            return True
+        if not locked:
+            say(f"{left.stage}: running, its own process sends it  {folder.root}")
+            return True
+        return _send_and_delete(left, say)
     finally:
         lock.release()
+
+
+def _send_and_delete(left: Left, say: Callable[[str], None]) -> bool:
+    folder, problem = left.folder, _deliver(left, say)
     if problem is not None:
         say(f"{left.stage}: {problem}; kept in {folder.root}")
         return False
+    if _goes_on(left):
+        say(f"{left.stage}: was started again, its own process sends the rest  {folder.root}")
+        return True
     if left.resumable and not _is_finished(folder):
         say(f"{left.stage}: everything has arrived; the journal stays, the run can be resumed  {folder.root}")
         return True
     shutil.rmtree(folder.root)
     say(f"{left.stage}: everything has arrived ({left.waiting} events were sent); the journal is deleted")
     return True
+
+
+def _goes_on(left: Left) -> bool:
+    """Whether the stage was started again since we looked: then its run lives, and its own process ends it."""
+    journal = left.folder.journal
+    if not journal.exists():
+        return True  # it has even ended, and moved what it could not send
+    events = sum(line.event is not None for line in read_lines(journal))
+    return events > left.events or is_being_written(journal)
 
 
 def _is_finished(folder: TrackingFolder) -> bool:
@@ -143,7 +164,7 @@ def _deliver(left: Left, say: Callable[[str], None]) -> str | None:
         else:
             return "MLflow does not take it"
         sender.retry_refused()
-        if not left.ended and not sender.position.complete:
+        if not left.ended and not sender.position.complete and not _goes_on(left):
             sender.close_dead_run()
     except (OtherStoreError, NotThereYetError) as error:
         return str(error) if isinstance(error, OtherStoreError) else f"waiting for {error}"

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import signal
 import sqlite3
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from mlflow import MlflowClient
 from mlflow_servers import MlflowServer, free_port, proxy_that_loses_answers, silent_server, wait_until
-from tracked_runs import has_sent_metrics, runs, sqlite, start, steps, track
+from tracked_runs import has_sent_metrics, runs, sqlite, start, start_track, steps, track
 
-from taehv.tracking.journal import Journal, read_lines
+from taehv.tracking.journal import Journal, has_ended, read_lines
+from taehv.tracking.position import TrackingFolder
 
 pytestmark = pytest.mark.slow
 
@@ -116,6 +119,71 @@ def test_what_a_killed_process_left_is_sent_by_sync_and_its_run_is_marked(tmp_pa
     assert_each_once(sqlite(tmp_path), run.info.run_id, 40)
     assert run.info.status == "FINISHED"
     assert "interrupted" not in run.data.tags
+
+
+def test_a_training_that_starts_again_while_sync_sends_what_it_left_goes_on_and_loses_nothing(tmp_path: Path) -> None:
+    folder, end = tmp_path / ".work/a800_test/0123456789abcdef/tracking", tmp_path / "end"
+    killed = start(tmp_path, folder, 1, 3, "wait", MLFLOW_TRACKING_URI=f"http://127.0.0.1:{free_port()}")
+    wait_until_ended(kill_and_leave_its_sender(killed))
+    sync = hold_sync_when_it_has_begun(tmp_path, folder)
+    again = start(tmp_path, folder, 4, 6, "until", end)
+    wait_until(lambda: last_step(folder) >= 6, again)
+    sync.send_signal(signal.SIGCONT)
+    said, _ = sync.communicate()
+    (run,) = runs(sqlite(tmp_path))
+    assert run.info.status == "RUNNING", said
+    assert sync.returncode == 0
+    assert "was started again, its own process sends the rest" in said
+    end.touch()
+    output, errors = again.communicate()
+    assert again.returncode == 0, errors
+    (run,) = runs(sqlite(tmp_path))
+    assert_each_once(sqlite(tmp_path), run.info.run_id, int(output.split()[1]))
+    assert run.info.status == "FINISHED"
+    assert "interrupted" not in run.data.tags
+    assert not folder.exists()
+
+
+def kill_and_leave_its_sender(process: subprocess.Popen[str]) -> psutil.Process:
+    """kill -9 of a stage that has logged its steps; the process that sends for it lives on."""
+    assert process.stdout is not None
+    process.stdout.readline()
+    (sender,) = psutil.Process(process.pid).children()
+    process.kill()
+    process.wait()
+    return sender
+
+
+def wait_until_ended(orphan: psutil.Process) -> None:
+    """Some containers have nobody who takes an orphan's exit code: then it stays as a zombie."""
+    wait_until(lambda: not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE)
+
+
+def hold_sync_when_it_has_begun(root: Path, folder: Path) -> subprocess.Popen[str]:
+    """`taehv track sync`, stopped when it has looked at the journals and before it sends."""
+    lock = TrackingFolder(folder).sender_lock
+    lock.unlink()
+    sync = start_track(root, "sync")
+    wait_until(lock.exists, sync)
+    sync.send_signal(signal.SIGSTOP)
+    assert not TrackingFolder(folder).position.exists()
+    return sync
+
+
+def test_a_stage_that_is_killed_while_it_waits_for_a_dead_store_leaves_no_process_and_sync_sends(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / ".work/a800_test/0123456789abcdef/tracking"
+    stage = start(tmp_path, folder, 1, 5, MLFLOW_TRACKING_URI=f"http://127.0.0.1:{free_port()}")
+    journal = folder / "journal.jsonl"
+    wait_until(lambda: journal.exists() and has_ended(journal), stage)
+    wait_until_ended(kill_and_leave_its_sender(stage))
+    sent = track(tmp_path, "sync")
+    assert "everything has arrived" in sent.stdout, sent.stderr
+    (run,) = runs(sqlite(tmp_path))
+    assert_each_once(sqlite(tmp_path), run.info.run_id, 5)
+    assert run.info.status == "FINISHED"
+    assert not folder.exists()
 
 
 def test_a_position_that_was_lost_or_is_older_than_what_arrived_makes_no_point_twice(tmp_path: Path) -> None:

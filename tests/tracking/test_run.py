@@ -6,25 +6,29 @@ import contextlib
 import dataclasses
 import json
 import os
+import resource
+import shutil
 import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.utils.validation import _validate_metric_name
-from mlflow_servers import wait_until
-from tracked_runs import PATIENCE_S, runs, sqlite, start, steps
+from mlflow_servers import free_port, wait_until
+from tracked_runs import PATIENCE_S, has_sent_metrics, runs, sqlite, start, steps
 
 from taehv.errors import Interrupted, UserError
 from taehv.params import flatten, load_params, resolved
 from taehv.profiles import load_profile
-from taehv.tracking import StageRun, stage_run
-from taehv.tracking.journal import read_lines
+from taehv.tracking import StageRun, beside, stage_run
+from taehv.tracking.journal import Journal, read_lines
 from taehv.tracking.labels import Ending, ending_of
+from taehv.tracking.position import TrackingFolder
 from taehv.tracking.sink import allowed
 from taehv.tracking.store import StoreError, open_store, tracking_uri
 
@@ -157,10 +161,78 @@ def test_a_run_that_failed_is_continued_as_the_same_run_although_another_stages_
     assert run.data.metrics["train/loss"] == 0.5
 
 
+def test_a_damaged_position_and_a_dead_store_do_not_fail_a_stage(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("TAEHV_TRACKING_DRAIN_SECONDS", "1")
+    folder = tmp_path / "tracking"
+    folder.mkdir()
+    (folder / "sent.json").write_text('{"schema": 1, "run_')
+    with stage_run("a800_test", PARAMS, PROFILE, folder=folder) as run:
+        run.metrics(1, {"train/loss": 0.5})
+        ids = run.ids()
+    assert (ids.run_id, ids.model_id, ids.key) == (None, None, run.key)
+    assert not run.complete
+    (unsent,) = (root / ".work/a800_test").glob("unsent-*")
+    shutil.rmtree(unsent)
+
+
+def test_a_system_with_no_room_for_the_sender_does_not_fail_the_stage_which_tries_again(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(beside, "SECONDS_BETWEEN_STARTS", 0.0)
+    folder = TrackingFolder(tmp_path)
+    with Journal(folder.journal) as journal:
+        journal.append("begin", key="no-room", name="a800_test", parent_run_id=None, tags={})
+        with no_new_files():
+            sender = beside.SenderProcess(folder)
+            sender.look_after()
+            journal.append_metrics(1, {"train/loss": 0.5})
+        sender.look_after()
+        wait_until(lambda: has_sent_metrics(tmp_path))
+        journal.append("end", status="FINISHED")
+    assert sender.finish(PATIENCE_S)
+    assert caplog.text.count("Too many open files") == 1
+
+
+@contextlib.contextmanager
+def no_new_files() -> Iterator[None]:
+    """What a system says that has no room left: no file, pipe or process can be opened."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.open(os.devnull, os.O_RDONLY)
+    os.close(lowest_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
 def test_a_store_that_mlflow_cannot_use_is_one_clear_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file:{tmp_path}")
     with pytest.raises(StoreError, match="MLFLOW_TRACKING_URI"), stage_run("evaluate", PARAMS, PROFILE):
         pass
+
+
+def test_a_run_is_found_in_a_store_of_more_experiments_than_one_answer_holds(root: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "tracking"
+    with pytest.raises(RuntimeError), stage_run("a800_test", PARAMS, PROFILE, folder=folder) as first:
+        raise RuntimeError("crash")
+    (folder / "sent.json").unlink()
+    with contextlib.closing(sqlite3.connect(root / "mlflow.db")) as database, database:
+        database.executemany(
+            "INSERT INTO experiments (name, lifecycle_stage, creation_time) VALUES (?, 'active', ?)",
+            [(f"somebody else's {number}", int(time.time() * 1000) + number) for number in range(1000)],
+        )
+    try:
+        with stage_run("a800_test", PARAMS, PROFILE, folder=folder) as second:
+            second.metrics(1, {"train/loss": 0.5})
+        assert second.key == first.key
+        assert stored(second).data.metrics["train/loss"] == 0.5
+    finally:
+        with contextlib.closing(sqlite3.connect(root / "mlflow.db")) as database, database:
+            database.execute("DELETE FROM experiments WHERE name LIKE 'somebody else%'")
 
 
 def test_four_processes_may_create_the_store_at_the_same_time(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +27,7 @@ pytestmark = pytest.mark.slow
 
 PARAMS = load_params(REPOSITORY / "params.yaml")
 PROFILE = load_profile("local", REPOSITORY / "profiles")
+LOOKS = 3000
 VALUES: dict[str, Callable[[int], float]] = {
     "train/loss": lambda step: 1 / (step + 1),
     "val/psnr": lambda step: 20.0 + step,
@@ -104,6 +106,33 @@ def test_a_damaged_journal_is_sent_as_far_as_it_can_be_read_and_named(seed: int,
 def journal_is_whole(folder: Path, whole: bytes) -> bool:
     journal = folder / "journal.jsonl"
     return not journal.exists() or journal.read_bytes() == whole
+
+
+def test_a_journal_that_another_sync_has_sent_meanwhile_does_not_hold_up_the_others(root: Path, unsent: Path) -> None:
+    for name in ("unsent-1", "unsent-2"):
+        shutil.copytree(unsent, root / ".work/evaluate" / name)
+    said = list[str]()
+    first, second = journals()
+    assert sync([first], said.append)
+    # The other sync looked before the first one had sent anything.
+    assert sync([first, second], said.append), said
+    assert "is gone" in said[-2]
+    assert "the journal is deleted" in said[-1]
+    assert journals() == []
+
+
+def test_journals_that_come_and_go_meanwhile_are_left_out(root: Path, unsent: Path, tmp_path: Path) -> None:
+    folder, going_on = root / ".work/evaluate/unsent-1", tmp_path / "going-on"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    going_on.touch()
+    come_and_go = 'while [ -e "$2" ]; do cp -r "$0" "$1"; rm -r "$1"; done'
+    with subprocess.Popen(["bash", "-c", come_and_go, unsent, folder, going_on]):
+        try:
+            found = {len(journals()) for _ in range(LOOKS)}
+        finally:
+            going_on.unlink()
+    assert found <= {0, 1}
+    assert journals() == []
 
 
 def test_a_model_that_no_server_saw_is_logged_linked_and_registered_by_sync(
