@@ -19,11 +19,10 @@ from types import FrameType
 
 import psutil
 
-from taehv.errors import UserError, exit_with
+from taehv.errors import EXIT_CODES, STOP_SIGNALS, UserError, exit_with
 from taehv.params import Params, TrainingStage, load_params
 from taehv.profiles import DEFAULT_PROFILE, ENVIRONMENT_VARIABLE, PROFILES_FOLDER, Profile, load_profile
 from taehv.strict_config import ConfigError, Problem
-from taehv.training.interruption import EXIT_CODES
 from taehv.training.slots import micro_batches, slots_of_rank
 
 SECONDS_TO_STOP_IN = 600
@@ -219,10 +218,10 @@ def _wait(child: subprocess.Popen[bytes], stop: Callable[[], None]) -> int:
         elif time.monotonic() - first_at > ONE_REQUEST_SECONDS:
             _kill_tree(child.pid)
 
-    numbers = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup: a closed terminal is no request
-        numbers.append(signal.SIGHUP)
-    previous = {number: signal.signal(number, handle) for number in numbers}
+    numbers = [getattr(signal, name) for name in STOP_SIGNALS]
+    # One that is ignored stays so: with nohup, a closed terminal is no request.
+    heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    previous = {number: signal.signal(number, handle) for number in heard}
     try:
         code = child.wait()
     finally:

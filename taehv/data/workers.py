@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -103,13 +104,17 @@ class Workers:
     def __enter__(self) -> Workers:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if error is not None:
+            for process in multiprocessing.active_children():  # nobody waits for what they are at
+                process.kill()
         self._pool.shutdown(cancel_futures=True)
 
 
 def _start_worker(counter: Any) -> None:
     global _progress
     _progress = counter
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the interrupt key is for the stage, which ends its workers
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 

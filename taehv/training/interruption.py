@@ -16,12 +16,8 @@ import psutil
 import torch
 from accelerate import Accelerator
 
-EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 143, "SIGHUP": 143, "the death of its parent": 143}
-"""By reason, in the order in which one is named where several came. SIGUSR1 is how Slurm announces pre-emption
-(`sbatch --signal=USR1@120`); it means the same as SIGTERM."""
+from taehv.errors import EXIT_CODES, PARENT_DIED, STOP_SIGNALS
 
-PARENT_DIED = "the death of its parent"
-_SIGNALS = [name for name in EXIT_CODES if name.startswith("SIG")]
 _STARTERS = {"dvc", "mlflow", "torchrun", "accelerate"}
 _STARTER_MODULES = {
     "dvc", "mlflow", "taehv.launch", "torch.distributed.run", "accelerate.commands.launch",
@@ -39,7 +35,7 @@ class StopRequests:
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Signals are noted instead of ending the process; one that was ignored before (nohup) stays ignored."""
-        numbers = [getattr(signal, name) for name in _SIGNALS]
+        numbers = [getattr(signal, name) for name in STOP_SIGNALS]
         previous = {number: signal.getsignal(number) for number in numbers}
         for number, handler in previous.items():
             if handler is not signal.SIG_IGN:
