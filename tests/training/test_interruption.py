@@ -110,7 +110,7 @@ def test_killed_at_every_delicate_moment_it_ends_with_the_same_bits(
     assert bits(project) == uninterrupted[processes]
 
 
-@pytest.mark.parametrize(("number", "code"), [("SIGTERM", 143), ("SIGUSR1", 143), ("SIGINT", 130)])
+@pytest.mark.parametrize(("number", "code"), [("SIGTERM", 143), ("SIGUSR1", 143), ("SIGINT", 130), ("SIGHUP", 143)])
 def test_a_request_to_stop_finishes_the_step_saves_and_says_how_to_go_on(
     tiny_project: Project, uninterrupted: dict[int, list[bytes]], number: str, code: int
 ) -> None:
@@ -140,6 +140,29 @@ def test_a_second_signal_ends_it_at_once(tiny_project: Project) -> None:
     assert process.wait(timeout=60) == 143
 
 
+def test_a_closed_terminal_does_not_end_what_was_started_with_nohup(tiny_project: Project) -> None:
+    command = ["nohup", sys.executable, STAGE_PROCESS, "a800_test", "SIGHUP", "a step", "5"]
+    environment = tiny_project.environment({"PYTHONPATH": str(tiny_project.root)})
+    subprocess.run(command, cwd=tiny_project.root, env=environment, check=True, capture_output=True)
+    assert tiny_project.json("runs/a800_test/metrics.json")["steps"] == 24
+
+
+def test_a_second_signal_ends_the_workers_too_also_one_that_hangs(tiny_project: Project) -> None:
+    project = with_profile(tiny_project, processes=2)
+    process = start(project, "-m", "stages.a800_test")
+    wait_for(lambda: checkpoints(project), "a checkpoint")
+    below = psutil.Process(process.pid).children(recursive=True)
+    hanging = below[-1]
+    hanging.suspend()
+    process.send_signal(signal.SIGTERM)
+    while process.poll() is None:
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+    process.communicate()
+    _, alive = psutil.wait_procs(below, timeout=60)
+    assert alive == []
+
+
 def test_with_several_processes_a_request_to_the_stage_stops_all_of_them(
     tiny_project: Project, uninterrupted: dict[int, list[bytes]]
 ) -> None:
@@ -157,17 +180,18 @@ def test_with_several_processes_a_request_to_the_stage_stops_all_of_them(
     assert bits(project) == uninterrupted[2]
 
 
-def test_the_death_of_dvc_stops_the_training_with_a_checkpoint(
-    tiny_project: Project, uninterrupted: dict[int, list[bytes]]
+@pytest.mark.parametrize("starter", [("dvc", "repro"), ("taehv.launch",)], ids=["dvc", "the launcher"])
+def test_the_death_of_dvc_or_the_launcher_stops_the_training_with_a_checkpoint(
+    tiny_project: Project, uninterrupted: dict[int, list[bytes]], starter: tuple[str, ...]
 ) -> None:
     project = with_profile(tiny_project)
-    dvc = start(project, "-m", "dvc", "repro", "a800_test")
+    starting = start(project, "-m", *starter, "a800_test")
     wait_for(lambda: checkpoints(project), "a checkpoint")
-    trainers = psutil.Process(dvc.pid).children(recursive=True)
-    dvc.kill()
+    trainers = psutil.Process(starting.pid).children(recursive=True)
+    starting.kill()
     _, alive = psutil.wait_procs(trainers, timeout=120)
     assert alive == [], "the trainer did not notice"
-    assert not (project.root / "runs/a800_test/metrics.json").exists(), "it ended before DVC was killed"
+    assert not (project.root / "runs/a800_test/metrics.json").exists(), "it ended before that"
     log = next(project.root.glob(".work/a800_test/*/train.log")).read_text()
     assert "step     24" not in log
     project.run("stages.a800_test")
