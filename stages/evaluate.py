@@ -8,11 +8,12 @@ from typing import Any
 import torch
 
 from stages.entry import EXIT_FAILED, run_stage
+from stages.finished_training import delete_if_saved
 from taehv import atomic, codecs, evaluation, parity, paths, tracking
 from taehv.data.store import ClipStore
 from taehv.model.variants import VARIANTS
 from taehv.model.weights import load_model
-from taehv.params import Params, dump_resolved, load_params
+from taehv.params import Params, TrainingStage, dump_resolved, load_params
 from taehv.parity import Parity
 from taehv.profiles import Profile, load_profile
 from taehv.records import read_record, read_tracking_ids
@@ -20,13 +21,15 @@ from taehv.report.build import write_report
 from taehv.report.examples import make_examples
 from taehv.teachers import load_teacher
 
-STAGES = ("a800_test", "h100_train")
+STAGES: tuple[TrainingStage, ...] = ("a800_test", "h100_train")
 ALIAS = "h100-passed"
 
 
 def main() -> int:
     """Exit code 1 where the final PSNR or parity fails, after everything was written and tracked."""
     params, profile = load_params(), load_profile()
+    for stage in STAGES:
+        delete_if_saved(stage)
     report, compared = measure(params, profile)
     track(params, profile, report, compared)
     print(evaluation.describe(report), file=sys.stdout if report["passed"] else sys.stderr)

@@ -65,24 +65,32 @@ def count_oom_event(work: TrainingOutputs) -> None:
     atomic.write_text(work.root / "oom_events", str(oom_events(work) + 1))
 
 
-def publish(work: TrainingOutputs, published: TrainingOutputs, job: TrainingJob, metrics: dict[str, Any]) -> None:
-    """Put the finished outputs where DVC and people look for them.
-
-    The work folder stays as it is: whoever calls deletes it when nothing can fail any more.
-    """
+def write_summary(work: TrainingOutputs, job: TrainingJob, metrics: dict[str, Any]) -> None:
+    """metrics.json and the parameters of a run that has reached its end; checkpoints/ exists, if only empty."""
     atomic.write_json(work.metrics, metrics)
     dump_resolved(job.params, work.params)
     work.checkpoints.mkdir(exist_ok=True)
-    for source in (
-        work.best_model,
-        work.checkpoints,
-        work.history,
-        work.metrics,
-        work.log,
-        work.tensorboard,
-        work.params,
-    ):
-        _replace(published.root / source.name, source)
+
+
+def published_parts(outputs: TrainingOutputs) -> tuple[Path, ...]:
+    """Everything that a finished run leaves to DVC and people."""
+    return (
+        outputs.best_model,
+        outputs.checkpoints,
+        outputs.history,
+        outputs.metrics,
+        outputs.log,
+        outputs.tensorboard,
+        outputs.params,
+        outputs.samples,
+        outputs.mlflow,
+    )
+
+
+def publish(work: TrainingOutputs, published: TrainingOutputs) -> None:
+    """Put the finished outputs where DVC and people look for them. The work folder stays as it is."""
+    for source, target in zip(published_parts(work), published_parts(published), strict=True):
+        _replace(target, source)
 
 
 def _finite_or_null(value: Any) -> Any:
