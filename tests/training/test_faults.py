@@ -201,6 +201,19 @@ def test_out_of_memory_names_the_setting_and_the_next_run_goes_on_with_it(tiny_p
     assert "resumed unfinished work at step 2" in tiny_project.run("stages.a800_test").stdout
 
 
+@pytest.mark.slow
+def test_out_of_memory_in_a_validation_names_its_own_setting(tiny_project: Project) -> None:
+    """The process really gets no more memory than a training step of single clips has left it."""
+    profile = tiny_project.root / "profiles/local.yaml"
+    settings = yaml.safe_load(profile.read_text()) | {"per_device": 1, "validation_batch": 64}
+    profile.write_text(yaml.safe_dump(settings))
+    starved = stage_process(tiny_project, "a800_test", "no memory", "a step", "8")
+    assert starved.returncode == 1
+    assert "out of memory in the validation at step 8 with" in starved.stderr
+    assert "Set validation_batch: " in starved.stderr and "in profiles/local.yaml" in starved.stderr
+    assert "Traceback" not in starved.stderr
+
+
 AUTO = """
 import resource, sys, torch
 from pathlib import Path
