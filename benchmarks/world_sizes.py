@@ -35,6 +35,8 @@ SHOWN_STEPS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 class LossKeeper:
     """Records the loss of every step."""
 
+    kept_at_start = 0
+
     def __init__(self) -> None:
         self.losses: dict[int, float] = {}
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from stages.entry import EXIT_FAILED, run_stage
+from stages.finished_training import delete_if_saved
 from taehv import atomic, codecs, evaluation, parity, paths, tracking
 from taehv.data.store import ClipStore
 from taehv.launch import check_gpus
@@ -29,6 +30,8 @@ def main() -> int:
     """Exit code 1 where the final PSNR or parity fails, after everything was written and tracked."""
     params, profile = load_params(), load_profile()
     check_gpus(profile)
+    delete_if_saved("a800_test")
+    delete_if_saved("h100_train")
     report, compared = measure(params, profile)
     track(params, profile, report, compared)
     print(evaluation.describe(report), file=sys.stdout if report["passed"] else sys.stderr)

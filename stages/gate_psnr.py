@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from stages.entry import EXIT_FAILED, run_stage
+from stages.finished_training import delete_if_saved
 from taehv import gate, paths, tracking
 from taehv.params import dump_resolved, load_params
 from taehv.profiles import load_profile
@@ -16,6 +17,7 @@ ALIAS = "a800-passed"
 def main() -> int:
     """Exit code 1 where the gate fails, after the verdict was written and tracked."""
     params, profile = load_params(), load_profile()
+    delete_if_saved("a800_test")
     tested = paths.training_outputs("a800_test")
     verdict = gate.judge(tested, params, paths.DATASET)
     gate.write_verdict(verdict, paths.GATE_VERDICT)

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
+from stages.finished_training import code_sha256, publish_again
 from taehv import atomic, launch, paths, tracking
 from taehv.codecs import round_trip
 from taehv.data.store import ClipStore
@@ -24,6 +25,7 @@ from taehv.paths import TrainingOutputs
 from taehv.profiles import load_profile
 from taehv.report.examples import make_examples
 from taehv.report.strips import write_strip
+from taehv.training import finished_work
 from taehv.training.assembly import start_accelerator
 from taehv.training.console import start_logging
 from taehv.training.faults import NumericalFault
@@ -31,7 +33,7 @@ from taehv.training.interruption import StopRequests
 from taehv.training.job import TrainingJob
 from taehv.training.lock import work_lock
 from taehv.training.loop import Trainer
-from taehv.training.outputs import publish
+from taehv.training.outputs import publish, write_summary
 from taehv.training.recorder import NullRecorder
 
 log = logging.getLogger("taehv.stages")
@@ -56,6 +58,8 @@ def run_training_stage(
     profile = load_profile()
     continued = continue_from(params)
     job = TrainingJob(stage, params, profile, dataset_sha256(), paths.CLIPS, paths.TEACHER, continued, resume)
+    if publish_again(job):
+        return 0
     check_before_training(job)
     launched = launch.run_if_launcher_needed(profile, stage)
     if launched is not None:
@@ -71,8 +75,10 @@ def run_training_stage(
             start_logging(job.work.log, main_process=True)
             if predecessor is not None:
                 log.warning("%s was training here and is gone; its lock is taken over", predecessor)
+            finished_work.unmark_finished(job.work)
+            finished_work.delete_other_finished(job.work)
             train_and_publish(job, accelerator, stop_requests)
-    shutil.rmtree(job.work.root)
+            finished_work.mark_finished(job.work, code_sha256(stage))
     return 0
 
 
@@ -107,7 +113,7 @@ def dataset_sha256() -> str:
 
 def train_and_publish(job: TrainingJob, accelerator: Accelerator, stop_requests: StopRequests) -> None:
     """The first process's part: train, publish the outputs, and track all of it."""
-    work, published = job.work, paths.training_outputs(job.stage)
+    work = job.work
     tracked = work.root / "tracking"
     log.info("%s: work in progress is in %s", job.stage, work.root)
     with tracking.stage_run(job.stage, job.params, job.profile, folder=tracked, tensorboard=work.tensorboard) as run:
@@ -118,22 +124,23 @@ def train_and_publish(job: TrainingJob, accelerator: Accelerator, stop_requests:
             run.artifact(fault.report)
             raise
         metrics = outcome.metrics | {"git_commit": tracking.current_git().commit}
-        publish(work, published, job, metrics)
-        draw_samples(published, accelerator.device)
-        for path in (published.history, published.metrics, published.log, published.params, published.samples):
+        write_summary(work, job, metrics)
+        draw_samples(work, accelerator.device)
+        for path in (work.history, work.metrics, work.log, work.params, work.samples):
             run.artifact(path)
-        run.model(published.best_model, metrics=metrics["best"])
+        run.model(work.best_model, metrics=metrics["best"])
         if outcome.stopped_early is not None:
             run.tags({"stopped_early": outcome.stopped_early})
-        atomic.write_json(published.mlflow, {"schema": 1, **vars(run.ids())})
+        atomic.write_json(work.mlflow, {"schema": 1, **vars(run.ids())})
+        publish(work, paths.training_outputs(job.stage))
 
 
-def draw_samples(published: TrainingOutputs, device: torch.device) -> None:
+def draw_samples(work: TrainingOutputs, device: torch.device) -> None:
     """A strip of frames of one validation clip per source: original, best model, error."""
-    model, _ = load_model(published.best_model)
-    # Not over files of an earlier run: they may be links into DVC's cache.
-    shutil.rmtree(published.samples, ignore_errors=True)
-    published.samples.mkdir(parents=True)
+    model, _ = load_model(work.best_model)
+    # Not over files of an earlier execution: they may be links into DVC's cache.
+    shutil.rmtree(work.samples, ignore_errors=True)
+    work.samples.mkdir(parents=True)
     codec = {"best model": round_trip(model.to(device))}
     for example in make_examples(ClipStore.open(paths.CLIPS, "val"), codec, device):
-        write_strip(example, published.samples / f"{example.file_stem}.png")
+        write_strip(example, work.samples / f"{example.file_stem}.png")

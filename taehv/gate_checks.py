@@ -113,7 +113,7 @@ def _psnr_check(evidence: Evidence, params: Params) -> Check:
     if reason is None and row is None:
         reason = f"no validation at step {params.gate.step}; the last one is at step {evidence.history[-1]['step']}"
     elif reason is None and psnr is None:
-        reason = f"the recorded value is {row.get('psnr') if row else None}"
+        reason = "the validation there gave no finite number"
     passed = psnr is not None and psnr > limit
     return Check("psnr_at_gate_step", psnr, limit, f"> {limit:g} dB at step {params.gate.step}", passed, reason=reason)
 
@@ -183,10 +183,12 @@ def _model_check(outputs: TrainingOutputs, evidence: Evidence) -> Check:
 def _counter_checks(evidence: Evidence) -> list[Check]:
     counters = evidence.metrics.get("counters")
     checks = []
-    for counter in ("skipped_steps", "oom_events"):
+    # Running out of memory ended a process, not the training: the result is that of a run that never did.
+    severities: dict[str, Severity] = {"skipped_steps": "error", "oom_events": "warning"}
+    for counter, severity in severities.items():
         value = finite(counters.get(counter)) if isinstance(counters, dict) else None
         reason = (evidence.metrics_problem or "metrics.json does not count it") if value is None else None
-        checks.append(Check(f"no_{counter}", value, 0.0, "0", value == 0.0, reason=reason))
+        checks.append(Check(f"no_{counter}", value, 0.0, "0", value == 0.0, severity, reason))
     return checks
 
 

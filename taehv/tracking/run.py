@@ -54,6 +54,8 @@ class StageRun:
         self._journal = Journal(folder.journal, position_if_readable(folder.position).next_number)
         for loss in self._journal.losses:
             log.warning("%s: %s", folder.journal, loss)
+        self.kept_at_start = self._journal.keep()
+        """How many events earlier executions left."""
         self._tensorboard = _event_writer(tensorboard)
         self.key = next((e["key"] for e in self._journal.events() if e["kind"] == "begin"), uuid.uuid4().hex)
         """The run's identity in every store, known before any store is asked."""

@@ -149,12 +149,23 @@ def read_manifest(checkpoint: Path) -> CheckpointInfo:
 
 
 def load_checkpoint(checkpoint: Path, state: TrainingState) -> CheckpointInfo:
-    """Put a checked checkpoint into ``state``, on whatever device its tensors are.
+    """Check a checkpoint and put it into ``state``.
 
     Raises:
-        CheckpointError: as ``read_manifest``, or the weights do not fit the model.
+        CheckpointError: as ``read_manifest`` and ``load_checked``.
     """
     info = read_manifest(checkpoint)
+    load_checked(info, state)
+    return info
+
+
+def load_checked(info: CheckpointInfo, state: TrainingState) -> None:
+    """Put a checkpoint that ``read_manifest`` has just checked into ``state``, on whatever device its tensors are.
+
+    Raises:
+        CheckpointError: the weights do not fit the model.
+    """
+    checkpoint = info.path
     try:
         state.student.load_state_dict(load_file(checkpoint / MODEL), strict=True)
         state.ema.load_state_dict(load_file(checkpoint / EMA), strict=True)
@@ -166,7 +177,6 @@ def load_checkpoint(checkpoint: Path, state: TrainingState) -> CheckpointInfo:
         state.best_weights = load_file(checkpoint / BEST) if state.progress.best_step is not None else None
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"the checkpoint {checkpoint} does not fit this model: {error}") from error
-    return info
 
 
 def flush_to_disk(path: Path) -> None:

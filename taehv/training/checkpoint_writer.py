@@ -51,7 +51,7 @@ class CheckpointWriter:
         Args:
             folder: of the checkpoints.
             state: copied before this returns.
-            keep: afterwards, delete all but the newest ``keep`` checkpoints of the folder.
+            keep: afterwards, delete all but the newest ``keep`` checkpoints of the folder up to this one.
 
         Raises:
             UserError: the checkpoint before this one could not be written.
@@ -90,7 +90,7 @@ class CheckpointWriter:
             write_manifest(partial, snapshot.step, self._job)
             _put_in_place(partial, folder / f"step-{snapshot.step}")
             if keep is not None:
-                keep_newest(folder, keep)
+                keep_newest(folder, keep, up_to=snapshot.step)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(partial, ignore_errors=True)
             raise UserError(
@@ -115,12 +115,15 @@ def newest_first(folders: Sequence[Path]) -> list[Path]:
     return sorted(found, key=lambda path: _step_of(path) or 0, reverse=True)
 
 
-def keep_newest(folder: Path, keep: int) -> None:
-    """Delete all but the ``keep`` newest checkpoints.
+def keep_newest(folder: Path, keep: int, *, up_to: int) -> None:
+    """Delete all but the ``keep`` newest checkpoints of the steps up to ``up_to``, the one just written.
 
-    A deletion that is interrupted leaves no half checkpoint behind: the folder loses its name first.
+    Later ones are from before a resume that went back, because they were damaged or by --resume: they do not count, and
+    are replaced when training comes to their steps. A deletion that is interrupted leaves no half checkpoint behind:
+    the folder loses its name first.
     """
-    for path in newest_first([folder])[keep:]:
+    written = [path for path in newest_first([folder]) if (_step_of(path) or 0) <= up_to]
+    for path in written[keep:]:
         doomed = path.with_name(f".{path.name}.partial")
         path.rename(doomed)
         shutil.rmtree(doomed)

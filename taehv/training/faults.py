@@ -67,7 +67,9 @@ def note_step(progress: Progress, report: StepReport, limits: Faults) -> Fault |
     )
 
 
-def stop_for(fault: Fault, report: StepReport, draws: list[SlotDraw], checkpoint: Path | None, file: Path) -> NoReturn:
+def stop_for(
+    fault: Fault, report: StepReport, draws: list[SlotDraw], checkpoint: Path | None, file: Path, *, write: bool = True
+) -> NoReturn:
     """Write down what is known and end the training.
 
     Args:
@@ -76,6 +78,7 @@ def stop_for(fault: Fault, report: StepReport, draws: list[SlotDraw], checkpoint
         draws: the clips that step trained on, or those that caused it where they are known.
         checkpoint: the newest one from before the fault; None if there is none.
         file: where the report goes.
+        write: on one process only; all raise the same error.
 
     Raises:
         NumericalFault: always.
@@ -90,13 +93,18 @@ def stop_for(fault: Fault, report: StepReport, draws: list[SlotDraw], checkpoint
         "clips": [dataclasses.asdict(draw) for draw in draws],
         "checkpoint": str(checkpoint) if checkpoint is not None else None,
     }
-    atomic.write_json(file, facts)
-    before = f"the last good checkpoint is {checkpoint}" if checkpoint is not None else "there is no checkpoint yet"
+    if write:
+        atomic.write_json(file, facts)
     raise NumericalFault(
         f"stopped at step {fault.step}: {fault.detail} (clips {clip_ids(draws)}). To mend it, {fault.advice}; "
-        f"{before}, and everything that is known is in {file}",
+        f"{before_the_fault(checkpoint)}, and everything that is known is in {file}",
         file,
     )
+
+
+def before_the_fault(checkpoint: Path | None) -> str:
+    """For a message."""
+    return f"the last good checkpoint is {checkpoint}" if checkpoint is not None else "there is no checkpoint yet"
 
 
 def clip_ids(draws: list[SlotDraw]) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+import torch
 from accelerate import Accelerator
 
 from taehv.errors import EXIT_CODES, Interrupted, UserError
@@ -19,7 +21,7 @@ from taehv.training.console import logging_redirect_tqdm, progress_bar
 from taehv.training.interruption import StopRequests
 from taehv.training.job import TrainingJob
 from taehv.training.meter import Meter
-from taehv.training.micro_batch import is_out_of_memory, largest_that_fits
+from taehv.training.micro_batch import is_out_of_memory, largest_that_fits, out_of_memory
 from taehv.training.recorder import Recorder
 from taehv.training.resume import restore
 from taehv.training.schedule import is_due
@@ -61,7 +63,7 @@ class Trainer:
         """Train; returns when the last step is done, patience is exhausted, or the gate is out of reach.
 
         Raises:
-            Interrupted: somebody asked to stop; there is a checkpoint of the last step.
+            Interrupted: somebody asked to stop; there is a checkpoint of the last step, unless it was skipped.
             NumericalFault: the numbers have gone wrong.
         """
         self._restore()
@@ -71,7 +73,7 @@ class Trainer:
         progress, main = self.state.progress, self.accelerator.is_main_process
         bar = progress_bar(self.job.stage, progress.step, self.job.total_steps, enabled=main)
         with bar, logging_redirect_tqdm([logging.getLogger("taehv")]), closing(self.loader), closing(self.checkpoints):
-            if progress.best_psnr is None:
+            if not self._has_measured_its_start():
                 self._validate()
             while self._stop_reason() is None and progress.step < self.job.total_steps:
                 self._leave_if_asked()
@@ -93,25 +95,38 @@ class Trainer:
             delete_unfinished(folders)
         self.accelerator.wait_for_everyone()
         log.info("%s: %s", self.job.stage, restore(self.state, self.job, folders))
+        self._check_that_all_start_at_one_step()
         if self.validate.lpips is None:
             log.info("LPIPS is not measured: its backbone weights are not on this machine")
         if self.accelerator.is_main_process and self.state.best_weights is not None:
             outputs.write_history(self.work, self.state.progress.history)
             outputs.write_best_model(self.work, self.state, self.job)
-        kept, saved = self.recorder.keep(), self.state.progress.journal_position
+        kept, saved = self.recorder.kept_at_start, self.state.progress.journal_position
         if self.accelerator.is_main_process and kept < saved:
             log.warning("the journal has lost %d events that were recorded before this checkpoint", saved - kept)
 
+    def _check_that_all_start_at_one_step(self) -> None:
+        """Each process restores for itself, and nothing sends weights between them afterwards."""
+        own = torch.tensor([self.state.progress.step], device=self.accelerator.device)
+        steps = self.accelerator.gather(own).tolist()
+        if len(set(steps)) > 1:
+            raise UserError(
+                f"the training processes found different newest checkpoints in {self.work.root}: steps "
+                f"{', '.join(map(str, steps))}, by process. Check that all of them see the same files (train.log says "
+                "what was wrong with a checkpoint), move away those that are not usable everywhere, and run again"
+            )
+
+    def _has_measured_its_start(self) -> bool:
+        """Not whether there is a best model: numbers that are not finite have been measured, too."""
+        progress = self.state.progress
+        start = 0 if progress.resumed_from is None else progress.resumed_from["step"]
+        return any(row["step"] >= start for row in progress.history)
+
     def _do_step(self, step: int) -> StepReport:
         measure = is_due(step, self.job.profile.log_terms_every, self.job.total_steps)
-        try:
-            with self.meter.timing_a_step():
-                report = self.train_step(step, measure_terms=measure)
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            outputs.count_oom_event(self.work)
-            raise self._out_of_memory(step) from error
+        clips = self.train_step.per_device
+        with self._naming_what_is_too_large(f"at step {step}", "per_device", clips), self.meter.timing_a_step():
+            report = self.train_step(step, measure_terms=measure)
         progress = self.state.progress
         progress.step = step
         fault = faults.note_step(progress, report, self.job.params.faults)
@@ -148,7 +163,9 @@ class Trainer:
         """Measure, write the history, keep the best model. All processes see the same numbers and decide alike."""
         progress = self.state.progress
         train_loss = progress.loss_sum / progress.loss_count if progress.loss_count else None
-        entry = self.validate(self.state, train_loss)
+        doing = f"in the validation at step {progress.step}"
+        with self._naming_what_is_too_large(doing, "validation_batch", self.validate.clips_at_once):
+            entry = self.validate(self.state, train_loss)
         self.meter.window_done(progress)
         progress.history = [row for row in progress.history if row["step"] < progress.step] + [entry]
         is_best = math.isfinite(entry["psnr"]) and (progress.best_psnr is None or entry["psnr"] > progress.best_psnr)
@@ -183,19 +200,24 @@ class Trainer:
         if reason is None:
             return
         step = self.state.progress.step
-        if not self.state.progress.skipped_in_a_row:
+        if self.state.progress.skipped_in_a_row:
+            saved = f"its last steps were skipped, {faults.before_the_fault(self._newest_checkpoint())}"
+        else:
             self._save(self._rolling, keep=self.job.profile.keep_checkpoints)
             self.checkpoints.wait()
-        message = (
-            f"{self.job.stage} is at step {step}, its checkpoint is in {self._rolling}; run the same command again"
-        )
-        raise Interrupted(reason, EXIT_CODES[reason], f"{message} to go on")
+            saved = f"its checkpoint is in {self._rolling}"
+        message = f"{self.job.stage} is at step {step}, {saved}; run the same command again to go on"
+        raise Interrupted(reason, EXIT_CODES[reason], message)
+
+    def _newest_checkpoint(self) -> Path | None:
+        self.checkpoints.wait()
+        return next(iter(newest_first((self.work.checkpoints, self._rolling))), None)
 
     def _stop_for(self, fault: faults.Fault, report: StepReport) -> NoReturn:
-        self.checkpoints.wait()
-        before = newest_first((self.work.checkpoints, self._rolling))
         draws = self.loader.draws(fault.step, self._slots_to_blame(report))
-        faults.stop_for(fault, report, draws, before[0] if before else None, self.work.root / "fault.json")
+        fault_file = self.work.root / "fault.json"
+        main = self.accelerator.is_main_process
+        faults.stop_for(fault, report, draws, self._newest_checkpoint(), fault_file, write=main)
 
     def _slots_to_blame(self, report: StepReport) -> tuple[int, ...]:
         return report.slots_not_finite or tuple(range(self.scale.batch.global_))
@@ -204,13 +226,16 @@ class Trainer:
     def _rolling(self) -> Path:
         return self.work.root / "rolling"
 
-    def _out_of_memory(self, step: int) -> UserError:
-        now = self.train_step.per_device
-        return UserError(
-            f"out of memory at step {step} with {now} clips per micro-batch. Set per_device: {max(1, now // 2)} in "
-            f"profiles/{self.job.profile.name}.yaml and run again: the global batch stays, so the result, and the work "
-            "done up to the last checkpoint, stays the same"
-        )
+    @contextmanager
+    def _naming_what_is_too_large(self, doing: str, setting: str, clips: int) -> Iterator[None]:
+        """Out of memory becomes the error that names the profile's setting, and is counted."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            outputs.count_oom_event(self.work)
+            raise out_of_memory(doing, setting, clips, self.job.profile.name) from error
 
 
 _STOP_REASONS: dict[Stop, str] = {

@@ -128,11 +128,25 @@ class Meter:
         }
 
     def _sample_gpu_utilisation(self) -> float | None:
-        """Percent, of this process's GPU; None on a CPU."""
+        """Percent, of this process's GPU; None on a CPU, and where it cannot be measured."""
         if self._accelerator.device.type != "cuda":
             return None
-        self._utilisation.append(float(torch.cuda.utilization(self._accelerator.device)))
-        return self._utilisation[-1]
+        utilisation = gpu_utilisation(self._accelerator.device)
+        if utilisation is not None:
+            self._utilisation.append(utilisation)
+        return utilisation
+
+
+def gpu_utilisation(device: torch.device) -> float | None:
+    """Percent; None where the driver does not measure it (a part of a GPU, MIG) or its library is not there."""
+    try:
+        import pynvml
+    except ModuleNotFoundError:
+        return None
+    try:
+        return float(torch.cuda.utilization(device))
+    except pynvml.NVMLError:
+        return None
 
 
 def share_of_sum(values: Mapping[str, float]) -> dict[str, float]:

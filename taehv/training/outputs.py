@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from taehv import atomic
 from taehv.params import dump_resolved
 from taehv.paths import TrainingOutputs
+from taehv.training.checkpoint import flush_to_disk
 from taehv.training.job import TrainingJob
 from taehv.training.state import HistoryEntry, TrainingState
 
@@ -48,41 +49,59 @@ def write_best_model(outputs: TrainingOutputs, state: TrainingState, job: Traini
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     save_file(weights, partial / outputs.best_weights.name)
+    flush_to_disk(partial / outputs.best_weights.name)
     atomic.write_json(partial / outputs.best_info.name, info)
     # For an instant there is no best_model/; a process that is killed then finds the weights in its checkpoint.
     shutil.rmtree(outputs.best_model, ignore_errors=True)
     partial.rename(outputs.best_model)
+    flush_to_disk(outputs.root)
 
 
 def oom_events(work: TrainingOutputs) -> int:
-    """How often this run, over all its restarts, ran out of GPU memory."""
-    file = work.root / "oom_events"
-    return int(file.read_text(encoding="utf-8")) if file.exists() else 0
+    """How often a process of this run, over all its restarts, ran out of memory."""
+    file = _oom_file(work)
+    return file.stat().st_size if file.exists() else 0
 
 
 def count_oom_event(work: TrainingOutputs) -> None:
-    """Remember one more, beyond the end of this process."""
-    atomic.write_text(work.root / "oom_events", str(oom_events(work) + 1))
+    """Remember one more, beyond the end of this process: one byte, because several processes may do so at once."""
+    with _oom_file(work).open("ab", buffering=0) as file:
+        file.write(b".")
 
 
-def publish(work: TrainingOutputs, published: TrainingOutputs, job: TrainingJob, metrics: dict[str, Any]) -> None:
-    """Put the finished outputs where DVC and people look for them.
+def _oom_file(work: TrainingOutputs) -> Path:
+    return work.root / "oom_events"
 
-    The work folder stays as it is: whoever calls deletes it when nothing can fail any more.
+
+def write_summary(work: TrainingOutputs, job: TrainingJob, metrics: dict[str, Any]) -> None:
+    """metrics.json and the parameters of a run that has reached its end; checkpoints/ exists, if only empty.
+
+    A number that is not finite becomes null, as in the history.
     """
-    atomic.write_json(work.metrics, metrics)
+    atomic.write_json(work.metrics, _finite_or_null(metrics))
     dump_resolved(job.params, work.params)
     work.checkpoints.mkdir(exist_ok=True)
-    for source in (
-        work.best_model,
-        work.checkpoints,
-        work.history,
-        work.metrics,
-        work.log,
-        work.tensorboard,
-        work.params,
-    ):
-        _replace(published.root / source.name, source)
+
+
+def published_parts(outputs: TrainingOutputs) -> tuple[Path, ...]:
+    """Everything that a finished run leaves to DVC and people."""
+    return (
+        outputs.best_model,
+        outputs.checkpoints,
+        outputs.history,
+        outputs.metrics,
+        outputs.log,
+        outputs.tensorboard,
+        outputs.params,
+        outputs.samples,
+        outputs.mlflow,
+    )
+
+
+def publish(work: TrainingOutputs, published: TrainingOutputs) -> None:
+    """Put the finished outputs where DVC and people look for them. The work folder stays as it is."""
+    for source, target in zip(published_parts(work), published_parts(published), strict=True):
+        _replace(target, source)
 
 
 def _finite_or_null(value: Any) -> Any:

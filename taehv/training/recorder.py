@@ -9,6 +9,11 @@ from typing import Protocol
 class Recorder(Protocol):
     """Takes metrics by step; the stage decides where they go."""
 
+    @property
+    def kept_at_start(self) -> int:
+        """How many events there were, from earlier executions, when this one began."""
+        ...
+
     def metrics(self, step: int, values: Mapping[str, float]) -> None: ...
 
     def keep(self) -> int:
@@ -18,6 +23,8 @@ class Recorder(Protocol):
 
 class NullRecorder:
     """For the processes that do not report: all but the first."""
+
+    kept_at_start = 0
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Nothing: the first process reports for all."""

@@ -61,7 +61,8 @@ class Replay:
 
 def as_tensors(samples: Sequence[Sample]) -> dict[str, Tensor]:
     """At least one sample, as one tensor of groups and one of latents, on the CPU."""
+    # Stacked there: training needs the GPU's memory, and this runs beside it.
     return {
-        "groups": torch.stack([sample.groups for sample in samples]).cpu(),
-        "latents": torch.stack([sample.latents for sample in samples]).cpu(),
+        "groups": torch.stack([sample.groups.cpu() for sample in samples]),
+        "latents": torch.stack([sample.latents.cpu() for sample in samples]),
     }

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from taehv.training.checkpoint import CheckpointError, CheckpointInfo, load_checkpoint, read_manifest
+from taehv.training.checkpoint import CheckpointError, CheckpointInfo, load_checked, read_manifest
 from taehv.training.checkpoint_writer import newest_first
 from taehv.training.job import TrainingJob
 from taehv.training.state import TrainingState
@@ -32,32 +32,36 @@ def restore(state: TrainingState, job: TrainingJob, unfinished: Sequence[Path]) 
     """
     # 1. The checkpoint that --resume names: one of this very run. What else is there is not looked at.
     if job.resume is not None:
-        _check_is_of_this_run(read_manifest(job.resume), job)
-        load_checkpoint(job.resume, state)
+        named = read_manifest(job.resume)
+        _check_is_of_this_run(named, job)
+        load_checked(named, state)
         return f"resumed {job.resume} at step {state.progress.step}"
     # 2. Unfinished work with the same fingerprint; a damaged checkpoint costs only the work since the one before.
     if _restore_unfinished(state, job, newest_first(unfinished)):
         return f"resumed unfinished work at step {state.progress.step}"
     # 3. The A800 checkpoint that the parameters name by its step. Never a silent fresh start in its place.
     if job.continue_from is not None:
-        _check_same_configuration(read_manifest(job.continue_from), job)
-        load_checkpoint(job.continue_from, state)
+        theirs = read_manifest(job.continue_from)
+        _check_same_configuration(theirs, job)
+        load_checked(theirs, state)
         progress = state.progress
         progress.resumed_from = {"stage": "a800_test", "step": progress.step}
         # This run keeps its own best model: the first validation, at this step, is the first candidate.
         progress.best_psnr, progress.best_step, progress.validations_without_gain = None, None, 0
+        progress.history = [row for row in progress.history if row["step"] < progress.step]
         state.best_weights = None
         return f"continued from {job.continue_from}"
     # 4. Initial weights that the parameters name, and 5. fresh ones from the seed: both are in the state already.
-    named = job.params.active.model.weights
-    return "started from initial weights" if named is None else f"started from the weights in {named.path}"
+    weights = job.params.active.model.weights
+    return "started from initial weights" if weights is None else f"started from the weights in {weights.path}"
 
 
 def _restore_unfinished(state: TrainingState, job: TrainingJob, checkpoints: Sequence[Path]) -> bool:
     for checkpoint in checkpoints:
         try:
-            _check_is_of_this_run(read_manifest(checkpoint), job)
-            load_checkpoint(checkpoint, state)
+            found = read_manifest(checkpoint)
+            _check_is_of_this_run(found, job)
+            load_checked(found, state)
         except CheckpointError as error:
             log.warning("%s; trying the one before", error)
             continue

@@ -33,6 +33,11 @@ class Validator:
     lpips: Lpips | None
     """None where the backbone's weights are not on this machine."""
 
+    @property
+    def clips_at_once(self) -> int:
+        """Of the largest forward pass that there is."""
+        return min(self.batch, len(range(0, len(self.store), self.accelerator.num_processes)))
+
     def __call__(self, state: TrainingState, train_loss: float | None) -> HistoryEntry:
         """One row of the validation history, equal on every process."""
         metrics: dict[str, ClipMetric] = {"psnr": psnr_per_clip, "mse": mse_per_clip, "ssim": ssim_per_clip}

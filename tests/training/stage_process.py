@@ -1,14 +1,15 @@
 """A training stage that gets a signal at one exact moment. It sends it to itself; everything else is the real stage.
 
-    python stage_process.py STAGE SIGNAL MOMENT [COUNT]
+    python stage_process.py STAGE SIGNAL MOMENT [COUNT [STEP]]
 
 MOMENT is a name of MOMENTS; with COUNT n, the n-th time. ``hang`` as SIGNAL stops there for ten minutes; ``no memory``
-lets the process have what it has and no more.
+lets the process have what it has and no more. The validation of STEP gives a PSNR that is not a number.
 """
 
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import resource
 import signal
@@ -20,6 +21,8 @@ from typing import Any
 
 from stages.entry import run_stage
 from stages.training_stage import run_training_stage
+from taehv.training.state import HistoryEntry, TrainingState
+from taehv.training.validation import Validator
 
 MOMENTS = {
     "a step": "taehv.training.step.TrainStep.__call__",
@@ -40,6 +43,8 @@ def main() -> int:
     count = int(sys.argv[4]) if len(sys.argv) > 4 else 1
     if os.environ.get("RANK", "0") == "0":
         after(MOMENTS[moment], count, lambda: send(what))
+    if len(sys.argv) > 5:
+        spoil_validation(step=int(sys.argv[5]))
     assert stage in ("a800_test", "h100_train")
     return run_training_stage(stage, lambda params: None, [])  # type: ignore[arg-type]
 
@@ -53,6 +58,16 @@ def send(what: str) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize(),) * 2)
     else:
         os.kill(os.getpid(), getattr(signal, what))
+
+
+def spoil_validation(step: int) -> None:
+    measure = Validator.__call__
+
+    def spoiled(self: Validator, state: TrainingState, train_loss: float | None) -> HistoryEntry:
+        entry = measure(self, state, train_loss)
+        return entry | {"psnr": math.nan} if state.progress.step == step else entry
+
+    Validator.__call__ = spoiled  # type: ignore[method-assign]
 
 
 def after(name: str, count: int, then: Callable[[], None]) -> None:

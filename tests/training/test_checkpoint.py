@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from full_disk import needs_small_disks, run_on_small_disk
 from tests_support import REPOSITORY
 from training_states import PARAMS, everything, job, new_state, save, train_a_little
 
@@ -135,8 +138,70 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     for step in (1, 2, 10):
         state.progress.step = step
         save(tmp_path, state)
-    keep_newest(tmp_path, 2)
+    keep_newest(tmp_path, 2, up_to=10)
     assert [path.name for path in newest_first([tmp_path])] == ["step-10", "step-2"]
+
+
+def test_later_checkpoints_that_are_damaged_do_not_push_out_the_one_just_written(tmp_path: Path) -> None:
+    state = new_state()
+    for step in (8, 9, 6, 7):
+        state.progress.step = step
+        writer = CheckpointWriter(job(), 0, 1)
+        writer.save(tmp_path, state, keep=2)
+        writer.close()
+        if step > 7:
+            (tmp_path / f"step-{step}/model.safetensors").unlink()
+        else:
+            assert read_manifest(tmp_path / f"step-{step}").step == step
+    state.progress.step = 10
+    writer = CheckpointWriter(job(), 0, 1)
+    writer.save(tmp_path, state, keep=2)
+    writer.close()
+    assert [path.name for path in newest_first([tmp_path])] == ["step-10", "step-9"], "the old ones are deleted in time"
+
+
+FILL_AND_SAVE = """
+import sys; sys.path[:0] = sys.argv[2:]
+import os
+from pathlib import Path
+from training_states import job, new_state, save, train_a_little
+from taehv.errors import exit_with
+
+def main():
+    disk = Path(sys.argv[1])
+    state = new_state()
+    train_a_little(state, 1)
+    first = save(disk / "rolling", state)
+    size = sum(file.stat().st_size for file in first.iterdir())
+    free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+    (disk / "somebody else's").write_bytes(bytes(free - size // 2))
+    train_a_little(state, 1)
+    save(disk / "rolling", state)
+    return 0
+
+exit_with(main)
+"""
+READ_FIRST = """
+import sys; sys.path[:0] = sys.argv[2:]
+from pathlib import Path
+from taehv.training.checkpoint import read_manifest
+print("intact: step", read_manifest(Path(sys.argv[1]) / "rolling/step-1").step)
+"""
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_while_a_checkpoint_is_written_costs_only_that_one(tmp_path: Path) -> None:
+    needs_small_disks()
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    places = (str(REPOSITORY), str(REPOSITORY / "tests"))
+    read = shlex.join([sys.executable, "-c", READ_FIRST, str(disk), *places])
+    left = f"ls -A {shlex.quote(str(disk / 'rolling'))}; {read}"
+    result = run_on_small_disk(disk, "size=64m", FILL_AND_SAVE, disk, *places, after=left)
+    assert result.returncode == 1
+    assert "error: the checkpoint of step 2 cannot be written" in result.stderr and "make room" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout.split("\n")[:2] == ["step-1", "intact: step 1"], "and nothing half written is left"
 
 
 def test_weights_of_another_width_do_not_load(tmp_path: Path) -> None:

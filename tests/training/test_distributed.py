@@ -203,6 +203,27 @@ def test_gradients_that_stay_not_finite_on_one_process_stop_all(prepared_tiny_pr
     assert "stopped at step 5: loss or gradient was not finite in 4 successive steps" in run.result.stderr
     (report,) = (project.root / "work").rglob("fault.json")
     assert json.loads(report.read_text())["kind"] == "not finite"
+    assert run.result.stderr.count("error: stopped at step 5") == 2, "both processes say the same"
+
+
+def test_a_request_to_stop_while_steps_are_skipped_promises_no_checkpoint_that_is_not_there(
+    prepared_tiny_project: Project, tmp_path: Path
+) -> None:
+    project = prepared_tiny_project.copy(tmp_path / "project")
+    project.change_params({"faults": {"max_skipped": 99}})
+    run = train(project, 2, "poison", "100", "interrupt", check=False)
+    assert "a800_test is at step 10, its last steps were skipped, there is no checkpoint yet" in run.result.stderr
+
+
+def test_processes_that_find_different_newest_checkpoints_do_not_train(
+    prepared_tiny_project: Project, tmp_path: Path
+) -> None:
+    project = prepared_tiny_project.copy(tmp_path / "project")
+    train(project, 2, "interrupt", work="work", check=False)
+    run = train(project, 2, "unreadable", work="work", check=False)
+    assert run.ranks == []
+    assert "found different newest checkpoints" in run.result.stderr and "steps 10, 8, by process" in run.result.stderr
+    assert train(project, 2, work="work").ranks[0]["metrics"]["steps"] == STEPS
 
 
 def test_early_stopping_stops_all_processes(prepared_tiny_project: Project, tmp_path: Path) -> None:

@@ -9,11 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from tests_support import Project
 
 from taehv.params import Faults
+from taehv.paths import TrainingOutputs
 from taehv.training.faults import Fault, NumericalFault, note_step, stop_for
+from taehv.training.meter import gpu_utilisation
+from taehv.training.micro_batch import out_of_memory
+from taehv.training.outputs import oom_events
 from taehv.training.state import Progress
 from taehv.training.step import StepReport
 
@@ -81,6 +86,83 @@ def test_the_report_holds_what_is_known(tmp_path: Path) -> None:
     assert (facts["kind"], facts["loss"], facts["checkpoint"]) == ("not finite", "nan", None)
 
 
+def test_of_several_processes_one_writes_the_report_and_all_raise_the_same(tmp_path: Path) -> None:
+    fault = Fault("not finite", 7, "detail", "advice")
+    with pytest.raises(NumericalFault) as other:
+        stop_for(fault, report(float("nan")), [], None, tmp_path / "fault.json", write=False)
+    assert not (tmp_path / "fault.json").exists()
+    with pytest.raises(NumericalFault) as main:
+        stop_for(fault, report(float("nan")), [], None, tmp_path / "fault.json")
+    assert str(other.value) == str(main.value)
+
+
+COUNT = """
+import sys
+from pathlib import Path
+from taehv.paths import TrainingOutputs
+from taehv.training.outputs import count_oom_event
+for _ in range(100):
+    count_oom_event(TrainingOutputs(Path(sys.argv[1])))
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_run_out_of_memory_at_once_are_all_counted(tmp_path: Path) -> None:
+    processes = [subprocess.Popen([sys.executable, "-c", COUNT, str(tmp_path)]) for _ in range(3)]
+    assert [process.wait() for process in processes] == [0, 0, 0]
+    assert oom_events(TrainingOutputs(tmp_path)) == 300
+
+
+def test_out_of_memory_with_a_single_clip_does_not_advise_what_is_already_so() -> None:
+    message = str(out_of_memory("at step 3", "per_device", 1, "h100"))
+    assert "out of memory at step 3: not even one clip" in message and "Set per_device" not in message
+
+
+def test_a_gpu_whose_utilisation_cannot_be_measured_does_not_end_the_training() -> None:
+    """This machine has none; with a real one the number is a percentage."""
+    found = gpu_utilisation(torch.device("cuda"))
+    assert found is None or 0.0 <= found <= 100.0
+
+
+def stage_process(project: Project, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, STAGE_PROCESS, *arguments],
+        cwd=project.root,
+        env=project.environment({"PYTHONPATH": "."}),
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_a_last_validation_that_is_not_a_number_is_null_and_fails_the_gate(tiny_project: Project) -> None:
+    result = stage_process(tiny_project, "a800_test", "SIGCONT", "a step", "1", "24")
+    assert result.returncode == 0, result.stderr
+    assert tiny_project.json("runs/a800_test/metrics.json")["final"] == {"step": 24, "psnr_db": None}
+    judged = tiny_project.run("stages.gate_psnr", check=False)
+    assert judged.returncode == 1
+    assert "psnr_at_gate_step: not measured" in judged.stderr
+    assert "the validation there gave no finite number" in judged.stderr
+
+
+@pytest.mark.slow
+def test_a_first_validation_that_is_not_a_number_is_not_repeated_wherever_the_run_resumes(
+    tiny_project: Project,
+) -> None:
+    """The same run loses the end of its journal, which is said, to the event."""
+    stopped = stage_process(tiny_project, "a800_test", "SIGTERM", "a step", "5", "0")
+    assert "is at step 5" in stopped.stderr
+    (checkpoint,) = tiny_project.root.glob(".work/a800_test/*/rolling/step-5")
+    kept = json.loads((checkpoint / "progress.json").read_text())["journal_position"]
+    journal = next(tiny_project.root.glob(".work/a800_test/*/tracking/journal.jsonl"))
+    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[: kept - 2]))
+    journal.with_name("sent.json").unlink()
+    resumed = tiny_project.run("stages.a800_test")
+    history = tiny_project.json("runs/a800_test/validation_history.json")["history"]
+    assert [(row["step"], row["psnr"] is None) for row in history] == [(0, True), (8, False), (16, False), (24, False)]
+    assert "the journal has lost 2 events" in resumed.stdout
+
+
 @pytest.mark.slow
 def test_a_learning_rate_that_explodes_stops_with_a_checkpoint_from_before(tiny_project: Project) -> None:
     """A rate that a person might really set by mistake; the run is the real stage."""
@@ -117,6 +199,19 @@ def test_out_of_memory_names_the_setting_and_the_next_run_goes_on_with_it(tiny_p
     )
     profile.write_text(yaml.safe_dump(settings | {"per_device": 16}))
     assert "resumed unfinished work at step 2" in tiny_project.run("stages.a800_test").stdout
+
+
+@pytest.mark.slow
+def test_out_of_memory_in_a_validation_names_its_own_setting(tiny_project: Project) -> None:
+    """The process really gets no more memory than a training step of single clips has left it."""
+    profile = tiny_project.root / "profiles/local.yaml"
+    settings = yaml.safe_load(profile.read_text()) | {"per_device": 1, "validation_batch": 64}
+    profile.write_text(yaml.safe_dump(settings))
+    starved = stage_process(tiny_project, "a800_test", "no memory", "a step", "8")
+    assert starved.returncode == 1
+    assert "out of memory in the validation at step 8 with" in starved.stderr
+    assert "Set validation_batch: " in starved.stderr and "in profiles/local.yaml" in starved.stderr
+    assert "Traceback" not in starved.stderr
 
 
 AUTO = """

@@ -1,9 +1,10 @@
 """One training process of the distributed tests: trains in a prepared project and writes down what it saw.
 
-    torchrun --nproc_per_node W worker.py REPORT_FOLDER [poison [STEPS]] [interrupt]
+    torchrun --nproc_per_node W worker.py REPORT_FOLDER [poison [STEPS]] [interrupt] [unreadable]
 
 ``poison``: from step 2 on, for that many steps (1), the last process gets a gradient that is not a number.
 ``interrupt``: in step 10 the last process gets SIGTERM.
+``unreadable``: the last process cannot read the newest checkpoint.
 """
 
 from __future__ import annotations
@@ -24,13 +25,17 @@ from taehv import paths
 from taehv.errors import exit_with
 from taehv.params import load_params
 from taehv.profiles import load_profile
+from taehv.training import resume
 from taehv.training.assembly import start_accelerator
+from taehv.training.checkpoint import CheckpointError, CheckpointInfo, read_manifest
 from taehv.training.job import TrainingJob
 from taehv.training.loop import Trainer
 
 
 class Keeper:
     """Keeps what it is told."""
+
+    kept_at_start = 0
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
@@ -76,6 +81,8 @@ def main() -> int:
             poison(trainer, steps=int(sys.argv[sys.argv.index("poison") + 1]))
         if "interrupt" in sys.argv:
             interrupt_step_10(trainer)
+        if "unreadable" in sys.argv:
+            fail_to_read_the_newest_checkpoint()
     with trainer.stop_requests.listening():
         outcome = trainer.run()
     weights = b"".join(value.numpy().tobytes() for value in trainer.state.student.state_dict().values())
@@ -102,6 +109,18 @@ def poison(trainer: Trainer, steps: int) -> None:
         return encode(frames) * (math.nan if 2 <= calls[0] < 2 + steps else 1.0)
 
     teacher.encode = poisoned  # type: ignore[method-assign,assignment]
+
+
+def fail_to_read_the_newest_checkpoint() -> None:
+    read, calls = read_manifest, [0]
+
+    def unreadable(checkpoint: Path) -> CheckpointInfo:
+        calls[0] += 1
+        if calls[0] == 1:
+            raise CheckpointError(f"{checkpoint} is damaged")
+        return read(checkpoint)
+
+    resume.read_manifest = unreadable  # type: ignore[attr-defined]
 
 
 def interrupt_step_10(trainer: Trainer) -> None:

@@ -1,0 +1,98 @@
+"""A finished training whose outputs DVC has not saved is published again; one that DVC has saved is deleted."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+
+from taehv import paths
+from taehv.errors import UserError
+from taehv.fingerprint import sha256_of_file, sha256_of_json
+from taehv.params import TrainingStage
+from taehv.paths import TrainingOutputs, work_folder
+from taehv.records import RecordError, read_record
+from taehv.training import finished_work
+from taehv.training.console import start_logging
+from taehv.training.job import TrainingJob
+from taehv.training.lock import work_lock
+from taehv.training.outputs import publish
+from taehv.yaml_files import YamlFileError, read_yaml
+
+log = logging.getLogger("taehv.stages")
+
+DVC_YAML, DVC_LOCK = Path("dvc.yaml"), Path("dvc.lock")
+
+
+def publish_again(job: TrainingJob) -> bool:
+    """Publish what an earlier start of this very run finished, if DVC has not saved it; True if that was done.
+
+    Once DVC has saved it, a start means that somebody wants the training again (dvc repro --force).
+
+    Raises:
+        UserError: dvc.lock cannot be read, or another process uses the work folder.
+    """
+    work, published = job.work, paths.training_outputs(job.stage)
+    if job.resume is not None or not finished_work.is_finished(work):
+        return False
+    if is_saved_by_dvc(job.stage, work):
+        finished_work.delete_finished(work)
+        return False
+    if finished_work.code_of(work) != code_sha256(job.stage):
+        log.warning("%s had finished in %s, with other code: it is deleted, and trained again", job.stage, work.root)
+        finished_work.delete_finished(work)
+        return False
+    with work_lock(work.root):
+        start_logging(work.log, main_process=True)
+        damage = finished_work.damage_of(work)
+        if damage is not None:
+            log.warning("%s had finished, but cannot be published again from %s: %s", job.stage, work.root, damage)
+            return False
+        log.warning(
+            "%s had finished here, and DVC has not saved it: PUBLISHED AGAIN, nothing is trained. "
+            "To train it again, delete %s first",
+            job.stage,
+            work.root,
+        )
+        publish(work, published)
+    return True
+
+
+def delete_if_saved(stage: TrainingStage) -> None:
+    """Called by a later stage: the training that it uses is not needed in ``.work`` once DVC has saved it."""
+    try:
+        fingerprint = str(read_record(paths.training_outputs(stage).metrics).get("fingerprint"))
+    except RecordError:
+        return  # the caller reads the same file, and says what is wrong with it
+    work = TrainingOutputs(work_folder(stage, fingerprint))
+    if finished_work.is_finished(work) and is_saved_by_dvc(stage, work):
+        finished_work.delete_finished(work)
+
+
+def code_sha256(stage: TrainingStage) -> str:
+    """The hash of the code that dvc.yaml says the stage depends on: where it changes, DVC wants a new training."""
+    declared = read_yaml(DVC_YAML)
+    assert isinstance(declared, dict)
+    deps = [Path(dep) for dep in declared["stages"][stage]["deps"] if dep.startswith(("stages/", "taehv/"))]
+    files = [file for dep in deps for file in (sorted(dep.rglob("*.py")) if dep.is_dir() else [dep])]
+    return sha256_of_json({file.as_posix(): sha256_of_file(file) for file in files})
+
+
+def is_saved_by_dvc(stage: TrainingStage, work: TrainingOutputs) -> bool:
+    """Whether dvc.lock, which DVC writes when it has saved a stage, knows this training's mlflow.json.
+
+    That file names the tracked run, so no other training, also not of the same parameters, has an equal one.
+
+    Raises:
+        UserError: dvc.lock cannot be read.
+    """
+    if not DVC_LOCK.exists() or not work.mlflow.exists():
+        return False
+    try:
+        content = read_yaml(DVC_LOCK)
+    except (OSError, YamlFileError) as error:
+        raise UserError(f"{DVC_LOCK} cannot be read: {error}; restore it with: git checkout {DVC_LOCK}") from error
+    locked = content.get("stages", {}).get(stage, {}) if isinstance(content, dict) else {}
+    saved = {out["path"]: out.get("md5") for out in locked.get("outs", [])}
+    expected = hashlib.md5(work.mlflow.read_bytes(), usedforsecurity=False).hexdigest()
+    return saved.get(str(paths.training_outputs(stage).mlflow)) == expected

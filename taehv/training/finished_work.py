@@ -1,0 +1,98 @@
+"""A training that has finished, kept in its work folder until DVC has saved the outputs.
+
+DVC hashes them after the stage has ended, which takes minutes, and deletes them before it runs the stage again: if it
+is ended in between, the work folder is all that is left.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+from taehv import atomic
+from taehv.errors import UserError
+from taehv.fingerprint import sha256_of_file
+from taehv.paths import TrainingOutputs
+from taehv.training.checkpoint import CheckpointError, read_manifest
+from taehv.training.checkpoint_writer import newest_first
+from taehv.training.lock import work_lock
+from taehv.training.outputs import published_parts
+
+log = logging.getLogger(__name__)
+
+MARKER = "finished.json"
+DELETED = ".deleted-"
+"""How the name of a folder begins that is being deleted: a kill meanwhile leaves no half training to be found."""
+
+
+def is_finished(work: TrainingOutputs) -> bool:
+    """Whether the folder holds a finished training."""
+    return (work.root / MARKER).exists()
+
+
+def mark_finished(work: TrainingOutputs, code_sha256: str) -> None:
+    """Say so, and delete what is not needed to publish the training again; whoever calls holds the lock.
+
+    Args:
+        work: the folder.
+        code_sha256: what trained; the fingerprint does not know it.
+    """
+    hashes = {str(path.relative_to(work.root)): sha256_of_file(path) for path in _hashed_files(work)}
+    atomic.write_json(work.root / MARKER, {"schema": 1, "code_sha256": code_sha256, "sha256": hashes})
+    keep = {part.name for part in published_parts(work)} | {MARKER, "lock"}
+    for path in work.root.iterdir():
+        if path.name not in keep:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def code_of(work: TrainingOutputs) -> str | None:
+    """What trained, as told to ``mark_finished``; None where the marker is damaged."""
+    try:
+        return str(json.loads((work.root / MARKER).read_text(encoding="utf-8"))["code_sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def unmark_finished(work: TrainingOutputs) -> None:
+    """From now on the folder holds unfinished work."""
+    (work.root / MARKER).unlink(missing_ok=True)
+
+
+def damage_of(work: TrainingOutputs) -> str | None:
+    """What is wrong with a finished training's files; None where all are as they were."""
+    try:
+        hashes = json.loads((work.root / MARKER).read_text(encoding="utf-8"))["sha256"]
+        changed = [name for name, sha256 in hashes.items() if sha256_of_file(work.root / name) != sha256]
+        for checkpoint in newest_first([work.checkpoints]):
+            read_manifest(checkpoint)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, CheckpointError) as error:
+        return str(error)
+    return f"{', '.join(changed)} changed" if changed else None
+
+
+def delete_finished(work: TrainingOutputs) -> None:
+    """Delete a finished training's folder; it stays, and the log says so, while another process uses it."""
+    for leftover in work.root.parent.glob(f"{DELETED}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    try:
+        with work_lock(work.root):
+            doomed = work.root.with_name(f"{DELETED}{work.root.name}")
+            work.root.rename(doomed)
+            shutil.rmtree(doomed)
+    except UserError as error:
+        log.info("%s is not deleted: %s", work.root, error)
+
+
+def delete_other_finished(work: TrainingOutputs) -> None:
+    """Delete the stage's finished trainings with other fingerprints: their number stays bounded."""
+    for marker in sorted(work.root.parent.glob(f"*/{MARKER}")):
+        if marker.parent.name != work.root.name:
+            delete_finished(TrainingOutputs(marker.parent))
+
+
+def _hashed_files(work: TrainingOutputs) -> list[Path]:
+    """All but the log, which every start extends, and the checkpoints, which have manifests."""
+    parts = [part for part in published_parts(work) if part not in (work.log, work.checkpoints)]
+    return [file for part in parts for file in (sorted(part.rglob("*")) if part.is_dir() else [part]) if file.is_file()]

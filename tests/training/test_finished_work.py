@@ -1,0 +1,112 @@
+"""A finished training is not lost while DVC saves it, and is not in the way afterwards. Real DVC, really killed."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import psutil
+import pytest
+from held_training import held_trainer, save_every_step, self_holding
+from mlflow import MlflowClient
+from tests_support import Project
+
+pytestmark = pytest.mark.slow
+
+SAVED = ("best_model/model.safetensors", "validation_history.json", "metrics.json", "mlflow.json")
+SECONDS_TO_WAIT = 300.0
+
+
+def wait_for(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + SECONDS_TO_WAIT
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.05)
+
+
+def outputs(project: Project) -> list[bytes]:
+    return [(project.root / "runs/a800_test" / name).read_bytes() for name in SAVED]
+
+
+def finished_folders(project: Project) -> list[str]:
+    return [str(path) for path in project.root.glob(".work/a800_test/*/finished.json")]
+
+
+def has_ended(process: psutil.Process) -> bool:
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+def kill_dvc_between_the_end_of_the_stage_and_its_saving(project: Project) -> None:
+    """DVC is stopped while it trains, and never learns that the training has ended."""
+    dvc = subprocess.Popen(
+        [sys.executable, "-m", "dvc", "repro", "a800_test"],
+        cwd=project.root,
+        env=project.environment(self_holding(project)),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    trainer = psutil.Process(held_trainer(project))
+    dvc.send_signal(signal.SIGSTOP)
+    trainer.resume()
+    wait_for(lambda: has_ended(trainer), "the end of the stage")
+    dvc.kill()
+    dvc.wait()
+
+
+def test_a_training_that_dvc_had_no_time_to_save_is_published_again_and_not_trained_again(
+    tiny_project: Project,
+) -> None:
+    project = tiny_project
+    save_every_step(project)
+    kill_dvc_between_the_end_of_the_stage_and_its_saving(project)
+    trained = outputs(project)
+    assert "runs/a800_test/metrics.json" not in (project.root / "dvc.lock").read_text(), "DVC was not killed in time"
+    assert not list(project.root.glob(".work/a800_test/*/rolling")), "only what is published is kept"
+
+    again = project.run("dvc", "repro", "a800_test")
+    assert "PUBLISHED AGAIN, nothing is trained" in again.stdout
+    assert outputs(project) == trained
+    client = MlflowClient(f"sqlite:///{project.root}/mlflow.db")
+    experiment = client.get_experiment_by_name("taehv")
+    assert experiment is not None
+    assert len(client.search_runs([experiment.experiment_id], "tags.stage = 'a800_test'")) == 1
+
+    forced = project.run("dvc", "repro", "--force", "--single-item", "a800_test")
+    assert "started from initial weights" in forced.stdout, "DVC has saved it: who forces it wants it trained"
+    assert outputs(project)[:2] == trained[:2]
+
+    project.run("dvc", "repro", "gate_psnr")
+    assert finished_folders(project) == [], "the next stage has no need of it"
+
+
+def test_a_finished_training_is_not_published_again_where_it_is_another_or_damaged(tiny_project: Project) -> None:
+    """No DVC here: the stage is run by hand, and its outputs are deleted by hand."""
+    project = tiny_project
+    project.run("stages.a800_test")
+    trained = outputs(project)
+    (finished,) = finished_folders(project)
+
+    shutil.rmtree(project.root / "runs/a800_test")
+    assert "PUBLISHED AGAIN" in project.run("stages.a800_test").stdout
+    assert outputs(project) == trained
+
+    model = next(project.root.glob(".work/a800_test/*/best_model/model.safetensors"))
+    shutil.rmtree(project.root / "runs/a800_test")
+    model.write_bytes(model.read_bytes()[:-1])
+    damaged = project.run("stages.a800_test").stdout
+    assert "cannot be published again" in damaged and "model.safetensors changed" in damaged
+    assert "resumed unfinished work at step 24" in damaged
+    assert outputs(project)[:2] == trained[:2]
+
+    code = project.root / "taehv/training/schedule.py"
+    code.write_text(code.read_text() + "\n# changed\n")
+    changed = project.run("stages.a800_test")
+    assert "with other code" in changed.stderr and "started from initial weights" in changed.stdout
+
+    project.change_params({"seed": 1})
+    project.run("stages.a800_test")
+    assert len(finished_folders(project)) == 1 and finished_folders(project) != [finished], "they do not pile up"
