@@ -57,8 +57,16 @@ def check_uri() -> None:
         StoreError: MLflow cannot use it, however long one waits.
     """
     uri = tracking_uri()
-    scheme = urlsplit(uri).scheme
-    if scheme.split("+")[0] not in SCHEMES:
+    try:
+        parts = urlsplit(uri)
+        _ = parts.port  # read only when asked for
+    except ValueError:
+        # Neither the URI nor Python's message is shown: with a "/" in it, a password counts as the port.
+        raise StoreError(
+            "MLFLOW_TRACKING_URI cannot be used: it is not an address like http://host:5000, with a whole-numbered "
+            "port up to 65535 (in a password, percent-encode / as %2F)"
+        ) from None
+    if parts.scheme.split("+")[0] not in SCHEMES:
         raise StoreError(
             f"MLFLOW_TRACKING_URI={without_secrets(uri)} cannot be used: it must begin with one of "
             f"{', '.join(f'{known}:' for known in SCHEMES)}. Without it runs go to mlflow.db of the main repository"
