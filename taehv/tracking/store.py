@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from filelock import FileLock
 
-from taehv.errors import UserError
+from taehv.errors import UserError, is_disk_full
 from taehv.paths import main_repository
 from taehv.tracking.secrets import without_secrets
 
@@ -97,6 +99,29 @@ def open_store(experiment: str | None = None) -> str:
     main_repository().mkdir(parents=True, exist_ok=True)
     with FileLock(main_repository() / "mlflow.db.lock"):
         return _experiment_id(mlflow.MlflowClient(uri), name, artifact_location=artifact_root().as_uri())
+
+
+@contextlib.contextmanager
+def store_errors() -> Iterator[None]:
+    """Around what a person asked of the store: what goes wrong there is said in one line.
+
+    Raises:
+        StoreError: the store does not answer, or refuses, or a file cannot be read or written.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (OSError, MlflowException) as error:
+        if is_disk_full(error):
+            raise
+        if isinstance(error, OSError) and error.filename is not None:
+            raise StoreError(f"{error.filename}: {error.strerror}") from error
+        said = (without_secrets(str(error)).splitlines() or [type(error).__name__])[0]
+        raise StoreError(
+            f"{without_secrets(tracking_uri())} does not work: {said}. Start the server or mend MLFLOW_TRACKING_URI, "
+            "and run the same command again"
+        ) from error
 
 
 def is_database(uri: str) -> bool:

@@ -235,6 +235,20 @@ def test_what_is_no_export_is_refused(
         assert name in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["export", "import"])
+def test_a_dead_server_is_one_clear_error(
+    command: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = tmp_path / "runs.tar"
+    if command == "import":
+        assert transfer(monkeypatch, source, sqlite(source), "export", str(bundle)) == 0
+    assert transfer(monkeypatch, tmp_path, "http://me:secret@127.0.0.1:9", command, str(bundle)) == 1
+    said = capsys.readouterr().err
+    assert "http://***@127.0.0.1:9 does not work: " in said and "Connection refused" in said
+    assert "cannot be written" not in said
+    assert bundle.exists() is (command == "import")
+
+
 def test_a_laptops_runs_move_to_the_teams_server_on_postgresql(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
