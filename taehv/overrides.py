@@ -42,9 +42,14 @@ def overridden_params(overrides: Sequence[str], path: Path = paths.PARAMS) -> Pa
     """
     raw = read_params(path)
     problems = [problem for text in overrides if (problem := _apply(raw, text)) is not None]
+    origin = f"{path} with {shlex.join(overrides)}"
+    try:
+        params = parse_params(raw, origin=origin)
+    except ConfigError as error:
+        raise ConfigError(origin, [*problems, *error.problems]) from error
     if problems:
         raise ConfigError(ORIGIN, problems)
-    return parse_params(raw, origin=f"{path} with {shlex.join(overrides)}")
+    return params
 
 
 def _apply(raw: Any, text: str) -> Problem | None:

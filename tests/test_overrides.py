@@ -54,6 +54,10 @@ def test_values_mean_what_dvc_makes_of_them(overrides: str, tmp_path: Path) -> N
             "seed=abc loss.recon=high",
             ["seed: must be a whole number, got 'abc'", "loss.recon: must be a finite number"],
         ),
+        (
+            "loss.rcon=1 seed=abc gate.min_psnr_db",
+            ["3 problems", "loss.rcon: unknown key", "min_psnr_db: is not key=value", "seed: must be a whole number"],
+        ),
         ("seed", ["seed: is not key=value"]),
         ("+seed=3", ["+seed=3: must be key=value"]),
         ("seed=1,2", ["seed=1,2: must be key=value"]),

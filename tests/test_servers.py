@@ -14,15 +14,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+from mlflow_servers import MlflowServer, free_port
 
 REPOSITORY = Path(__file__).parent.parent
 SECONDS = 180
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def addresses_of(command: Sequence[str], port: int, folder: Path) -> set[str]:
@@ -54,6 +49,34 @@ def test_the_mlflow_ui_listens_on_this_machine_alone(tmp_path: Path) -> None:
     port = free_port()
     command = [sys.executable, "-m", "taehv.tracking.ui", "--port", str(port)]
     assert addresses_of(command, port, tmp_path) == {"127.0.0.1"}
+
+
+def ui(folder: Path, uri: str) -> subprocess.CompletedProcess[str]:
+    """`make ui` with a MLFLOW_TRACKING_URI."""
+    environment = {**os.environ, "DVC_ROOT": str(folder), "MLFLOW_TRACKING_URI": uri, "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-m", "taehv.tracking.ui", "--port", str(free_port())]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=SECONDS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("uri", ["nonsense://here", "http://127.0.0.1:50x0", "http://me:secret@127.0.0.1:9"])
+def test_a_store_that_does_not_work_has_no_ui_and_says_why(uri: str, tmp_path: Path) -> None:
+    result = ui(tmp_path, uri)
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+    assert "MLFLOW_TRACKING_URI" in result.stderr and "secret" not in result.stderr
+
+
+@pytest.mark.slow
+def test_a_server_shows_its_own_ui(tmp_path: Path) -> None:
+    server = MlflowServer(tmp_path)
+    server.start()
+    try:
+        result = ui(tmp_path, server.uri)
+    finally:
+        server.kill()
+    assert result.returncode == 0, result.stderr
+    assert server.uri in result.stdout
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ from taehv.model.checkpoints import CheckpointError, load_checkpoint, read_state
 from taehv.model.init import create_model
 from taehv.model.variants import VARIANTS
 from taehv.model.weights import ModelError, load_model
+from taehv.records import RecordError, read_record
 from taehv.teachers import TeacherError, load_teacher
 
 REPOSITORY = Path(__file__).parent.parent
@@ -178,6 +179,14 @@ def test_a_model_folder_of_an_absurd_width_is_a_clear_error(here: Path, width: s
     (here / "model_info.json").write_text(f'{{"variant": "wan2_2", "width": {width}}}')
     with pytest.raises(ModelError, match="no usable model"):
         load_model(here)
+
+
+def test_json_that_is_nested_deeply_is_a_clear_error(here: Path) -> None:
+    (here / "model_info.json").write_text("[" * 20_000)
+    with pytest.raises(ModelError, match="no usable model"):
+        load_model(here)
+    with pytest.raises(RecordError, match="cannot be read"):
+        read_record(here / "model_info.json")
 
 
 @pytest.mark.parametrize("rate", ["1e999999999", "0", "-24", "24/0", "nan", "9" * 400])

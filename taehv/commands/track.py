@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from taehv.tracking.secrets import hide_secrets_in_output
-from taehv.tracking.store import check_uri
+from taehv.tracking.store import check_uri, store_errors
 from taehv.tracking.sync import journals, sync
 
 EXIT_LEFT = 1
@@ -45,14 +45,15 @@ def export(target: Path, run_ids: Sequence[str], experiment: str | None) -> int:
     """Write runs into a folder or a .tar file.
 
     Raises:
-        UserError: there is something else at the target, or a named run or experiment does not exist.
+        UserError: there is something else at the target, a named run or experiment does not exist, or the store does
+            not work.
     """
     from taehv.tracking.bundle import packed
     from taehv.tracking.export_runs import export_runs
 
     check_uri()
     hide_secrets_in_output()
-    with packed(target) as folder:
+    with packed(target) as folder, store_errors():
         written = export_runs(folder, run_ids, experiment)
     print(f"{target}: {len(written)} runs")
     return 0
@@ -62,14 +63,14 @@ def bring(source: Path) -> int:
     """Import what ``export`` wrote.
 
     Raises:
-        UserError: it is not there, or not what ``export`` writes.
+        UserError: it is not there, or not what ``export`` writes, or the store does not work.
     """
     from taehv.tracking.bundle import unpacked
     from taehv.tracking.import_runs import import_runs
 
     check_uri()
     hide_secrets_in_output()
-    with unpacked(source) as folder:
+    with unpacked(source) as folder, store_errors():
         counts = import_runs(folder)
     print(f"{source}: {counts.new} runs imported, {counts.known} were there already")
     return 0

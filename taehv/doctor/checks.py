@@ -17,6 +17,9 @@ from taehv.doctor.prepared_data import check_gate, check_prepared_data
 from taehv.doctor.process_group import check_process_group
 from taehv.doctor.repository import check_repository
 from taehv.doctor.tracking_store import check_tracking_store
+from taehv.tracking.secrets import without_secrets
+
+BROKEN = "mend what the message names, or report it as an error of taehv doctor"
 
 CHECKS: tuple[Callable[[Examination], list[Finding]], ...] = (
     check_packages,
@@ -39,9 +42,16 @@ def examine(examination: Examination) -> list[Finding]:
 
 
 def _run(check: Callable[[Examination], list[Finding]], examination: Examination) -> list[Finding]:
-    """A check that the system does not let look must not stop a run that could train; it says so instead."""
+    """What keeps a check from looking is a finding like any other.
+
+    The system's refusal must not stop a run that could train. Any other error is one of the check itself: nobody knows
+    then what it would have found.
+    """
+    name = check.__name__.removeprefix("check_").replace("_", " ")
     try:
         return check(examination)
     except (OSError, subprocess.CalledProcessError) as error:
-        name = check.__name__.removeprefix("check_").replace("_", " ")
         return [Finding(name, "warn", f"could not be checked: {error}", "mend what the message names, and look again")]
+    except Exception as error:
+        said = f"the check itself broke: {type(error).__name__}: {without_secrets(str(error))}"
+        return [Finding(name, "fail", said, BROKEN)]

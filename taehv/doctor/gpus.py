@@ -45,12 +45,20 @@ def check_gpus(examination: Examination) -> list[Finding]:
         advice = "run on the machine that the profile describes, or choose the profile of this one"
         found = [Finding("GPUs", "fail", str(error.problems[0]), advice)]
         return [*found, *_check_driver()]
-    gpus = read_gpus()
-    counted = f"{len(gpus)} x {gpus[0].name}, {size(gpus[0].total_bytes)} each"
-    precision = examination.params.active.precision
+    return [*_check_driver(), *judge_gpus(profile, examination.params.active.precision)]
+
+
+def judge_gpus(profile: Profile, precision: str) -> list[Finding]:
+    """GPUs that torch has; a driver that does not describe them does not keep torch from training."""
+    import pynvml
+
+    try:
+        gpus = read_gpus()
+    except pynvml.NVMLError as error:
+        said = f"the driver does not tell ({error}); with MIG or vGPU that is so"
+        return [Finding("GPU memory", "warn", said, "see with nvidia-smi that they are idle and may be used")]
     return [
-        Finding("GPUs", "pass", counted),
-        *_check_driver(),
+        Finding("GPUs", "pass", f"{len(gpus)} x {gpus[0].name}, {size(gpus[0].total_bytes)} each"),
         judge_memory(gpus),
         judge_compute_mode(gpus),
         *judge_precision(gpus, precision),
@@ -124,12 +132,12 @@ def _check_driver() -> list[Finding]:
         return [Finding("driver", "fail", f"torch {torch.__version__} is built without CUDA", PINNED_TORCH)]
     try:
         pynvml.nvmlInit()
+        cuda = int(pynvml.nvmlSystemGetCudaDriverVersion_v2())  # 13010 is 13.1
+        driver = pynvml.nvmlSystemGetDriverVersion()
     except pynvml.NVMLError as error:
         advice = "install the driver; in a container, start it with the GPUs (docker run --gpus all)"
         return [Finding("driver", "fail", f"no NVIDIA driver answers ({error})", advice)]
-    cuda = int(pynvml.nvmlSystemGetCudaDriverVersion_v2())  # 13010 is 13.1
     major, minor = (int(part) for part in torch.version.cuda.split(".")[:2])
-    driver = pynvml.nvmlSystemGetDriverVersion()
     return [judge_driver(str(driver), (cuda // 1000, cuda % 1000 // 10), (major, minor))]
 
 

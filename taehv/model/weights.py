@@ -31,7 +31,7 @@ def load_model(folder: Path) -> tuple[TAEHV, dict[str, Any]]:
         if not 0 < width <= LARGEST_WIDTH:
             raise ValueError(f"the width must be above 0 and at most {LARGEST_WIDTH:g}, got {width}")
         model = TAEHV(variant, width)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise ModelError(f"no usable model in {folder}: {type(error).__name__}: {error}") from error
     try:
         model.load_state_dict(weights, strict=True)

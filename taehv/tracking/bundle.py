@@ -7,8 +7,10 @@ models/<model id>/model.json    what it is, and its metrics;  artifacts/
 
 from __future__ import annotations
 
+import lzma
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,7 +67,8 @@ def unpacked(source: Path) -> Iterator[Path]:
         try:
             with tarfile.open(source) as tar:
                 tar.extractall(temporary, filter="data")
-        except (tarfile.TarError, OSError, EOFError) as error:
+        # tarfile lets the errors of the compressions, and of its own number parsing, through.
+        except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError, ValueError, OverflowError) as error:
             raise BundleError(f"{source} is not a .tar file of taehv track export: {error}") from error
         yield _checked(Path(temporary), source)
 

@@ -10,17 +10,20 @@ from typing import Any
 
 from taehv import atomic
 from taehv.tracking.bundle import INDEX, BundleError
+from taehv.tracking.limits import ENDED
+from taehv.tracking.secrets import without_secrets
 from taehv.tracking.store import open_store, tracking_uri
 
 # isort: split
 # store sets MLflow's environment, so mlflow comes after it.
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModel, Run
+from mlflow.entities import LoggedModel, LoggedModelStatus, Run
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from taehv.tracking.lookup import dataset_inputs, every_page, model_inputs, model_outputs
+from taehv.tracking.sink import KEY_TAG
 
 PAGE = 1000
 
@@ -34,7 +37,7 @@ def export_runs(folder: Path, run_ids: Sequence[str], experiment: str | None) ->
         experiment: its name; None means all experiments.
 
     Raises:
-        BundleError: a run or the experiment is not in the store.
+        BundleError: a run or the experiment is not in the store, or files that must be there are not.
     """
     open_store()
     exporter = _Exporter(MlflowClient(tracking_uri()), folder)
@@ -85,6 +88,10 @@ class _Exporter:
         if self._client.list_artifacts(info.run_id):
             (place / "artifacts").mkdir()
             self._client.download_artifacts(info.run_id, "", str(place / "artifacts"))
+        elif (
+            KEY_TAG in run.data.tags and info.status in ENDED
+        ):  # every stage's run has files; a stranger's may have none
+            raise BundleError(f"the files of run {info.run_id} {_absent(info.artifact_uri)}")
         content = {
             "schema": 1,
             "run_id": info.run_id,
@@ -125,6 +132,8 @@ class _Exporter:
                 raise BundleError(f"the files of model {model.model_id} cannot be read: {error}") from error
             Path(downloaded).rename(place / "artifacts")
             shutil.rmtree(place / "download", ignore_errors=True)
+        elif model.status == LoggedModelStatus.READY:
+            raise BundleError(f"the files of model {model.model_id} {_absent(model.artifact_location)}")
         atomic.write_json(place / "model.json", _describe(model))
 
 
@@ -135,6 +144,14 @@ def _lineage(run: Run, runs: Mapping[str, Run]) -> list[str]:
         lineage.append(parent)
         run = runs[parent]
     return lineage
+
+
+def _absent(place: str) -> str:
+    # MLflow says "no files" of a folder that is not there.
+    return (
+        f"are not in {without_secrets(place)}: export on the machine that has them, or put them back; --run exports "
+        "other runs"
+    )
 
 
 def _describe(model: LoggedModel) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +9,11 @@ from typing import Any
 
 import yaml
 
-from taehv.records import read_record
-from taehv.tracking.bundle import INDEX
-from taehv.tracking.limits import METRIC_BATCH, PARAM_BATCH, batches
+from taehv.tracking.bundle import BundleError
+from taehv.tracking.bundle_records import read_bundle, read_points
+from taehv.tracking.limits import ENDED, METRIC_BATCH, PARAM_BATCH, batches
 from taehv.tracking.store import open_store, tracking_uri
+from taehv.yaml_files import YamlFileError, read_yaml
 
 # isort: split
 # store sets MLflow's environment, so mlflow comes after it.
@@ -43,7 +43,6 @@ ORIGIN_TAG = "taehv.imported_from"
 """The id that a run or model had in the store that it was exported from."""
 REGISTRY_TAG = "mlflow.modelVersions"
 """Speaks about the other store's registry."""
-ENDED = ("FINISHED", "FAILED", "KILLED")
 
 
 @dataclass
@@ -58,14 +57,12 @@ def import_runs(folder: Path) -> Counts:
     """Bring all runs and models of an export into the store that is configured.
 
     Raises:
-        RecordError: the export is damaged.
+        BundleError: the export is damaged.
         StoreError: MLFLOW_TRACKING_URI cannot be used.
     """
+    runs, models = read_bundle(folder)
     open_store()
     importer = _Importer(MlflowClient(tracking_uri()), folder)
-    index = read_record(folder / INDEX)
-    runs = [read_record(folder / "runs" / run_id / "run.json") for run_id in index["runs"]]
-    models = [read_record(folder / "models" / model_id / "model.json") for model_id in index["models"]]
     for run in runs:
         importer.find_or_create(run)
     for model in models:
@@ -132,7 +129,7 @@ class _Importer:
         for batch in batches(params, PARAM_BATCH):
             self._client.log_batch(run_id, params=batch)
         tags = {key: self._ids.get(value, value) for key, value in exported["tags"].items()}
-        new = [RunTag(key, value) for key, value in tags.items() if run.data.tags.get(key) != value]
+        new = [RunTag(key, value) for key, value in tags.items() if key not in run.data.tags]
         for new_batch in batches(new, PARAM_BATCH):
             self._client.log_batch(run_id, tags=new_batch)
         self._bring_points(exported["run_id"], run)
@@ -147,10 +144,9 @@ class _Importer:
             for key in run.data.metrics
             for point in self._client.get_metric_history(run_id, key)
         }  # fmt: skip
-        with (self._folder / "runs" / old_id / "metrics.jsonl").open(encoding="utf-8") as file:
-            points = (Metric(*json.loads(line)) for line in file)
-            for batch in batches((point for point in points if _identity(point) not in there), METRIC_BATCH):
-                self._client.log_batch(run_id, metrics=batch)
+        points = (Metric(*point) for point in read_points(self._folder, old_id))
+        for batch in batches((point for point in points if _identity(point) not in there), METRIC_BATCH):
+            self._client.log_batch(run_id, metrics=batch)
 
     def _bring_artifacts(self, old_id: str, run_id: str) -> None:
         root = self._folder / "runs" / old_id / "artifacts"
@@ -229,7 +225,7 @@ class _Importer:
         description = files / "MLmodel"
         original = description.read_bytes() if description.exists() else None
         if original is not None:
-            content = yaml.safe_load(original)
+            content = _mlmodel(description)
             ids = {"model_id": model.model_id, "model_uuid": model.model_id, "run_id": run_id}
             changed = {**ids, "artifact_path": model.artifact_location}
             content |= {key: value for key, value in changed.items() if key in content}
@@ -247,6 +243,7 @@ class _Importer:
             return
         model_id = self._ids[exported["model_id"]]
         there = {(_identity(metric), metric.run_id) for metric in self._client.get_logged_model(model_id).metrics or []}
+        new: dict[str, list[Metric]] = {}
         for item in exported["metrics"]:
             run_id = self._ids.get(item["run_id"], self._ids[exported["source_run_id"]])
             metric = Metric(
@@ -260,12 +257,28 @@ class _Importer:
                 run_id=run_id,
             )
             if (_identity(metric), run_id) not in there:
-                self._client.log_batch(run_id, metrics=[metric])
+                new.setdefault(run_id, []).append(metric)
+        for run_id, metrics in new.items():
+            for batch in batches(metrics, METRIC_BATCH):
+                self._client.log_batch(run_id, metrics=batch)
 
     def end(self, exported: dict[str, Any]) -> None:
-        """Status and end time."""
-        if exported["run_id"] not in self._native and exported["status"] in ENDED:
-            self._client.set_terminated(self._ids[exported["run_id"]], exported["status"], exported["end_time"])
+        """Status and end time, of a run that has not ended here."""
+        if exported["run_id"] in self._native or exported["status"] not in ENDED:
+            return
+        run_id = self._ids[exported["run_id"]]
+        if self._client.get_run(run_id).info.status not in ENDED:
+            self._client.set_terminated(run_id, exported["status"], exported["end_time"])
+
+
+def _mlmodel(path: Path) -> dict[str, Any]:
+    try:
+        content = read_yaml(path)
+    except YamlFileError as error:
+        raise BundleError(f"{path} {error}") from error
+    if not isinstance(content, dict):
+        raise BundleError(f"{path} is not a mapping")
+    return content
 
 
 def _identity(metric: Metric) -> tuple[str, str, int, int]:

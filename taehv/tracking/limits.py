@@ -1,4 +1,4 @@
-"""What MLflow takes in one call."""
+"""What MLflow takes in one call, and in which states a run has ended."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TypeVar
 METRIC_BATCH = 1000
 PARAM_BATCH = 100
 """Of params, and of tags."""
+ENDED = ("FINISHED", "FAILED", "KILLED")
 
 Item = TypeVar("Item")
 

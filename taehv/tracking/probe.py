@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
+import http.client
 import os
 import sqlite3
 import tempfile
@@ -16,11 +17,15 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from taehv.tracking.secrets import without_secrets
-from taehv.tracking.store import SQLITE, StoreError, artifact_root, is_database, open_store, tracking_uri
+from taehv.tracking.store import SQLITE, StoreError, artifact_root, check_uri, is_database, open_store, tracking_uri
 
 REQUEST_SECONDS = 3
 """For one answer of a server; the first that takes longer ends the probe."""
 NOT_YET = "will be created by the first stage"
+
+
+class DateError(ValueError):
+    """A server answers with a date that is none. The message says which."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +61,15 @@ def probe_store() -> Probe:
             if artifacts is not None:
                 _write_beside(artifacts)
     except StoreError as error:
-        if _is_server(uri):  # the URI is fine; what MLflow makes of a server's silence or refusal is not our setting
-            return Probe(shown, time.monotonic() - started, what, dead=_first_line(error))
         return Probe(shown, time.monotonic() - started, what, unusable=str(error))
     except Exception as error:  # MLflow raises whatever its database driver or HTTP client does
         return Probe(shown, time.monotonic() - started, what, dead=f"{type(error).__name__}: {_first_line(error)}")
-    return Probe(shown, time.monotonic() - started, what, server_ahead_s=server_ahead(uri))
+    ahead = None
+    try:
+        ahead = server_ahead(uri)
+    except DateError as error:
+        what = f"{what}; {error}"
+    return Probe(shown, time.monotonic() - started, what, server_ahead_s=ahead)
 
 
 def reach_store() -> Probe:
@@ -69,10 +77,16 @@ def reach_store() -> Probe:
     uri = tracking_uri()
     shown, started = without_secrets(uri), time.monotonic()
     dead, ahead, what = None, None, "not tried: neither a server nor a database file"
+    try:
+        check_uri()
+    except StoreError as error:
+        return Probe(shown, time.monotonic() - started, what, unusable=str(error))
     if _is_server(uri):
         what = "answers"
         try:
             ahead = ask_date(uri)
+        except DateError as error:
+            what = f"answers; {error}"
         except OSError as error:
             dead = f"{type(error).__name__}: {_first_line(error)}"
     elif _is_missing_database(uri):
@@ -145,7 +159,11 @@ def _write_beside(folder: Path) -> None:
 
 
 def server_ahead(uri: str) -> float | None:
-    """A server's clock minus ours, in seconds; None where there is no server, or no answer."""
+    """A server's clock minus ours, in seconds; None where there is no server, or no answer.
+
+    Raises:
+        DateError: the answer's date cannot be read.
+    """
     try:
         return ask_date(uri) if _is_server(uri) else None
     except OSError:
@@ -156,7 +174,8 @@ def ask_date(uri: str) -> float | None:
     """The same from the Date of any answer, also a refusal; None where it has none.
 
     Raises:
-        OSError: there is no answer.
+        OSError: there is no answer, or none in HTTP.
+        DateError: its date cannot be read.
     """
     parts = urlsplit(uri)
     bare = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/") + "/health", "", ""))
@@ -165,4 +184,16 @@ def ask_date(uri: str) -> float | None:
             date = answer.headers["Date"]
     except urllib.error.HTTPError as refusal:
         date = refusal.headers["Date"]
-    return None if date is None else email.utils.parsedate_to_datetime(date).timestamp() - time.time()
+    except (http.client.InvalidURL, UnicodeError) as error:
+        raise ConnectionError(f"it is not an address that can be asked: {error}") from error
+    except http.client.HTTPException as error:
+        said = f"what answers there is no HTTP server ({type(error).__name__}: {error})"
+        raise ConnectionError(said) from error
+    return None if date is None else _seconds_since_1970(date) - time.time()
+
+
+def _seconds_since_1970(date: str) -> float:
+    try:
+        return email.utils.parsedate_to_datetime(date).timestamp()
+    except (ValueError, TypeError, OverflowError, OSError) as error:
+        raise DateError(f"its clock cannot be compared, its Date is {date[:60]!r}") from error

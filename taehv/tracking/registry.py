@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import mlflow
 from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 CHAMPION = "champion"
+MODEL_URI = "models:/"
 SCORE = "test_psnr_db"
 TEST_SET = ("dataset_sha256", "test_clips", "test_frames")
 """Version tags that must be equal before scores may be compared."""
@@ -60,9 +61,18 @@ class Registry:
     def register(self, model_id: str, name: str, alias: str, tags: Mapping[str, str], reason: str) -> str:
         """A version of the registered model, under an alias; the model's own version where it has one already.
 
+        An event may be sent long after it happened: the alias stays with a version whose run began later.
+
         Returns the version's number.
         """
         version = self._tagged_version(model_id, name, tags)
+        holder = self._holder(name, alias)
+        began = self._run_began(self._client.get_model_version(name, version))
+        later = None if holder is None else self._run_began(holder)
+        if holder is not None and later is not None and began is not None and later > began:
+            stays = f"version {holder.version}, whose run began later, keeps the alias; {reason}"
+            self._describe(name, version, alias, stays)
+            return version
         self._client.set_registered_model_alias(name, alias, version)
         self._describe(name, version, alias, reason)
         return version
@@ -70,7 +80,7 @@ class Registry:
     def promote(self, model_id: str, name: str, tags: Mapping[str, str]) -> Decision:
         """Make the model the champion if ``decide`` says so. The reason is put into the version's description."""
         version = self._tagged_version(model_id, name, tags)
-        present = self._champion(name)
+        present = self._holder(name, CHAMPION)
         if present is not None and str(present.version) == version:
             return Decision(True, "it is the champion already")
         decision = decide(tags, None if present is None else present.tags)
@@ -90,19 +100,34 @@ class Registry:
 
     def _tagged_version(self, model_id: str, name: str, tags: Mapping[str, str]) -> str:
         """The model's version, which is registered where there is none yet, with the tags."""
-        source = f"models:/{model_id}"
+        source = f"{MODEL_URI}{model_id}"
         versions = [v for v in self._client.search_model_versions(f"name = '{name}'") if v.source == source]
         version = str(versions[0].version if versions else mlflow.register_model(source, name).version)
         for key, value in tags.items():
             self._client.set_model_version_tag(name, version, key, value)
         return version
 
-    def _champion(self, name: str) -> Any | None:
+    def _holder(self, name: str, alias: str) -> ModelVersion | None:
         try:
-            return self._client.get_model_version_by_alias(name, CHAMPION)
+            return self._client.get_model_version_by_alias(name, alias)
         except MlflowException as error:
             if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 return None  # what MLflow says where nothing has this alias
+            raise
+
+    def _run_began(self, version: ModelVersion) -> int | None:
+        """When the version's model was trained, in milliseconds since 1970; None where its run is not known.
+
+        The run's time is the journal's. The model's own is the time of its sending.
+        """
+        try:
+            run_id = version.run_id
+            if version.source.startswith(MODEL_URI):
+                run_id = self._client.get_logged_model(version.source.removeprefix(MODEL_URI)).source_run_id
+            return int(self._client.get_run(run_id).info.start_time) if run_id else None
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None  # somebody deleted it
             raise
 
     def _describe(self, name: str, version: str, alias: str, reason: str) -> None:

@@ -79,7 +79,11 @@ def _known() -> list[str]:
     """Secrets of this process's environment, as they are and percent-encoded; the longest first."""
     found = {os.environ.get(name, "") for name in SECRET_VARIABLES}
     for uri in filter(None, map(os.environ.get, URI_VARIABLES)):
-        parts = urlsplit(uri)
+        try:
+            parts = urlsplit(uri)
+        except ValueError:  # which part of it is a secret, nobody can say
+            found.add(uri)
+            continue
         user_info = parts.netloc.rpartition("@")[0]
         queried = [pair.partition("=")[2] for pair in parts.query.split("&")]
         for encoded in (user_info.partition(":")[2], *queried):

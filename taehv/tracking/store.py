@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from filelock import FileLock
 
-from taehv.errors import UserError
+from taehv.errors import UserError, is_disk_full
 from taehv.paths import main_repository
 from taehv.tracking.secrets import without_secrets
 
@@ -57,8 +59,16 @@ def check_uri() -> None:
         StoreError: MLflow cannot use it, however long one waits.
     """
     uri = tracking_uri()
-    scheme = urlsplit(uri).scheme
-    if scheme.split("+")[0] not in SCHEMES:
+    try:
+        parts = urlsplit(uri)
+        _ = parts.port  # read only when asked for
+    except ValueError:
+        # Neither the URI nor Python's message is shown: with a "/" in it, a password counts as the port.
+        raise StoreError(
+            "MLFLOW_TRACKING_URI cannot be used: it is not an address like http://host:5000, with a whole-numbered "
+            "port up to 65535 (in a password, percent-encode / as %2F)"
+        ) from None
+    if parts.scheme.split("+")[0] not in SCHEMES:
         raise StoreError(
             f"MLFLOW_TRACKING_URI={without_secrets(uri)} cannot be used: it must begin with one of "
             f"{', '.join(f'{known}:' for known in SCHEMES)}. Without it runs go to mlflow.db of the main repository"
@@ -89,6 +99,29 @@ def open_store(experiment: str | None = None) -> str:
     main_repository().mkdir(parents=True, exist_ok=True)
     with FileLock(main_repository() / "mlflow.db.lock"):
         return _experiment_id(mlflow.MlflowClient(uri), name, artifact_location=artifact_root().as_uri())
+
+
+@contextlib.contextmanager
+def store_errors() -> Iterator[None]:
+    """Around what a person asked of the store: what goes wrong there is said in one line.
+
+    Raises:
+        StoreError: the store does not answer, or refuses, or a file cannot be read or written.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (OSError, MlflowException) as error:
+        if is_disk_full(error):
+            raise
+        if isinstance(error, OSError) and error.filename is not None:
+            raise StoreError(f"{error.filename}: {error.strerror}") from error
+        said = (without_secrets(str(error)).splitlines() or [type(error).__name__])[0]
+        raise StoreError(
+            f"{without_secrets(tracking_uri())} does not work: {said}. Start the server or mend MLFLOW_TRACKING_URI, "
+            "and run the same command again"
+        ) from error
 
 
 def is_database(uri: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import pynvml
 import pytest
 from examinations import changed_profile, examination
 from tests_support import Project
@@ -15,6 +16,7 @@ from taehv.doctor.gpus import (
     judge_compute_mode,
     judge_count,
     judge_driver,
+    judge_gpus,
     judge_memory,
     judge_precision,
 )
@@ -68,3 +70,15 @@ def test_more_gpus_than_the_profile_uses_are_mentioned() -> None:
     profile = changed_profile("h100", gpus=1, processes=1)
     assert judge_count([IDLE], profile) == []
     assert [finding.level for finding in judge_count([IDLE, IDLE], profile)] == ["warn"]
+
+
+def test_a_driver_that_does_not_describe_the_gpus_is_a_warning() -> None:
+    """Torch trains on a part of a GPU (MIG, vGPU) of which the driver says nothing; here there is no driver at all."""
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        (finding,) = judge_gpus(changed_profile("h100"), "bf16")
+        assert (finding.name, finding.level) == ("GPU memory", "warn")
+        assert "the driver does not tell" in finding.detail
+    else:
+        pytest.skip("this machine's driver describes its GPUs")

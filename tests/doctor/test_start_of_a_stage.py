@@ -92,6 +92,14 @@ def test_a_dead_tracking_server_does_not_stop_it(tiny_project: Project) -> None:
     assert "training begins" in result.stdout
 
 
+def test_a_check_that_breaks_is_a_named_finding(tiny_project: Project) -> None:
+    (tiny_project.root / "dvc.yaml").write_text("[" * 20_000)
+    result = begin(tiny_project)
+    assert result.returncode == 1
+    assert "fail  repository" in result.stderr and "the check itself broke: RecursionError" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_it_can_be_skipped_and_says_so(tiny_project: Project) -> None:
     project = with_another_hash(tiny_project)
     assert begin(project).returncode == 1

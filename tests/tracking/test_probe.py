@@ -93,6 +93,66 @@ def test_a_server_that_accepts_and_never_answers_is_given_up(look: Look, monkeyp
     }
 
 
+@contextlib.contextmanager
+def answering(answer: bytes) -> Iterator[str]:
+    """The URI of a server that says the same to everyone, whatever it is asked."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    client, _ = listening.accept()
+                    with client, contextlib.suppress(OSError):
+                        client.recv(65536)
+                        client.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+@BOTH_WAYS
+@pytest.mark.parametrize("answer", [b"SSH-2.0-OpenSSH_9.6\r\n", b"220 mail.example.org ESMTP\r\n", b"\0\xff" * 40_000])
+def test_another_service_on_the_port_is_told(look: Look, answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    with answering(answer) as uri:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        probe = look()
+    assert probe.dead is not None
+    if look is reach_store:
+        assert "what answers there is no HTTP server" in probe.dead
+
+
+@pytest.mark.parametrize("date", ["yesterday", "Mon, 99 Nov 2026 16:30:55 GMT", "Fri, 01 Jan 99999 00:00:00 GMT"])
+def test_a_server_whose_date_is_none_answers_and_its_date_is_told(date: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with answering(f"HTTP/1.0 200 OK\r\nDate: {date}\r\n\r\nOK".encode()) as uri:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        probe = reach_store()
+    assert (probe.dead, probe.unusable, probe.server_ahead_s) == (None, None, None)
+    assert probe.what == f"answers; its clock cannot be compared, its Date is {date!r}"
+
+
+@BOTH_WAYS
+@pytest.mark.parametrize(
+    "uri", ["http://127.0.0.1:50x0", "http://127.0.0.1:70000", "http://u:se/cret@h:80", "http://[1"]
+)
+def test_an_address_that_is_none_can_never_be_used(look: Look, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    probe = look()
+    assert probe.unusable is not None and "not an address like http://host:5000" in probe.unusable
+    assert "cret" not in probe.unusable
+
+
+@BOTH_WAYS
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:9/a folder", "http://mlflow..example.org:5000"])
+def test_an_address_that_cannot_be_asked_is_told(look: Look, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert look().dead is not None
+
+
 def test_a_servers_refusal_still_tells_its_time(refusing_server: str) -> None:
     ahead = server_ahead(refusing_server)
     assert ahead is not None

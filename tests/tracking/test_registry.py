@@ -81,3 +81,35 @@ def test_the_registry_moves_the_alias_and_says_why(tmp_path: Path, monkeypatch: 
     # Somebody chooses by hand: that is respected, and later models are compared with it.
     client.set_registered_model_alias(name, CHAMPION, worse)
     assert evaluated(test_psnr_db="27.2") == holder(CHAMPION)
+
+
+@pytest.mark.slow
+def test_an_event_that_is_sent_late_takes_no_alias_from_a_newer_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    experiment = open_store()
+    client = MlflowClient(tracking_uri())
+    registry, name, alias = Registry(client), "taehv", "h100-passed"
+
+    def trained(began: int) -> str:
+        run = client.create_run(experiment, start_time=began)
+        return str(client.create_logged_model(experiment, source_run_id=run.info.run_id).model_id)
+
+    def holder() -> str:
+        return str(client.get_model_version_by_alias(name, alias).version)
+
+    # The older training's model reaches the store last, as its whole journal may.
+    newer, older, newest = trained(2000), trained(1000), trained(3000)
+    first = registry.register(newer, name, alias, TAGS, "passed")
+    late = registry.register(older, name, alias, TAGS, "passed")
+    assert holder() == first != late
+    assert client.get_model_version(name, late).description == (
+        f"{alias}: version {first}, whose run began later, keeps the alias; passed"
+    )
+    assert registry.register(newer, name, alias, TAGS, "passed") == first == holder()
+    assert registry.register(newest, name, alias, TAGS, "passed") == holder()
+    # Where the holder's training is not known any more, nothing says that it is newer.
+    client.delete_logged_model(newest)
+    assert registry.register(older, name, alias, TAGS, "passed") == holder() == late

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Run
 from mlflow_servers import MlflowServer
+from mutations import mutate
 from postgresql import postgresql
 from safetensors.torch import save_file
 from tracked_runs import PATIENCE_S, REPOSITORY, sqlite
@@ -25,6 +26,7 @@ from taehv.model.variants import VARIANTS
 from taehv.params import load_params
 from taehv.profiles import load_profile
 from taehv.tracking import stage_run
+from taehv.tracking.bundle import BundleError, unpacked
 from taehv.tracking.store import open_store
 
 pytestmark = pytest.mark.slow
@@ -198,12 +200,12 @@ def test_an_import_that_was_interrupted_is_completed_by_the_next(
     shutil.copyfile(empty, tmp_path / "mlflow.db")
     bundle = tmp_path / "export"
     assert transfer(monkeypatch, source, sqlite(source), "export", str(bundle)) == 0
-    model = next((bundle / "models").iterdir()) / "model.json"
-    content = model.read_bytes()
-    model.write_bytes(content[:100])
+    points = sorted(bundle.glob("runs/*/metrics.jsonl"))[-1]
+    content = points.read_bytes()
+    points.write_bytes(content[:3] or b"[")
     assert transfer(monkeypatch, tmp_path, sqlite(tmp_path), "import", str(bundle)) == 1
-    assert "model.json" in capsys.readouterr().err
-    model.write_bytes(content)
+    assert "metrics.jsonl" in capsys.readouterr().err
+    points.write_bytes(content)
     assert transfer(monkeypatch, tmp_path, sqlite(tmp_path), "import", str(bundle)) == 0
     assert everything(sqlite(tmp_path)) == everything(sqlite(source))
 
@@ -233,6 +235,141 @@ def test_what_is_no_export_is_refused(
     for name in ("nothing", "text.tar", "folder"):
         assert transfer(monkeypatch, source, sqlite(source), "import", str(tmp_path / name)) == 1
         assert name in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("hidden", "of"), [("*", "run"), ("models", "model")])
+def test_files_that_are_not_there_end_the_export(
+    hidden: str,
+    of: str,
+    source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Its folder is on another machine, or was deleted: MLflow then says that there are no files."""
+    folders = list((source / "mlartifacts").glob(hidden))
+    assert folders
+    for number, folder in enumerate(folders):
+        folder.rename(tmp_path / str(number))
+    try:
+        assert transfer(monkeypatch, source, sqlite(source), "export", str(tmp_path / "runs.tar")) == 1
+    finally:
+        for number, folder in enumerate(folders):
+            (tmp_path / str(number)).rename(folder)
+    said = capsys.readouterr().err
+    assert f"the files of {of} " in said and "mlartifacts" in said
+    assert not (tmp_path / "runs.tar").exists()
+
+
+def test_importing_again_leaves_what_was_changed_since(
+    source: Path, empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copyfile(empty, tmp_path / "mlflow.db")
+    bundle = str(tmp_path / "export")
+    assert transfer(monkeypatch, source, sqlite(source), "export", bundle) == 0
+    assert transfer(monkeypatch, tmp_path, sqlite(tmp_path), "import", bundle) == 0
+    client = MlflowClient(sqlite(tmp_path))
+    (run,) = client.search_runs([experiment_id(sqlite(tmp_path))], "tags.stage = 'a800_test'")
+    client.set_tag(run.info.run_id, "gpu_names", "corrected by hand")
+    client.set_tag(run.info.run_id, "mlflow.note.content", "the good one")
+    client.delete_tag(run.info.run_id, "git_commit")
+    client.set_terminated(run.info.run_id, "FAILED", 1_700_000_000_000)
+    assert transfer(monkeypatch, tmp_path, sqlite(tmp_path), "import", bundle) == 0
+    again = client.get_run(run.info.run_id)
+    assert again.data.tags["gpu_names"] == "corrected by hand"
+    assert again.data.tags["mlflow.note.content"] == "the good one"
+    assert again.data.tags["git_commit"] == run.data.tags["git_commit"]
+    assert (again.info.status, again.info.end_time) == ("FAILED", 1_700_000_000_000)
+
+
+def damaged(bundle: Path, name: str, damage: Callable[[dict[str, Any]], object]) -> None:
+    """Changes one JSON file of an export."""
+    (file, *_) = sorted(bundle.glob(name))
+    content = json.loads(file.read_text())
+    damage(content)
+    file.write_text(json.dumps(content))
+
+
+HOSTILE: dict[str, tuple[str, Callable[[dict[str, Any]], object]]] = {
+    "no list of runs": ("export.json", lambda index: index.pop("runs")),
+    "a run that is a number": ("export.json", lambda index: index["runs"].append(1)),
+    "a run elsewhere": ("export.json", lambda index: index["runs"].append("../../secrets")),
+    "a model elsewhere": ("export.json", lambda index: index["models"].append("..")),
+    "a run that says that it is elsewhere": ("runs/*/run.json", lambda run: run.update(run_id="../..")),
+    "a model that says that it is elsewhere": ("models/*/model.json", lambda model: model.update(model_id="/etc")),
+    "a run without its tags": ("runs/*/run.json", lambda run: run.pop("tags")),
+    "a tag that is a list": ("runs/*/run.json", lambda run: run["tags"].update(odd=[])),
+    "a dataset of another kind": ("runs/*/run.json", lambda run: run.update(datasets=[{"dataset": {}, "tags": {}}])),
+    "a model of another run": ("models/*/model.json", lambda model: model.update(source_run_id="0" * 32)),
+    "a model of a new kind": ("models/*/model.json", lambda model: model.update(status="LOST")),
+    "a model's metric that is a word": ("models/*/model.json", lambda model: model["metrics"][0].update(value="high")),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_an_export_that_says_what_none_says_is_refused_before_anything_is_brought(
+    what: str,
+    source: Path,
+    empty: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copyfile(empty, tmp_path / "mlflow.db")
+    bundle = tmp_path / "export"
+    assert transfer(monkeypatch, source, sqlite(source), "export", str(bundle)) == 0
+    capsys.readouterr()
+    damaged(bundle, *HOSTILE[what])
+    assert transfer(monkeypatch, tmp_path, sqlite(tmp_path), "import", str(bundle)) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {bundle}") and said.count("\n") == 1
+    assert everything(sqlite(tmp_path)) == {"runs": [], "models": []}
+
+
+@pytest.mark.parametrize("content", ["[" * 20_000, "[1, 2]", '["loss", "high", 1, 2]', '["loss", 1.0, 1, 1e999]'])
+def test_metrics_that_are_none_are_refused(
+    content: str,
+    source: Path,
+    empty: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copyfile(empty, tmp_path / "mlflow.db")
+    bundle = tmp_path / "export"
+    assert transfer(monkeypatch, source, sqlite(source), "export", str(bundle)) == 0
+    for file in bundle.glob("runs/*/metrics.jsonl"):
+        file.write_text(content + "\n")
+    assert transfer(monkeypatch, tmp_path, sqlite(tmp_path), "import", str(bundle)) == 1
+    assert "metrics.jsonl" in capsys.readouterr().err
+
+
+def test_a_damaged_archive_is_one_clear_error(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sound, broken = tmp_path / "sound.tgz", tmp_path / "broken.tgz"
+    assert transfer(monkeypatch, source, sqlite(source), "export", str(sound)) == 0
+    for seed in range(200):
+        broken.write_bytes(mutate(sound.read_bytes(), seed))
+        try:
+            with unpacked(broken):
+                pass
+        except BundleError:
+            continue
+        except Exception as error:
+            raise AssertionError(f"seed {seed}") from error
+
+
+@pytest.mark.parametrize("command", ["export", "import"])
+def test_a_dead_server_is_one_clear_error(
+    command: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = tmp_path / "runs.tar"
+    if command == "import":
+        assert transfer(monkeypatch, source, sqlite(source), "export", str(bundle)) == 0
+    assert transfer(monkeypatch, tmp_path, "http://me:secret@127.0.0.1:9", command, str(bundle)) == 1
+    said = capsys.readouterr().err
+    assert "http://***@127.0.0.1:9 does not work: " in said and "Connection refused" in said
+    assert "cannot be written" not in said
+    assert bundle.exists() is (command == "import")
 
 
 def test_a_laptops_runs_move_to_the_teams_server_on_postgresql(
