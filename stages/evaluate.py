@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from stages.entry import EXIT_FAILED, run_stage
-from taehv import atomic, codecs, evaluation, parity, paths, tracking
+from taehv import atomic, codecs, evaluation, launch, parity, paths, tracking
 from taehv.data.store import ClipStore
 from taehv.model.variants import VARIANTS
 from taehv.model.weights import load_model
@@ -27,6 +27,7 @@ ALIAS = "h100-passed"
 def main() -> int:
     """Exit code 1 where the final PSNR or parity fails, after everything was written and tracked."""
     params, profile = load_params(), load_profile()
+    launch.check_gpus(profile)
     report, compared = measure(params, profile)
     track(params, profile, report, compared)
     print(evaluation.describe(report), file=sys.stdout if report["passed"] else sys.stderr)

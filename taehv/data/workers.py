@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import zip_longest
+from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 from tqdm import tqdm
@@ -52,7 +54,10 @@ class Workers:
         context = multiprocessing.get_context("spawn")
         self._processes = processes
         self._counter = context.Value("q", 0)
-        self._pool = ProcessPoolExecutor(processes, context, initializer=_start_worker, initargs=(self._counter,))
+        wanted, self._wanted = context.Pipe(duplex=False)
+        self._pool = ProcessPoolExecutor(
+            processes, context, initializer=_start_worker, initargs=(self._counter, wanted)
+        )
 
     def map(
         self,
@@ -103,19 +108,23 @@ class Workers:
     def __enter__(self) -> Workers:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if error is not None:
+            # Nobody wants the rest, and a long video would keep a stage that was asked to stop.
+            self._wanted.close()
         self._pool.shutdown(cancel_futures=True)
+        self._wanted.close()
 
 
-def _start_worker(counter: Any) -> None:
+def _start_worker(counter: Any, wanted: Connection) -> None:
     global _progress
     _progress = counter
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    # The interrupt key is for the stage, which then ends its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_exit_when_unwanted, args=(wanted,), daemon=True).start()
 
 
-def _exit_with_parent() -> None:
-    """A killed stage must not leave processes behind that wait for work for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
+def _exit_when_unwanted(wanted: Connection) -> None:
+    """The pipe closes when the stage closes it, or is killed: nothing is left behind that waits for work for ever."""
+    wanted.poll(None)
     os._exit(1)

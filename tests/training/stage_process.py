@@ -2,8 +2,8 @@
 
     python stage_process.py STAGE SIGNAL MOMENT [COUNT]
 
-MOMENT is a name of MOMENTS; with COUNT n, the n-th time. ``hang`` as SIGNAL stops there for ten minutes; ``no memory``
-lets the process have what it has and no more.
+MOMENT is a name of MOMENTS; with COUNT n, the n-th time. ``hang`` as SIGNAL stops there for ten minutes; SIGNAL+SIGNAL
+sends two; ``no memory`` lets the process have what it has and no more.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ def send(what: str) -> None:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize(),) * 2)
     else:
-        os.kill(os.getpid(), getattr(signal, what))
+        for name in what.split("+"):
+            os.kill(os.getpid(), getattr(signal, name))
 
 
 def after(name: str, count: int, then: Callable[[], None]) -> None:
