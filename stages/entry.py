@@ -7,32 +7,28 @@ import os
 # (benchmarks/RESULTS.md).
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
-import signal
 from collections.abc import Callable
-from types import FrameType
 from typing import NoReturn
 
-from taehv.errors import EXIT_CODES, EXIT_FAILED, STOP_SIGNALS, Interrupted, exit_with
+from taehv import stop_signals
+from taehv.errors import EXIT_FAILED, Interrupted, exit_with
 
 __all__ = ["EXIT_FAILED", "run_stage"]
 
 
 def run_stage(main: Callable[[], int]) -> NoReturn:
-    """Exit with what ``main`` returns, or as errors demand (``taehv.errors.exit_code``).
+    """Exit with what ``main`` returns, or as taehv/errors.py says for what it raises.
 
-    The first request to stop ends the stage in order, so that its tracked run says so; a second one ends it at once.
-    A training listens for itself while it trains, because it finishes its step first.
+    A request to stop raises Interrupted where the stage is, so that its tracked run ends, too; training, which has
+    something to save, listens itself. A second request ends the process at once.
     """
-    for name in STOP_SIGNALS:
-        number = getattr(signal, name)
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup: a closed terminal is no request
-            signal.signal(number, _stop)
-    exit_with(main)
+
+    def stoppable() -> int:
+        with stop_signals.listening(_interrupt, stop_signals.end_at_once):
+            return main()
+
+    exit_with(stoppable)
 
 
-def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    for name in STOP_SIGNALS:
-        if signal.getsignal(getattr(signal, name)) is _stop:
-            signal.signal(getattr(signal, name), signal.SIG_DFL)
-    name = signal.Signals(number).name
-    raise Interrupted(name, EXIT_CODES[name], "what was complete before is untouched; run the same command again")
+def _interrupt(name: str) -> None:
+    raise Interrupted(name, stop_signals.EXIT_CODES[name], "run the same command again to start this stage anew")

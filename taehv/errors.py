@@ -10,15 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
+from taehv import stop_signals
 from taehv.strict_config import ConfigError
 
 EXIT_FAILED = 1
 EXIT_BAD_CONFIG = 2
-PARENT_DIED = "the death of its parent"
-EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 143, "SIGHUP": 143, PARENT_DIED: 143}
-"""Of a program that was asked to stop, by reason, in the order in which one is named where several came. SIGUSR1 is how
-Slurm announces pre-emption (`sbatch --signal=USR1@120`); it means the same as SIGTERM."""
-STOP_SIGNALS = tuple(reason for reason in EXIT_CODES if reason.startswith("SIG"))
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 # safetensors writes in Rust, whose errors carry the number in their text alone.
@@ -98,7 +94,7 @@ def exit_code(main: Callable[[], int]) -> int:
         return stop.exit_code
     except KeyboardInterrupt:
         print("stopped by SIGINT", file=sys.stderr)
-        return EXIT_CODES["SIGINT"]
+        return stop_signals.EXIT_CODES["SIGINT"]
     except Exception as error:
         if not is_disk_full(error):
             raise

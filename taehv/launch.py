@@ -10,16 +10,14 @@ import argparse
 import contextlib
 import os
 import shlex
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
-from types import FrameType
 
 import psutil
 
-from taehv.errors import EXIT_CODES, STOP_SIGNALS, UserError, exit_with
+from taehv import stop_signals
+from taehv.errors import UserError, exit_with
 from taehv.params import Params, TrainingStage, load_params
 from taehv.profiles import DEFAULT_PROFILE, ENVIRONMENT_VARIABLE, PROFILES_FOLDER, Profile, load_profile
 from taehv.strict_config import ConfigError, Problem
@@ -28,9 +26,6 @@ from taehv.training.slots import micro_batches, slots_of_rank
 SECONDS_TO_STOP_IN = 600
 """Before torch's launcher kills workers that were asked to stop. Its own 30 s are less than a step, a validation, a
 checkpoint and what is left to tell the tracking store can take together."""
-ONE_REQUEST_SECONDS = 1.0
-"""A signal so soon after the first is the same request: `mlflow run` passes on the interrupt key, which the terminal
-has already sent."""
 
 
 def training_command(profile: Profile, stage: TrainingStage) -> list[str]:
@@ -205,30 +200,17 @@ def _start(command: Sequence[str], environment: Mapping[str, str]) -> subprocess
 
 
 def _wait(child: subprocess.Popen[bytes], stop: Callable[[], None]) -> int:
-    """The child's exit code; after a signal, 128 plus its number. A second signal kills it and everything below it."""
-    received: list[int] = []
-    first_at = 0.0
+    """The child's exit code; after a signal, 128 plus its number. A second request kills it and everything below it."""
+    received: list[str] = []
 
-    def handle(number: int, frame: FrameType | None) -> None:
-        nonlocal first_at
-        received.append(number)
-        if len(received) == 1:
-            first_at = time.monotonic()
-            stop()
-        elif time.monotonic() - first_at > ONE_REQUEST_SECONDS:
-            _kill_tree(child.pid)
+    def first(name: str) -> None:
+        received.append(name)
+        stop()
 
-    numbers = [getattr(signal, name) for name in STOP_SIGNALS]
-    # One that is ignored stays so: with nohup, a closed terminal is no request.
-    heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
-    previous = {number: signal.signal(number, handle) for number in heard}
-    try:
+    with stop_signals.listening(first, lambda _: _kill_tree(child.pid)):
         code = child.wait()
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
     if received:
-        return EXIT_CODES[signal.Signals(received[0]).name]
+        return stop_signals.EXIT_CODES[received[0]]
     return 128 - code if code < 0 else code
 
 

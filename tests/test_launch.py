@@ -106,6 +106,20 @@ def test_absent_gpus_stop_everything_with_one_message() -> None:
     assert "Traceback" not in result.stderr
 
 
+def test_evaluate_on_its_own_says_the_same_about_absent_gpus() -> None:
+    command = [sys.executable, "-m", "stages.evaluate"]
+    environment = {**os.environ, "TAEHV_PROFILE": "h100", "CUDA_VISIBLE_DEVICES": ""}
+    result = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "needs 8 GPU(s) named H100, this machine has no GPU" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_dry_run_shows_the_targets_it_was_given() -> None:
+    result = launch("--dry-run", "gate_psnr")
+    assert "python -m dvc repro gate_psnr\n" in result.stdout
+
+
 def test_an_unknown_profile_is_an_error_that_lists_the_known_ones() -> None:
     result = launch("--profile", "b200")
     assert result.returncode == 2
@@ -208,6 +222,18 @@ def test_a_second_request_ends_everything_at_once(project: Project) -> None:
     _, alive = psutil.wait_procs(started, timeout=30)
     assert alive == []
     assert asked(project) == ["SIGTERM"]
+
+
+@pytest.mark.parametrize(("own", "seconds"), [({}, 600), ({"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "5"}, 5)])
+def test_torchs_launcher_gives_its_workers_time_to_stop(own: dict[str, str], seconds: int, tmp_path: Path) -> None:
+    launcher = (
+        "from torch.distributed.launcher.api import LaunchConfig; from pathlib import Path; "
+        "Path('seconds').write_text(str(LaunchConfig(1, 1, 1).shutdown_timeout))"
+    )
+    program = f"import sys; from taehv.launch import run_training; run_training([sys.executable, '-c', {launcher!r}])"
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), **own}
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, check=True)
+    assert (tmp_path / "seconds").read_text() == str(seconds)
 
 
 def test_a_stage_outside_the_environment_says_how_to_enter_it() -> None:

@@ -1,22 +1,23 @@
 """Requests to stop: signals, and the death of whoever started the training.
 
-A request ends the training after the current step, with a checkpoint. A second signal ends the process at once.
+A request ends the training after the current step, with a checkpoint. A second request ends the process at once.
 """
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import PurePath
-from types import FrameType
 
 import psutil
 import torch
 from accelerate import Accelerator
 
-from taehv.errors import EXIT_CODES, PARENT_DIED, STOP_SIGNALS
+from taehv import stop_signals
+
+PARENT_DIED = "the death of its parent"
+EXIT_CODES = {**stop_signals.EXIT_CODES, PARENT_DIED: 143}
+"""By reason, in the order in which one is named where several came."""
 
 _STARTERS = {"dvc", "mlflow", "torchrun", "accelerate"}
 _STARTER_MODULES = {
@@ -35,16 +36,8 @@ class StopRequests:
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Signals are noted instead of ending the process; one that was ignored before (nohup) stays ignored."""
-        numbers = [getattr(signal, name) for name in STOP_SIGNALS]
-        previous = {number: signal.getsignal(number) for number in numbers}
-        for number, handler in previous.items():
-            if handler is not signal.SIG_IGN:
-                signal.signal(number, self._note)
-        try:
+        with stop_signals.listening(self._signals.add, stop_signals.end_at_once):
             yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
 
     @property
     def pending(self) -> set[str]:
@@ -61,11 +54,6 @@ class StopRequests:
             total = accelerator.reduce(asked, reduction="sum").tolist()
             own = {reason for reason, count in zip(reasons, total, strict=True) if count}
         return next((reason for reason in reasons if reason in own), None)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self._signals:
-            os._exit(128 + number)
-        self._signals.add(signal.Signals(number).name)
 
 
 def _starters(ancestors: list[psutil.Process]) -> list[psutil.Process]:

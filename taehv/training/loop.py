@@ -13,12 +13,12 @@ from typing import Any, Literal, NoReturn
 import torch
 from accelerate import Accelerator
 
-from taehv.errors import EXIT_CODES, Interrupted, UserError
+from taehv.errors import Interrupted, UserError
 from taehv.training import faults, outputs
 from taehv.training.assembly import assemble
 from taehv.training.checkpoint_writer import CheckpointWriter, delete_unfinished, newest_first
 from taehv.training.console import logging_redirect_tqdm, progress_bar
-from taehv.training.interruption import StopRequests
+from taehv.training.interruption import EXIT_CODES, StopRequests
 from taehv.training.job import TrainingJob
 from taehv.training.meter import Meter
 from taehv.training.micro_batch import is_out_of_memory, largest_that_fits, out_of_memory

@@ -2,8 +2,9 @@
 
     python stage_process.py STAGE SIGNAL MOMENT [COUNT [STEP]]
 
-MOMENT is a name of MOMENTS; with COUNT n, the n-th time. ``hang`` as SIGNAL stops there for ten minutes; ``no memory``
-lets the process have what it has and no more. The validation of STEP gives a PSNR that is not a number.
+MOMENT is a name of MOMENTS; with COUNT n, the n-th time. ``hang`` as SIGNAL stops there for ten minutes; SIGNAL+SIGNAL
+sends two; ``no memory`` lets the process have what it has and no more. The validation of STEP gives a PSNR that is not
+a number.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ def send(what: str) -> None:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize(),) * 2)
     else:
-        os.kill(os.getpid(), getattr(signal, what))
+        for name in what.split("+"):
+            os.kill(os.getpid(), getattr(signal, name))
 
 
 def spoil_validation(step: int) -> None:

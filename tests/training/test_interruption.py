@@ -70,6 +70,21 @@ def wait_for(condition: Callable[[], object], what: str) -> None:
         time.sleep(0.02)
 
 
+def wait_until_it_hangs(process: subprocess.Popen[str]) -> None:
+    output = process.stdout
+    assert output is not None
+    wait_for(lambda: "hanging" in output.readline(), "the step that hangs")
+
+
+def ask_until_it_ends(process: subprocess.Popen[str]) -> None:
+    """However long ago the first signal must be for another one to count."""
+    deadline = time.monotonic() + 60
+    while process.poll() is None:
+        assert time.monotonic() < deadline, "it does not end"
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+
+
 def checkpoints(project: Project) -> list[int]:
     return sorted(int(path.name[5:]) for path in project.root.glob(".work/a800_test/*/rolling/step-*"))
 
@@ -129,38 +144,51 @@ def test_a_request_to_stop_finishes_the_step_saves_and_says_how_to_go_on(
     assert client.get_run(run.info.run_id).info.status == "FINISHED", "the same MLflow run went on"
 
 
-def test_a_second_signal_ends_it_at_once(tiny_project: Project) -> None:
+def test_a_second_request_ends_it_at_once(tiny_project: Project) -> None:
     process = start(tiny_project, STAGE_PROCESS, "a800_test", "hang", "a step", "3")
-    assert process.stdout is not None
-    wait_for(lambda: "hanging" in process.stdout.readline(), "the step that hangs")  # type: ignore[union-attr]
-    process.send_signal(signal.SIGTERM)
-    time.sleep(1.0)
-    assert process.poll() is None
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) == 143
+    wait_until_it_hangs(process)
+    ask_until_it_ends(process)
+    assert process.returncode == 143
+    assert checkpoints(tiny_project) == []
 
 
-def test_a_closed_terminal_does_not_end_what_was_started_with_nohup(tiny_project: Project) -> None:
-    command = ["nohup", sys.executable, STAGE_PROCESS, "a800_test", "SIGHUP", "a step", "5"]
-    environment = tiny_project.environment({"PYTHONPATH": str(tiny_project.root)})
-    subprocess.run(command, cwd=tiny_project.root, env=environment, check=True, capture_output=True)
-    assert tiny_project.json("runs/a800_test/metrics.json")["steps"] == 24
+def test_signals_that_come_together_are_one_request(tiny_project: Project) -> None:
+    """Slurm and systemd signal all processes, of which some are also asked by the one that started them."""
+    process = start(tiny_project, STAGE_PROCESS, "a800_test", "SIGTERM+SIGTERM", "a step", "5")
+    output, _ = process.communicate()
+    assert process.returncode == 143, output
+    assert checkpoints(tiny_project) == [5]
 
 
-def test_a_second_signal_ends_the_workers_too_also_one_that_hangs(tiny_project: Project) -> None:
-    project = with_profile(tiny_project, processes=2)
-    process = start(project, "-m", "stages.a800_test")
-    wait_for(lambda: checkpoints(project), "a checkpoint")
+def test_a_second_request_reaches_the_workers_of_torchs_launcher(tiny_project: Project) -> None:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [sys.executable, *launcher, STAGE_PROCESS, "a800_test", "hang", "a step", "2"]
+    process = start(tiny_project, "-c", f"from taehv.launch import run_training\nrun_training({command!r})")
+    wait_until_it_hangs(process)
     below = psutil.Process(process.pid).children(recursive=True)
-    hanging = below[-1]
-    hanging.suspend()
-    process.send_signal(signal.SIGTERM)
-    while process.poll() is None:
-        time.sleep(0.5)
-        process.send_signal(signal.SIGTERM)
-    process.communicate()
+    ask_until_it_ends(process)
     _, alive = psutil.wait_procs(below, timeout=60)
     assert alive == []
+
+
+def test_the_end_of_the_shell_and_its_terminal_are_no_request_under_nohup(
+    tiny_project: Project, uninterrupted: dict[int, list[bytes]]
+) -> None:
+    project = with_profile(tiny_project)
+    stage = f"nohup {sys.executable} {STAGE_PROCESS} a800_test SIGHUP 'a step' 5 > nohup.log 2>&1"
+    shell = subprocess.Popen(
+        ["bash", "-c", f"{stage} & echo $!; wait"],
+        cwd=project.root,
+        env=project.environment({"PYTHONPATH": str(project.root)}),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert shell.stdout is not None
+    trainer = psutil.Process(int(shell.stdout.readline()))
+    wait_for(lambda: checkpoints(project), "a checkpoint")
+    shell.kill()
+    trainer.wait()
+    assert bits(project) == uninterrupted[1], (project.root / "nohup.log").read_text()
 
 
 def test_with_several_processes_a_request_to_the_stage_stops_all_of_them(
@@ -180,18 +208,18 @@ def test_with_several_processes_a_request_to_the_stage_stops_all_of_them(
     assert bits(project) == uninterrupted[2]
 
 
-@pytest.mark.parametrize("starter", [("dvc", "repro"), ("taehv.launch",)], ids=["dvc", "the launcher"])
-def test_the_death_of_dvc_or_the_launcher_stops_the_training_with_a_checkpoint(
-    tiny_project: Project, uninterrupted: dict[int, list[bytes]], starter: tuple[str, ...]
+@pytest.mark.parametrize("starter", [["dvc", "repro"], ["taehv.launch"]], ids=["dvc", "the launcher"])
+def test_the_death_of_who_started_it_stops_the_training_with_a_checkpoint(
+    tiny_project: Project, uninterrupted: dict[int, list[bytes]], starter: list[str]
 ) -> None:
     project = with_profile(tiny_project)
-    starting = start(project, "-m", *starter, "a800_test")
+    process = start(project, "-m", *starter, "a800_test")
     wait_for(lambda: checkpoints(project), "a checkpoint")
-    trainers = psutil.Process(starting.pid).children(recursive=True)
-    starting.kill()
+    trainers = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
     _, alive = psutil.wait_procs(trainers, timeout=120)
     assert alive == [], "the trainer did not notice"
-    assert not (project.root / "runs/a800_test/metrics.json").exists(), "it ended before that"
+    assert not (project.root / "runs/a800_test/metrics.json").exists(), "it ended before its starter was killed"
     log = next(project.root.glob(".work/a800_test/*/train.log")).read_text()
     assert "step     24" not in log
     project.run("stages.a800_test")
@@ -200,8 +228,7 @@ def test_the_death_of_dvc_or_the_launcher_stops_the_training_with_a_checkpoint(
 
 def test_a_second_trainer_is_refused_and_the_lock_of_a_killed_one_is_taken_over(tiny_project: Project) -> None:
     first = start(tiny_project, STAGE_PROCESS, "a800_test", "hang", "a step", "2")
-    assert first.stdout is not None
-    wait_for(lambda: "hanging" in first.stdout.readline(), "the step that hangs")  # type: ignore[union-attr]
+    wait_until_it_hangs(first)
     refused = tiny_project.run("stages.a800_test", check=False)
     assert refused.returncode == 1
     assert f"process {first.pid} on {os.uname().nodename} is already training in" in refused.stderr

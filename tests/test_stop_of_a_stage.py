@@ -1,0 +1,49 @@
+"""A stage that has nothing to save ends at once when it is asked to, and its tracked run with it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from mlflow import MlflowClient
+from tests_support import Project
+
+HELD_PREPARATION = str(Path(__file__).parent / "held_preparation.py")
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_prepare_data_ends_with_its_workers_and_its_run_is_killed(project: Project, name: str, code: int) -> None:
+    process = subprocess.Popen(
+        [sys.executable, HELD_PREPARATION],
+        cwd=project.root,
+        env=project.environment({"PYTHONPATH": str(project.root)}),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for_a_video(project)
+    below = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(getattr(signal, name))
+    _, errors = process.communicate()
+    assert process.returncode == code, errors
+    assert f"stopped by {name}: run the same command again" in errors
+    assert "Traceback" not in errors
+    _, alive = psutil.wait_procs(below, timeout=60)
+    assert alive == []
+    client = MlflowClient(f"sqlite:///{project.root}/mlflow.db")
+    experiment = client.get_experiment_by_name("taehv")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert (run.info.status, run.data.tags["interrupted"]) == ("KILLED", name)
+    assert not (project.root / "data/prepare_data.partial").exists()
+
+
+def wait_for_a_video(project: Project) -> None:
+    deadline = time.monotonic() + 120
+    while not any(project.root.glob("hanging-*")):
+        assert time.monotonic() < deadline, "no worker has begun"
+        time.sleep(0.05)
