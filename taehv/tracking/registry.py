@@ -121,8 +121,7 @@ class Registry:
         The run's time is the journal's. The model's own is the time of its sending.
         """
         try:
-            run_id = version.run_id
-            source = version.source or ""
+            run_id, source = version.run_id, version.source or ""
             if source.startswith(MODEL_URI):
                 run_id = self._client.get_logged_model(source.removeprefix(MODEL_URI)).source_run_id
             return int(self._client.get_run(run_id).info.start_time) if run_id else None
