@@ -119,11 +119,13 @@ def _replace(target: Path, source: Path) -> None:
     if source.is_dir():
         shutil.copytree(source, target, copy_function=_link_or_copy)
     else:
-        _link_or_copy(source, target)
+        # No link: train.log is extended if it has to be published again, and DVC's cache may hold the published one.
+        shutil.copy2(source, target)
 
 
 def _link_or_copy(source: Path | str, target: Path | str) -> None:
-    """A hard link costs no space for a hundred checkpoints; another file system needs a copy."""
+    """For files that never change: a hard link costs no space for a hundred checkpoints, another file system needs a
+    copy."""
     try:
         os.link(source, target)
     except OSError:
