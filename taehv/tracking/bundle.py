@@ -81,4 +81,9 @@ def is_tar(path: Path) -> bool:
 def _checked(folder: Path, source: Path) -> Path:
     if not (folder / INDEX).is_file():
         raise BundleError(f"{source} was not written by taehv track export: it has no {INDEX}")
+    if link := next((path for path in folder.rglob("*") if path.is_symlink()), None):
+        raise BundleError(
+            f"{source} was not written by taehv track export: {link.relative_to(folder)} is a link, which could lead "
+            "to any file of this machine"
+        )
     return folder

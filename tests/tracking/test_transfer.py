@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -356,6 +357,22 @@ def test_a_damaged_archive_is_one_clear_error(source: Path, tmp_path: Path, monk
             continue
         except Exception as error:
             raise AssertionError(f"seed {seed}") from error
+
+
+@pytest.mark.parametrize("packing", ["folder", "tar"])
+def test_a_link_in_an_export_is_refused_because_it_may_lead_to_any_file(packing: str, tmp_path: Path) -> None:
+    bundle, secret = tmp_path / "export", tmp_path / "secret"
+    (bundle / "runs/1/artifacts").mkdir(parents=True)
+    (bundle / "export.json").write_text("{}")
+    secret.write_text("secret")
+    inside = "export.json" if packing == "tar" else str(secret)  # tar itself refuses links that lead outside
+    (bundle / "runs/1/artifacts/notes.txt").symlink_to(inside)
+    if packing == "tar":
+        with tarfile.open(tmp_path / "export.tar", "w") as tar:
+            tar.add(bundle, arcname=".")
+        bundle = tmp_path / "export.tar"
+    with pytest.raises(BundleError, match=r"runs/1/artifacts/notes\.txt is a link"), unpacked(bundle):
+        pass
 
 
 @pytest.mark.parametrize("command", ["export", "import"])
