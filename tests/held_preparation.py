@@ -23,5 +23,5 @@ if __name__ == "__main__":
     from stages.entry import run_stage
     from taehv.data import prepare
 
-    prepare.inspect_video = hang  # type: ignore[attr-defined,assignment]
+    vars(prepare)["inspect_video"] = hang
     run_stage(prepare_data.main)
