@@ -23,9 +23,10 @@ from taehv.profiles import DEFAULT_PROFILE, ENVIRONMENT_VARIABLE, PROFILES_FOLDE
 from taehv.strict_config import ConfigError, Problem
 from taehv.training.slots import micro_batches, slots_of_rank
 
-SECONDS_TO_STOP_IN = 600
+SECONDS_TO_STOP_IN = 300
 """Before torch's launcher kills workers that were asked to stop. Its own 30 s are less than a step, a validation, a
-checkpoint and what is left to tell the tracking store can take together."""
+checkpoint and what is left to tell the tracking store (at most 60 s) can take together. It waits as long where one
+worker has failed and the others hang in an exchange with it, so not longer than that."""
 
 
 def training_command(profile: Profile, stage: TrainingStage) -> list[str]:

@@ -224,7 +224,7 @@ def test_a_second_request_ends_everything_at_once(project: Project) -> None:
     assert asked(project) == ["SIGTERM"]
 
 
-@pytest.mark.parametrize(("own", "seconds"), [({}, 600), ({"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "5"}, 5)])
+@pytest.mark.parametrize(("own", "seconds"), [({}, 300), ({"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "5"}, 5)])
 def test_torchs_launcher_gives_its_workers_time_to_stop(own: dict[str, str], seconds: int, tmp_path: Path) -> None:
     launcher = (
         "from torch.distributed.launcher.api import LaunchConfig; from pathlib import Path; "
