@@ -13,6 +13,7 @@ from taehv.params import TrainingStage
 from taehv.paths import TrainingOutputs, work_folder
 from taehv.records import RecordError, read_record
 from taehv.training import finished_work
+from taehv.training.checkpoint import MANIFEST
 from taehv.training.console import start_logging
 from taehv.training.job import TrainingJob
 from taehv.training.lock import work_lock
@@ -30,32 +31,41 @@ def publish_again(job: TrainingJob) -> bool:
     Once DVC has saved it, a start means that somebody wants the training again (dvc repro --force).
 
     Raises:
-        UserError: dvc.lock cannot be read, or another process uses the work folder.
+        UserError: dvc.yaml or dvc.lock cannot be read, or another process uses the work folder.
     """
-    work, published = job.work, paths.training_outputs(job.stage)
-    if job.resume is not None or not finished_work.is_finished(work):
-        return False
-    if is_saved_by_dvc(job.stage, work):
-        finished_work.delete_finished(work)
-        return False
-    if finished_work.code_of(work) != code_sha256(job.stage):
-        log.warning("%s had finished in %s, with other code: it is deleted, and trained again", job.stage, work.root)
-        finished_work.delete_finished(work)
+    work = job.work
+    if job.resume is not None or not finished_work.is_finished(work) or not _is_of_this_run(job):
         return False
     with work_lock(work.root):
         start_logging(work.log, main_process=True)
         damage = finished_work.damage_of(work)
         if damage is not None:
             log.warning("%s had finished, but cannot be published again from %s: %s", job.stage, work.root, damage)
+            finished_work.unmark_finished(work)
             return False
         log.warning(
-            "%s had finished here, and DVC has not saved it: PUBLISHED AGAIN, nothing is trained. "
+            "%s had finished here, and this folder's dvc.lock does not know it: PUBLISHED AGAIN, nothing is trained. "
             "To train it again, delete %s first",
             job.stage,
             work.root,
         )
-        publish(work, published)
+        publish(work, paths.training_outputs(job.stage))
     return True
+
+
+def make_way(job: TrainingJob) -> None:
+    """Before a training, with its lock held: finished ones that are in its way, or were saved long ago, are deleted."""
+    work = job.work
+    if finished_work.is_finished(work) and job.resume is not None:
+        finished_work.unmark_finished(work)
+    elif finished_work.is_finished(work):
+        log.warning("%s had finished here: its files are deleted, and it is trained again", job.stage)
+        finished_work.discard(work)
+    finished_work.delete_old_ones_beside(work)
+
+
+def _is_of_this_run(job: TrainingJob) -> bool:
+    return not is_saved_by_dvc(job.stage, job.work) and finished_work.origin_of(job.work) == origin_of(job)
 
 
 def delete_if_saved(stage: TrainingStage) -> None:
@@ -69,13 +79,23 @@ def delete_if_saved(stage: TrainingStage) -> None:
         finished_work.delete_finished(work)
 
 
-def code_sha256(stage: TrainingStage) -> str:
-    """The hash of the code that dvc.yaml says the stage depends on: where it changes, DVC wants a new training."""
-    declared = read_yaml(DVC_YAML)
-    assert isinstance(declared, dict)
-    deps = [Path(dep) for dep in declared["stages"][stage]["deps"] if dep.startswith(("stages/", "taehv/"))]
-    files = [file for dep in deps for file in (sorted(dep.rglob("*.py")) if dep.is_dir() else [dep])]
-    return sha256_of_json({file.as_posix(): sha256_of_file(file) for file in files})
+def origin_of(job: TrainingJob) -> str:
+    """The hash of what a result depends on beyond the fingerprint: the code that dvc.yaml lists, where a change makes
+    DVC want a new training, and the checkpoint that training goes on from.
+
+    Raises:
+        UserError: dvc.yaml, or a file that it lists, cannot be read.
+    """
+    try:
+        declared = read_yaml(DVC_YAML)
+        assert isinstance(declared, dict)
+        deps = [Path(dep) for dep in declared["stages"][job.stage]["deps"] if dep.startswith(("stages/", "taehv/"))]
+        files = [file for dep in deps for file in (sorted(dep.rglob("*.py")) if dep.is_dir() else [dep])]
+        if job.continue_from is not None:
+            files.append(job.continue_from / MANIFEST)
+        return sha256_of_json({file.as_posix(): sha256_of_file(file) for file in files})
+    except (OSError, YamlFileError, AssertionError, KeyError, TypeError) as error:
+        raise UserError(f"{DVC_YAML}, or a file that it lists, cannot be read: {error}") from error
 
 
 def is_saved_by_dvc(stage: TrainingStage, work: TrainingOutputs) -> bool:

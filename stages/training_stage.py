@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from stages.finished_training import code_sha256, publish_again
+from stages.finished_training import make_way, origin_of, publish_again
 from taehv import atomic, launch, paths, tracking
 from taehv.codecs import round_trip
 from taehv.data.store import ClipStore
@@ -58,8 +58,9 @@ def run_training_stage(
     profile = load_profile()
     continued = continue_from(params)
     job = TrainingJob(stage, params, profile, dataset_sha256(), paths.CLIPS, paths.TEACHER, continued, resume)
-    if publish_again(job):
+    if "RANK" not in os.environ and publish_again(job):
         return 0
+    origin = origin_of(job)
     check_before_training(job)
     launched = launch.run_if_launcher_needed(profile, stage)
     if launched is not None:
@@ -75,10 +76,9 @@ def run_training_stage(
             start_logging(job.work.log, main_process=True)
             if predecessor is not None:
                 log.warning("%s was training here and is gone; its lock is taken over", predecessor)
-            finished_work.unmark_finished(job.work)
-            finished_work.delete_other_finished(job.work)
+            make_way(job)
             train_and_publish(job, accelerator, stop_requests)
-            finished_work.mark_finished(job.work, code_sha256(stage))
+            finished_work.mark_finished(job.work, origin)
     return 0
 
 

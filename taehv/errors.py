@@ -25,8 +25,11 @@ class UserError(Exception):
     """Something outside the program is wrong. The message says what, and what to do next; no traceback is shown."""
 
 
-class Interrupted(Exception):  # noqa: N818 - it is not an error
-    """The program was asked to stop, and left everything as a later start needs it. The message says how to go on."""
+class Interrupted(BaseException):
+    """The program was asked to stop, and left everything as a later start needs it. The message says how to go on.
+
+    Not an Exception, like KeyboardInterrupt: nobody who handles errors may take it for one.
+    """
 
     def __init__(self, reason: str, exit_code: int, message: str) -> None:
         super().__init__(message)

@@ -184,34 +184,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run_training(command: Sequence[str]) -> int:
     """Run the launcher of training processes; a request to stop reaches it once, as SIGTERM."""
     patient = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(SECONDS_TO_STOP_IN), **os.environ}
-    child = _start(command, patient)
-    return _wait(child, lambda: _terminate([child.pid]))
+    return _run(command, patient, lambda pid: _terminate([pid]))
 
 
 def run_pipeline(command: Sequence[str], environment: Mapping[str, str]) -> int:
     """Run DVC; a request to stop reaches the stage that it is running, and DVC ends when the stage has ended."""
-    child = _start(command, environment)
-    return _wait(child, lambda: _terminate(_running_stage(child.pid) or [child.pid]))
+    ours = {**environment, stop_signals.LAUNCHER_VARIABLE: str(os.getpid())}
+    return _run(command, ours, lambda pid: _terminate(_running_stage(pid) or [pid]))
 
 
-def _start(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """In a session of its own: the interrupt key would otherwise reach what runs below twice, from the terminal and
-    from here, and a second signal ends a training without a checkpoint."""
-    return subprocess.Popen(command, env=dict(environment), start_new_session=True)
+def _run(command: Sequence[str], environment: Mapping[str, str], stop: Callable[[int], None]) -> int:
+    """A program's exit code; after a signal, 128 plus its number. A second request kills it and everything below it.
 
-
-def _wait(child: subprocess.Popen[bytes], stop: Callable[[], None]) -> int:
-    """The child's exit code; after a signal, 128 plus its number. A second request kills it and everything below it."""
-    received: list[str] = []
+    It runs in a session of its own: the interrupt key would otherwise reach what runs below twice, from the terminal
+    and from here.
+    """
+    asked: list[str] = []
+    started: list[int] = []
 
     def first(name: str) -> None:
-        received.append(name)
-        stop()
+        asked.append(name)
+        for pid in started:
+            stop(pid)
 
-    with stop_signals.listening(first, lambda _: _kill_tree(child.pid)):
+    def again(name: str) -> None:
+        for pid in started:
+            _kill_tree(pid)
+
+    with stop_signals.listening(first, again):
+        child = subprocess.Popen(command, env=dict(environment), start_new_session=True)
+        started.append(child.pid)
+        if asked:
+            stop(child.pid)
         code = child.wait()
-    if received:
-        return stop_signals.EXIT_CODES[received[0]]
+    if asked:
+        return stop_signals.EXIT_CODES[asked[0]]
     return 128 - code if code < 0 else code
 
 

@@ -13,6 +13,9 @@ from typing import NoReturn
 EXIT_CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 143, "SIGHUP": 143}
 """SIGUSR1 is how Slurm announces pre-emption (`sbatch --signal=USR1@120`); it means the same as SIGTERM."""
 
+LAUNCHER_VARIABLE = "TAEHV_LAUNCHER_PID"
+"""Who runs the pipeline. DVC has a session of its own, so that it may outlive its launcher and start another stage."""
+
 ONE_REQUEST_SECONDS = 1.0
 """A signal so soon after the first is the same request: `mlflow run` passes on the interrupt key, which the terminal
 has already sent; Slurm and systemd signal every process, also those that are asked by the one that started them."""

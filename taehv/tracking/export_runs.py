@@ -20,7 +20,9 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, LoggedModelStatus, Run
 from mlflow.exceptions import MlflowException
+from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from mlflow.utils.uri import is_local_uri
 
 from taehv.tracking.lookup import dataset_inputs, every_page, model_inputs, model_outputs
 from taehv.tracking.sink import KEY_TAG
@@ -88,9 +90,8 @@ class _Exporter:
         if self._client.list_artifacts(info.run_id):
             (place / "artifacts").mkdir()
             self._client.download_artifacts(info.run_id, "", str(place / "artifacts"))
-        elif (
-            KEY_TAG in run.data.tags and info.status in ENDED
-        ):  # every stage's run has files; a stranger's may have none
+        # Every stage's run has files, unless the store refused them; a stranger's may have none.
+        elif KEY_TAG in run.data.tags and info.status in ENDED and not _has_its_folder(info.artifact_uri):
             raise BundleError(f"the files of run {info.run_id} {_absent(info.artifact_uri)}")
         content = {
             "schema": 1,
@@ -144,6 +145,14 @@ def _lineage(run: Run, runs: Mapping[str, Run]) -> list[str]:
         lineage.append(parent)
         run = runs[parent]
     return lineage
+
+
+def _has_its_folder(artifact_uri: str) -> bool:
+    """Whether an empty list of files can be believed: of a folder on this machine, only where it exists."""
+    return (
+        not is_local_uri(artifact_uri, is_tracking_or_registry_uri=False)
+        or Path(local_file_uri_to_path(artifact_uri)).is_dir()
+    )
 
 
 def _absent(place: str) -> str:

@@ -109,10 +109,12 @@ def store_errors() -> Iterator[None]:
         StoreError: the store does not answer, or refuses, or a file cannot be read or written.
     """
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
-    except (OSError, MlflowException) as error:
+    # MLflow lets through what a database's driver says, or that there is no driver.
+    except (OSError, MlflowException, SQLAlchemyError, ImportError) as error:
         if is_disk_full(error):
             raise
         if isinstance(error, OSError) and error.filename is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import time
 from pathlib import Path
 
 from taehv import atomic
@@ -17,7 +18,7 @@ from taehv.fingerprint import sha256_of_file
 from taehv.paths import TrainingOutputs
 from taehv.training.checkpoint import CheckpointError, read_manifest
 from taehv.training.checkpoint_writer import newest_first
-from taehv.training.lock import work_lock
+from taehv.training.lock import LOCK, work_lock
 from taehv.training.outputs import published_parts
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 MARKER = "finished.json"
 DELETED = ".deleted-"
 """How the name of a folder begins that is being deleted: a kill meanwhile leaves no half training to be found."""
+SECONDS_TO_SAVE_IN = 24 * 3600
+"""DVC hashes and copies what a stage left; a day is far more than that takes."""
 
 
 def is_finished(work: TrainingOutputs) -> bool:
@@ -32,25 +35,22 @@ def is_finished(work: TrainingOutputs) -> bool:
     return (work.root / MARKER).exists()
 
 
-def mark_finished(work: TrainingOutputs, code_sha256: str) -> None:
+def mark_finished(work: TrainingOutputs, origin: str) -> None:
     """Say so, and delete what is not needed to publish the training again; whoever calls holds the lock.
 
     Args:
         work: the folder.
-        code_sha256: what trained; the fingerprint does not know it.
+        origin: hash of what the result depends on beyond the fingerprint, as of the training's start.
     """
     hashes = {str(path.relative_to(work.root)): sha256_of_file(path) for path in _hashed_files(work)}
-    atomic.write_json(work.root / MARKER, {"schema": 1, "code_sha256": code_sha256, "sha256": hashes})
-    keep = {part.name for part in published_parts(work)} | {MARKER, "lock"}
-    for path in work.root.iterdir():
-        if path.name not in keep:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    atomic.write_json(work.root / MARKER, {"schema": 1, "origin": origin, "sha256": hashes})
+    _delete_all_but(work, {part.name for part in published_parts(work)} | {MARKER, LOCK})
 
 
-def code_of(work: TrainingOutputs) -> str | None:
-    """What trained, as told to ``mark_finished``; None where the marker is damaged."""
+def origin_of(work: TrainingOutputs) -> str | None:
+    """What was told to ``mark_finished``; None where the marker is damaged."""
     try:
-        return str(json.loads((work.root / MARKER).read_text(encoding="utf-8"))["code_sha256"])
+        return str(json.loads((work.root / MARKER).read_text(encoding="utf-8"))["origin"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -72,24 +72,41 @@ def damage_of(work: TrainingOutputs) -> str | None:
     return f"{', '.join(changed)} changed" if changed else None
 
 
+def discard(work: TrainingOutputs) -> None:
+    """Delete a finished training's files, the marker last; whoever calls holds the lock."""
+    _delete_all_but(work, {MARKER, LOCK, work.log.name})
+    unmark_finished(work)
+
+
 def delete_finished(work: TrainingOutputs) -> None:
     """Delete a finished training's folder; it stays, and the log says so, while another process uses it."""
-    for leftover in work.root.parent.glob(f"{DELETED}*"):
-        shutil.rmtree(leftover, ignore_errors=True)
     try:
         with work_lock(work.root):
             doomed = work.root.with_name(f"{DELETED}{work.root.name}")
             work.root.rename(doomed)
-            shutil.rmtree(doomed)
-    except UserError as error:
-        log.info("%s is not deleted: %s", work.root, error)
+        # Without the lock, whose file is in it: NFS keeps a file that is open.
+        shutil.rmtree(doomed)
+    except (UserError, OSError) as error:
+        log.warning("%s is not deleted: %s", work.root, error)
 
 
-def delete_other_finished(work: TrainingOutputs) -> None:
-    """Delete the stage's finished trainings with other fingerprints: their number stays bounded."""
+def delete_old_ones_beside(work: TrainingOutputs) -> None:
+    """Delete the stage's finished trainings with other fingerprints, so that they do not pile up.
+
+    Young ones stay: DVC, here or in an experiment that runs beside this one, may be saving them.
+    """
+    for folder in work.root.parent.glob(f"{DELETED}*"):
+        shutil.rmtree(folder, ignore_errors=True)
     for marker in sorted(work.root.parent.glob(f"*/{MARKER}")):
-        if marker.parent.name != work.root.name:
+        if marker.parent.name != work.root.name and time.time() - marker.stat().st_mtime > SECONDS_TO_SAVE_IN:
+            log.info("%s finished more than a day ago: deleted", marker.parent)
             delete_finished(TrainingOutputs(marker.parent))
+
+
+def _delete_all_but(work: TrainingOutputs, names: set[str]) -> None:
+    for path in work.root.iterdir():
+        if path.name not in names:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _hashed_files(work: TrainingOutputs) -> list[Path]:

@@ -5,6 +5,7 @@ A request ends the training after the current step, with a checkpoint. A second 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import PurePath
@@ -32,6 +33,12 @@ class StopRequests:
     def __init__(self) -> None:
         self._signals: set[str] = set()
         self._starters = _starters(psutil.Process().parents())
+        self._launcher_is_gone = False
+        if pid := os.environ.get(stop_signals.LAUNCHER_VARIABLE):
+            try:
+                self._starters.append(psutil.Process(int(pid)))
+            except psutil.NoSuchProcess:
+                self._launcher_is_gone = True
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -42,7 +49,7 @@ class StopRequests:
     @property
     def pending(self) -> set[str]:
         """The reasons so far, names of EXIT_CODES."""
-        dead = not all(map(_is_alive, self._starters))
+        dead = self._launcher_is_gone or not all(map(_is_alive, self._starters))
         return self._signals | ({PARENT_DIED} if dead else set())
 
     def agreed(self, accelerator: Accelerator) -> str | None:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from taehv.errors import UserError
 
+LOCK = "lock"
+
 
 @contextlib.contextmanager
 def work_lock(folder: Path) -> Iterator[str | None]:
@@ -26,7 +28,7 @@ def work_lock(folder: Path) -> Iterator[str | None]:
         UserError: another process holds it; the message names it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a+", encoding="utf-8") as file:
+    with (folder / LOCK).open("a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -102,7 +102,7 @@ class Trainer:
             outputs.write_history(self.work, self.state.progress.history)
             outputs.write_best_model(self.work, self.state, self.job)
         kept, saved = self.recorder.kept_at_start, self.state.progress.journal_position
-        if self.accelerator.is_main_process and kept < saved:
+        if self.accelerator.is_main_process and 0 < kept < saved:
             log.warning("the journal has lost %d events that were recorded before this checkpoint", saved - kept)
 
     def _check_that_all_start_at_one_step(self) -> None:
