@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from tests_support import TINY, Project, copy_repository
 
-# A shell's background job ignores the interrupt key, and so would every process that a test starts and interrupts.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell's background job ignores the interrupt key, and nohup's the end of the terminal. So would every process that a
+# test starts and signals; of a handler they inherit nothing, and these tests go on ignoring both.
+for number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, lambda *_: None)
 
 
 @pytest.fixture
