@@ -58,6 +58,8 @@ class Trainer:
         self.state, self.loader = parts.state, parts.loader
         self.train_step, self.validate = parts.train_step, parts.validate
         self.checkpoints = CheckpointWriter(job, accelerator.process_index, accelerator.num_processes)
+        self._last_saved: tuple[int, Path] | None = None
+        """Step and folder of the newest checkpoint of this process."""
 
     def run(self) -> Outcome:
         """Train; returns when the last step is done, patience is exhausted, or the gate is out of reach.
@@ -158,6 +160,7 @@ class Trainer:
         """Begin a checkpoint. What was recorded up to it is on disk first."""
         self.state.progress.journal_position = self.recorder.keep()
         self.checkpoints.save(folder, self.state, keep=keep)
+        self._last_saved = self.state.progress.step, folder
 
     def _validate(self) -> None:
         """Measure, write the history, keep the best model. All processes see the same numbers and decide alike."""
@@ -203,9 +206,12 @@ class Trainer:
         if self.state.progress.skipped_in_a_row:
             saved = f"its last steps were skipped, {faults.before_the_fault(self._newest_checkpoint())}"
         else:
-            self._save(self._rolling, keep=self.job.profile.keep_checkpoints)
+            # Not the same step twice: processes that write it for the second time could meet others at the first.
+            if self._last_saved is None or self._last_saved[0] != step:
+                self._save(self._rolling, keep=self.job.profile.keep_checkpoints)
             self.checkpoints.wait()
-            saved = f"its checkpoint is in {self._rolling}"
+            assert self._last_saved is not None
+            saved = f"its checkpoint is in {self._last_saved[1]}"
         message = f"{self.job.stage} is at step {step}, {saved}; run the same command again to go on"
         raise Interrupted(reason, EXIT_CODES[reason], message)
 
