@@ -33,7 +33,7 @@ def read_yaml(path: Path) -> object:
         YamlFileError: it is not UTF-8 text or not YAML.
     """
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        return _Loader(path.read_text(encoding="utf-8")).get_single_data()
     except UnicodeDecodeError as error:
         raise YamlFileError(f"is not UTF-8 text: {error}") from error
     # PyYAML lets the errors of Python's own constructors through, for example for the date 2024-13-45 or !!int "".
