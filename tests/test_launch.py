@@ -173,6 +173,7 @@ def wait_for(file: Path) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code"),
     [(signal.SIGTERM, 143), (signal.SIGUSR1, 143), (signal.SIGINT, 130), (signal.SIGHUP, 143)],
@@ -187,6 +188,7 @@ def test_a_request_to_stop_reaches_the_stage_and_dvc_ends_with_it(
     assert project.run("dvc", "status", check=False).returncode == 0, "DVC was left locked"
 
 
+@pytest.mark.slow
 def test_the_interrupt_key_of_a_terminal_asks_the_stage_once(project: Project) -> None:
     terminal, ours = pty.openpty()
     process = start_waiting_pipeline(project, ends_after=2, preexec_fn=lambda: os.login_tty(ours))
@@ -201,6 +203,7 @@ def test_the_interrupt_key_of_a_terminal_asks_the_stage_once(project: Project) -
     assert project.run("dvc", "status", check=False).returncode == 0, "DVC was left locked"
 
 
+@pytest.mark.slow
 def test_a_signal_to_the_whole_group_and_another_on_top_of_it_are_one_request(project: Project) -> None:
     """What `mlflow run` does when it is interrupted."""
     process = start_waiting_pipeline(project, ends_after=2, start_new_session=True)
@@ -210,6 +213,7 @@ def test_a_signal_to_the_whole_group_and_another_on_top_of_it_are_one_request(pr
     assert asked(project) == ["SIGTERM"]
 
 
+@pytest.mark.slow
 def test_a_second_request_ends_everything_at_once(project: Project) -> None:
     process = start_waiting_pipeline(project, ends_after=600)
     started = psutil.Process(process.pid).children(recursive=True)

@@ -13,6 +13,8 @@ import pytest
 from mlflow import MlflowClient
 from tests_support import Project
 
+pytestmark = pytest.mark.slow
+
 HELD_PREPARATION = str(Path(__file__).parent / "held_preparation.py")
 
 

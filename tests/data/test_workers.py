@@ -14,6 +14,8 @@ import pytest
 from taehv.data.workers import Workers
 from taehv.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 
 def killed_at(video: str) -> str:
     """What the kernel does to a process that takes all memory."""
