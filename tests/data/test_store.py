@@ -88,6 +88,7 @@ def test_a_flipped_byte_is_found_when_its_clip_is_first_used_unless_that_is_swit
     ClipStore.open(root, "train", verify_reads=False).clip(2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["train/a.npy", "index.parquet"])
 def test_whatever_bit_of_a_header_or_the_index_flips_the_store_opens_or_says_one_clear_thing(
     root: Path, name: str

@@ -40,6 +40,7 @@ def test_one_process_needs_no_group_and_a_stage_starts_its_own() -> None:
     assert children() == before
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_is_a_failure_within_the_time_limit_and_is_ended(tmp_path: Path) -> None:
     hanging = "import os, time\nif os.environ['RANK'] == '1':\n    time.sleep(3600)\nprint('0.1')\n"
     started = time.monotonic()

@@ -79,6 +79,7 @@ def test_a_database_that_is_none_is_told(look: Look, tmp_path: Path) -> None:
     assert probe.dead is not None or probe.unusable is not None
 
 
+@pytest.mark.slow
 @BOTH_WAYS
 def test_a_server_that_accepts_and_never_answers_is_given_up(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
     before = dict(os.environ)
