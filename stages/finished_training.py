@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from pathlib import Path
+from typing import Any
 
 from taehv import paths
 from taehv.errors import UserError
@@ -22,19 +23,23 @@ from taehv.yaml_files import YamlFileError, read_yaml
 
 log = logging.getLogger("taehv.stages")
 
-DVC_YAML, DVC_LOCK = Path("dvc.yaml"), Path("dvc.lock")
 
-
-def publish_again(job: TrainingJob) -> bool:
+def publish_again(job: TrainingJob, origin: str) -> bool:
     """Publish what an earlier start of this very run finished, if DVC has not saved it; True if that was done.
 
     Once DVC has saved it, a start means that somebody wants the training again (dvc repro --force).
 
+    Args:
+        job: the run.
+        origin: what ``origin_of`` gives for it.
+
     Raises:
-        UserError: dvc.yaml or dvc.lock cannot be read, or another process uses the work folder.
+        UserError: dvc.lock cannot be read, or another process uses the work folder.
     """
     work = job.work
-    if job.resume is not None or not finished_work.is_finished(work) or not _is_of_this_run(job):
+    if job.resume is not None or not finished_work.is_finished(work):
+        return False
+    if finished_work.origin_of(work) != origin or is_saved_by_dvc(job.stage, work):
         return False
     with work_lock(work.root):
         start_logging(work.log, main_process=True)
@@ -56,16 +61,13 @@ def publish_again(job: TrainingJob) -> bool:
 def make_way(job: TrainingJob) -> None:
     """Before a training, with its lock held: finished ones that are in its way, or were saved long ago, are deleted."""
     work = job.work
-    if finished_work.is_finished(work) and job.resume is not None:
-        finished_work.unmark_finished(work)
-    elif finished_work.is_finished(work):
-        log.warning("%s had finished here: its files are deleted, and it is trained again", job.stage)
-        finished_work.discard(work)
+    if finished_work.is_finished(work):
+        if job.resume is None:
+            log.warning("%s had finished here: its files are deleted, and it is trained again", job.stage)
+            finished_work.discard(work)
+        else:
+            finished_work.unmark_finished(work)
     finished_work.delete_old_ones_beside(work)
-
-
-def _is_of_this_run(job: TrainingJob) -> bool:
-    return not is_saved_by_dvc(job.stage, job.work) and finished_work.origin_of(job.work) == origin_of(job)
 
 
 def delete_if_saved(stage: TrainingStage) -> None:
@@ -87,15 +89,14 @@ def origin_of(job: TrainingJob) -> str:
         UserError: dvc.yaml, or a file that it lists, cannot be read.
     """
     try:
-        declared = read_yaml(DVC_YAML)
-        assert isinstance(declared, dict)
+        declared: Any = read_yaml(paths.DVC_YAML)
         deps = [Path(dep) for dep in declared["stages"][job.stage]["deps"] if dep.startswith(("stages/", "taehv/"))]
         files = [file for dep in deps for file in (sorted(dep.rglob("*.py")) if dep.is_dir() else [dep])]
         if job.continue_from is not None:
             files.append(job.continue_from / MANIFEST)
         return sha256_of_json({file.as_posix(): sha256_of_file(file) for file in files})
-    except (OSError, YamlFileError, AssertionError, KeyError, TypeError) as error:
-        raise UserError(f"{DVC_YAML}, or a file that it lists, cannot be read: {error}") from error
+    except (OSError, YamlFileError, LookupError, TypeError) as error:
+        raise UserError(f"{paths.DVC_YAML}, or a file that it lists, cannot be read: {error}") from error
 
 
 def is_saved_by_dvc(stage: TrainingStage, work: TrainingOutputs) -> bool:
@@ -106,12 +107,14 @@ def is_saved_by_dvc(stage: TrainingStage, work: TrainingOutputs) -> bool:
     Raises:
         UserError: dvc.lock cannot be read.
     """
-    if not DVC_LOCK.exists() or not work.mlflow.exists():
+    if not paths.DVC_LOCK.exists() or not work.mlflow.exists():
         return False
     try:
-        content = read_yaml(DVC_LOCK)
+        content = read_yaml(paths.DVC_LOCK)
     except (OSError, YamlFileError) as error:
-        raise UserError(f"{DVC_LOCK} cannot be read: {error}; restore it with: git checkout {DVC_LOCK}") from error
+        raise UserError(
+            f"{paths.DVC_LOCK} cannot be read: {error}; restore it with: git checkout {paths.DVC_LOCK}"
+        ) from error
     locked = content.get("stages", {}).get(stage, {}) if isinstance(content, dict) else {}
     saved = {out["path"]: out.get("md5") for out in locked.get("outs", [])}
     expected = hashlib.md5(work.mlflow.read_bytes(), usedforsecurity=False).hexdigest()

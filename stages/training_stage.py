@@ -58,9 +58,9 @@ def run_training_stage(
     profile = load_profile()
     continued = continue_from(params)
     job = TrainingJob(stage, params, profile, dataset_sha256(), paths.CLIPS, paths.TEACHER, continued, resume)
-    if "RANK" not in os.environ and publish_again(job):
-        return 0
     origin = origin_of(job)
+    if "RANK" not in os.environ and publish_again(job, origin):
+        return 0
     check_before_training(job)
     launched = launch.run_if_launcher_needed(profile, stage)
     if launched is not None:

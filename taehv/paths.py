@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PARAMS = Path("params.yaml")
+DVC_YAML = Path("dvc.yaml")
+DVC_LOCK = Path("dvc.lock")
 PROFILES = Path("profiles")
 
 DATA = Path("data")

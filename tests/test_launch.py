@@ -16,7 +16,7 @@ import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests_support import Project
+from tests_support import Project, wait_for
 
 from taehv.launch import describe, describe_batch, training_command
 from taehv.params import load_params
@@ -158,19 +158,12 @@ def start_waiting_pipeline(project: Project, ends_after: float, **how: Any) -> s
     (project.root / "stages/prepare_data.py").write_text(STAGE_THAT_WAITS.format(ends_after=ends_after))
     command = [sys.executable, "-m", "taehv.launch", "prepare_data"]
     process = subprocess.Popen(command, cwd=project.root, env=project.environment(), stderr=subprocess.DEVNULL, **how)
-    wait_for(project.root / "started")
+    wait_for((project.root / "started").exists, "the stage", seconds=120)
     return process
 
 
 def asked(project: Project) -> list[str]:
     return (project.root / "asked").read_text().split()
-
-
-def wait_for(file: Path) -> None:
-    deadline = time.monotonic() + 120
-    while not file.exists():
-        assert time.monotonic() < deadline, f"{file.name} did not come"
-        time.sleep(0.05)
 
 
 @pytest.mark.slow
@@ -218,7 +211,7 @@ def test_a_second_request_ends_everything_at_once(project: Project) -> None:
     process = start_waiting_pipeline(project, ends_after=600)
     started = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGTERM)
-    wait_for(project.root / "asked")
+    wait_for((project.root / "asked").exists, "the request", seconds=120)
     while process.poll() is None:
         time.sleep(0.5)
         process.send_signal(signal.SIGTERM)

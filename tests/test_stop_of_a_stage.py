@@ -5,13 +5,12 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 from mlflow import MlflowClient
-from tests_support import Project
+from tests_support import Project, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +26,7 @@ def test_prepare_data_ends_with_its_workers_and_its_run_is_killed(project: Proje
         stderr=subprocess.PIPE,
         text=True,
     )
-    wait_for_a_video(project)
+    wait_for(lambda: any(project.root.glob("hanging-*")), "a worker that has begun", seconds=120)
     below = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(getattr(signal, name))
     _, errors = process.communicate()
@@ -42,10 +41,3 @@ def test_prepare_data_ends_with_its_workers_and_its_run_is_killed(project: Proje
     (run,) = client.search_runs([experiment.experiment_id])
     assert (run.info.status, run.data.tags["interrupted"]) == ("KILLED", name)
     assert not (project.root / "data/prepare_data.partial").exists()
-
-
-def wait_for_a_video(project: Project) -> None:
-    deadline = time.monotonic() + 120
-    while not any(project.root.glob("hanging-*")):
-        assert time.monotonic() < deadline, "no worker has begun"
-        time.sleep(0.05)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from taehv import paths
 from taehv.doctor.examination import Examination
 from taehv.doctor.finding import Finding, listed
 from taehv.params import STAGE_KEYS
@@ -16,7 +17,6 @@ from taehv.tracking import current_git
 WRITTEN_BY_DVC = frozenset({"dvc.lock"})
 """DVC changes it after every stage; it is committed with the results."""
 EXPERIMENT = "DVC_EXP_NAME"
-DVC_YAML = Path("dvc.yaml")
 
 
 def check_repository(examination: Examination) -> list[Finding]:
@@ -57,7 +57,7 @@ def _check_dvc() -> Finding:
 def _check_dvc_yaml() -> Finding:
     """A parameter that dvc.yaml does not name can change without the stage running again."""
     try:
-        stages = yaml.safe_load(DVC_YAML.read_text(encoding="utf-8"))["stages"]
+        stages = yaml.safe_load(paths.DVC_YAML.read_text(encoding="utf-8"))["stages"]
         declared = {
             stage: {str(key).replace("scales.${scale}", "@") for key in stages[stage]["params"]} for stage in STAGE_KEYS
         }

@@ -283,6 +283,15 @@ def test_importing_again_leaves_what_was_changed_since(
     assert (again.info.status, again.info.end_time) == ("FAILED", 1_700_000_000_000)
 
 
+@pytest.fixture
+def bundle(source: Path, empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An export, and an empty store in ``tmp_path`` to bring it into."""
+    shutil.copyfile(empty, tmp_path / "mlflow.db")
+    exported = tmp_path / "export"
+    assert transfer(monkeypatch, source, sqlite(source), "export", str(exported)) == 0
+    return exported
+
+
 def damaged(bundle: Path, name: str, damage: Callable[[dict[str, Any]], object]) -> None:
     """Changes one JSON file of an export."""
     (file, *_) = sorted(bundle.glob(name))
@@ -309,16 +318,8 @@ HOSTILE: dict[str, tuple[str, Callable[[dict[str, Any]], object]]] = {
 
 @pytest.mark.parametrize("what", HOSTILE)
 def test_an_export_that_says_what_none_says_is_refused_before_anything_is_brought(
-    what: str,
-    source: Path,
-    empty: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    what: str, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copyfile(empty, tmp_path / "mlflow.db")
-    bundle = tmp_path / "export"
-    assert transfer(monkeypatch, source, sqlite(source), "export", str(bundle)) == 0
     capsys.readouterr()
     damaged(bundle, *HOSTILE[what])
     assert transfer(monkeypatch, tmp_path, sqlite(tmp_path), "import", str(bundle)) == 1
@@ -329,16 +330,8 @@ def test_an_export_that_says_what_none_says_is_refused_before_anything_is_brough
 
 @pytest.mark.parametrize("content", ["[" * 20_000, "[1, 2]", '["loss", "high", 1, 2]', '["loss", 1.0, 1, 1e999]'])
 def test_metrics_that_are_none_are_refused(
-    content: str,
-    source: Path,
-    empty: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    content: str, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copyfile(empty, tmp_path / "mlflow.db")
-    bundle = tmp_path / "export"
-    assert transfer(monkeypatch, source, sqlite(source), "export", str(bundle)) == 0
     for file in bundle.glob("runs/*/metrics.jsonl"):
         file.write_text(content + "\n")
     assert transfer(monkeypatch, tmp_path, sqlite(tmp_path), "import", str(bundle)) == 1

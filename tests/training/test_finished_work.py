@@ -7,27 +7,17 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 from held_training import held_trainer, save_every_step, self_holding
 from mlflow import MlflowClient
-from tests_support import Project
+from tests_support import Project, wait_for
 
 pytestmark = pytest.mark.slow
 
 SAVED = ("best_model/model.safetensors", "validation_history.json", "metrics.json", "mlflow.json")
-SECONDS_TO_WAIT = 300.0
-
-
-def wait_for(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + SECONDS_TO_WAIT
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.05)
 
 
 def outputs(project: Project) -> list[bytes]:

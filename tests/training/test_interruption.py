@@ -7,14 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 import yaml
 from mlflow import MlflowClient
-from tests_support import Project
+from tests_support import Project, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -61,13 +60,6 @@ def start(project: Project, *command: str, **environment: str) -> subprocess.Pop
         stderr=subprocess.STDOUT,
         text=True,
     )
-
-
-def wait_for(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + 300
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.02)
 
 
 def wait_until_it_hangs(process: subprocess.Popen[str]) -> None:
