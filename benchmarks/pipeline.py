@@ -55,7 +55,7 @@ def measure(clone: Path) -> tuple[str, str]:
     minutes = (time.perf_counter() - started) / 60
     if process.returncode != 0:
         sys.exit((clone / "pipeline.log").read_text()[-3000:])
-    metrics = read(clone / "runs/a800_test/metrics.json")
+    metrics = read(clone / "runs/a800_test/summary.json")
     gate = read(clone / "runs/gate_psnr.json")
     test = read(clone / "reports/evaluation.json")["final_psnr"]["value"]
     models = b"".join((clone / "runs" / stage / "best_model/model.safetensors").read_bytes() for stage in STAGES)

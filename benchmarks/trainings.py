@@ -179,7 +179,7 @@ def train() -> None:
     linear = load_teacher(params.active.teacher.name, teacher, outcome.state.ema.variant)
     bench = Bench(validation, {"psnr": psnr_per_clip}, torch.device("cpu"), profile.validation_batch)
     on_latents = bench.scores(on_teacher_latents(outcome.state.ema.eval(), linear))["psnr"]
-    measured = {key: outcome.metrics[key] for key in ("clips_per_second", "loss_terms", "counters")}
+    measured = {key: outcome.summary[key] for key in ("clips_per_second", "loss_terms", "counters")}
     history = outcome.state.progress.history
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True, check=True

@@ -9,7 +9,8 @@ import torch
 
 from stages.entry import EXIT_FAILED, run_stage
 from stages.finished_training import delete_if_saved
-from taehv import atomic, codecs, evaluation, parity, paths, tracking
+from stages.recorded_inputs import RUN_AGAIN, RecordedInputs
+from taehv import atomic, codecs, dvc_metrics, evaluation, parity, paths, tracking
 from taehv.data.store import ClipStore
 from taehv.launch import check_gpus
 from taehv.model.variants import VARIANTS
@@ -28,12 +29,15 @@ ALIAS = "h100-passed"
 
 def main() -> int:
     """Exit code 1 where the final PSNR or parity fails, after everything was written and tracked."""
+    dvc_metrics.delete_earlier("evaluate")
     params, profile = load_params(), load_profile()
+    inputs = RecordedInputs.at_start("evaluate", params)
     check_gpus(profile)
     delete_if_saved("a800_test")
     delete_if_saved("h100_train")
     report, compared = measure(params, profile)
-    track(params, profile, report, compared)
+    track(params, profile, report, compared, inputs)
+    inputs.refuse_edits(RUN_AGAIN)
     print(evaluation.describe(report), file=sys.stdout if report["passed"] else sys.stderr)
     return 0 if report["passed"] else EXIT_FAILED
 
@@ -58,14 +62,15 @@ def measure(params: Params, profile: Profile) -> tuple[dict[str, Any], Parity]:
         "h100_train": codecs.round_trip(models["h100_train"]),
         f"teacher ({scale.teacher.name})": codecs.teacher_round_trip(teacher),
     }
-    atomic.write_json(paths.REPORTS / "evaluation.json", report)
-    parity.write_parity(compared, paths.REPORTS / "parity.json")
+    atomic.write_json(paths.EVALUATION, report)
+    evaluation.write_metrics(report, paths.REPORT_METRICS)
+    parity.write_parity(compared, paths.PARITY)
     write_report(paths.REPORTS, report, compared, runs, make_examples(store, shown, device), params.gate)
-    dump_resolved(params, paths.REPORTS / "params.resolved.yaml")
+    dump_resolved(params, paths.REPORT_PARAMS)
     return report, compared
 
 
-def track(params: Params, profile: Profile, report: dict[str, Any], compared: Parity) -> None:
+def track(params: Params, profile: Profile, report: dict[str, Any], compared: Parity, inputs: RecordedInputs) -> None:
     """Log the report, link both models, and register the H100 model if the evaluation passed."""
     with tracking.stage_run("evaluate", params, profile) as run:
         run.dataset(paths.DATASET, "test")
@@ -78,6 +83,7 @@ def track(params: Params, profile: Profile, report: dict[str, Any], compared: Pa
         run.artifact(paths.REPORTS)
         if not report["passed"]:
             run.fail("; ".join(report["reasons"]))
+        inputs.refuse_edits(RUN_AGAIN)
         # These wait for the models where the training stages' journals have not been sent yet, so they come last.
         for stage in STAGES:
             run.link(stage, ids[stage])

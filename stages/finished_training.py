@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import logging
 from pathlib import Path
-from typing import Any
 
-from taehv import paths
-from taehv.errors import UserError
+from stages.recorded_inputs import RecordedInputs
+from taehv import paths, tracking
+from taehv.errors import DiskFullError, UserError
 from taehv.fingerprint import sha256_of_file, sha256_of_json
 from taehv.params import TrainingStage
 from taehv.paths import TrainingOutputs, work_folder
-from taehv.records import RecordError, read_record
+from taehv.records import RecordError, read_summary
 from taehv.training import finished_work
 from taehv.training.checkpoint import MANIFEST
 from taehv.training.console import start_logging
@@ -34,7 +34,7 @@ def publish_again(job: TrainingJob, origin: str) -> bool:
         origin: what ``origin_of`` gives for it.
 
     Raises:
-        UserError: dvc.lock cannot be read, or another process uses the work folder.
+        UserError: dvc.lock cannot be read, another process uses the work folder, or the outputs cannot be written.
     """
     work = job.work
     if job.resume is not None or not finished_work.is_finished(work):
@@ -54,15 +54,51 @@ def publish_again(job: TrainingJob, origin: str) -> bool:
             job.stage,
             work.root,
         )
-        publish(work, paths.training_outputs(job.stage))
+        if tracking_folder(work).exists():
+            # It was killed after its last word and before its end: the same MLflow run ends as it should have.
+            with tracking.stage_run(job.stage, job.params, job.profile, folder=tracking_folder(work)):
+                pass
+        publish_finished(work, job.stage)
     return True
 
 
+def publish_finished(work: TrainingOutputs, stage: TrainingStage) -> None:
+    """Put a finished training's outputs in their places; whoever calls holds the lock.
+
+    Raises:
+        UserError: they cannot be written; the training stays as it is.
+    """
+    finished_work.tidy(work)
+    try:
+        publish(work, paths.training_outputs(stage))
+    except (OSError, DiskFullError) as error:
+        raise UserError(
+            f"{stage} has finished, but its outputs cannot be published: {error}. The training is kept in {work.root}: "
+            "the same command publishes it then, without training"
+        ) from error
+    finished_work.mark_published(work)
+
+
+def tracking_folder(work: TrainingOutputs) -> Path:
+    """Where the journal is while a training is unfinished."""
+    return work.root / "tracking"
+
+
 def make_way(job: TrainingJob) -> None:
-    """Before a training, with its lock held: finished ones that are in its way, or were saved long ago, are deleted."""
+    """Before a training, with its lock held: finished ones that are in its way, or were saved long ago, are deleted.
+
+    Raises:
+        UserError: one that is in the way was never published.
+    """
     work = job.work
     if finished_work.is_finished(work):
         if job.resume is None:
+            if not finished_work.is_published(work):
+                raise UserError(
+                    f"{work.root} holds a finished training of {job.stage} with these parameters that was never "
+                    "published, made by other code. Put that code back (git stash), and the same command publishes it; "
+                    "or delete that folder, and it is trained again"
+                )
             log.warning("%s had finished here: its files are deleted, and it is trained again", job.stage)
             finished_work.discard(work)
         else:
@@ -73,7 +109,7 @@ def make_way(job: TrainingJob) -> None:
 def delete_if_saved(stage: TrainingStage) -> None:
     """Called by a later stage: the training that it uses is not needed in ``.work`` once DVC has saved it."""
     try:
-        fingerprint = str(read_record(paths.training_outputs(stage).metrics).get("fingerprint"))
+        fingerprint = str(read_summary(paths.training_outputs(stage)).get("fingerprint"))
     except RecordError:
         return  # the caller reads the same file, and says what is wrong with it
     work = TrainingOutputs(work_folder(stage, fingerprint))
@@ -81,22 +117,21 @@ def delete_if_saved(stage: TrainingStage) -> None:
         finished_work.delete_finished(work)
 
 
-def origin_of(job: TrainingJob) -> str:
+def origin_of(job: TrainingJob, inputs: RecordedInputs) -> str:
     """The hash of what a result depends on beyond the fingerprint: the code that dvc.yaml lists, where a change makes
     DVC want a new training, and the checkpoint that training goes on from.
 
     Raises:
-        UserError: dvc.yaml, or a file that it lists, cannot be read.
+        UserError: that checkpoint cannot be read.
     """
-    try:
-        declared: Any = read_yaml(paths.DVC_YAML)
-        deps = [Path(dep) for dep in declared["stages"][job.stage]["deps"] if dep.startswith(("stages/", "taehv/"))]
-        files = [file for dep in deps for file in (sorted(dep.rglob("*.py")) if dep.is_dir() else [dep])]
-        if job.continue_from is not None:
-            files.append(job.continue_from / MANIFEST)
-        return sha256_of_json({file.as_posix(): sha256_of_file(file) for file in files})
-    except (OSError, YamlFileError, LookupError, TypeError) as error:
-        raise UserError(f"{paths.DVC_YAML}, or a file that it lists, cannot be read: {error}") from error
+    files = dict(inputs.code)
+    if job.continue_from is not None:
+        manifest = job.continue_from / MANIFEST
+        try:
+            files[manifest.as_posix()] = sha256_of_file(manifest)
+        except OSError as error:
+            raise UserError(f"the checkpoint {job.continue_from} cannot be read: {error}") from error
+    return sha256_of_json(files)
 
 
 def is_saved_by_dvc(stage: TrainingStage, work: TrainingOutputs) -> bool:

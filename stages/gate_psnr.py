@@ -6,7 +6,8 @@ import sys
 
 from stages.entry import EXIT_FAILED, run_stage
 from stages.finished_training import delete_if_saved
-from taehv import gate, paths, tracking
+from stages.recorded_inputs import RUN_AGAIN, RecordedInputs
+from taehv import dvc_metrics, gate, paths, tracking
 from taehv.params import dump_resolved, load_params
 from taehv.profiles import load_profile
 from taehv.records import read_tracking_ids
@@ -16,11 +17,14 @@ ALIAS = "a800-passed"
 
 def main() -> int:
     """Exit code 1 where the gate fails, after the verdict was written and tracked."""
+    dvc_metrics.delete_earlier("gate_psnr")
     params, profile = load_params(), load_profile()
+    inputs = RecordedInputs.at_start("gate_psnr", params)
     delete_if_saved("a800_test")
     tested = paths.training_outputs("a800_test")
     verdict = gate.judge(tested, params, paths.DATASET)
     gate.write_verdict(verdict, paths.GATE_VERDICT)
+    gate.write_metrics(verdict, paths.GATE_METRICS)
     dump_resolved(params, paths.GATE_PARAMS)
     with tracking.stage_run("gate_psnr", params, profile) as run:
         judged = read_tracking_ids(tested.mlflow)
@@ -30,10 +34,12 @@ def main() -> int:
         run.artifact(paths.GATE_PARAMS)
         if not verdict.passed:
             run.fail(f"gate failed: {', '.join(verdict.failed_checks)}")
+        inputs.refuse_edits(RUN_AGAIN)
         # These wait for the model where a800_test's journal has not been sent yet, so they come last.
         run.link("judged", judged)
         if verdict.passed:
             run.register(judged, ALIAS, tags=gate.version_tags(verdict), reason=gate.describe_passed(verdict))
+    inputs.refuse_edits(RUN_AGAIN)
     print(verdict.diagnosis, file=sys.stdout if verdict.passed else sys.stderr)
     return 0 if verdict.passed else EXIT_FAILED
 

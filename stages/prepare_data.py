@@ -10,6 +10,7 @@ from stages.entry import run_stage
 
 def main() -> int:
     """Prepare the data and track what was made; returns the exit code."""
+    from stages.recorded_inputs import RUN_AGAIN, RecordedInputs
     from taehv import paths
     from taehv.data.prepare import prepare
     from taehv.params import dump_resolved, load_params
@@ -18,6 +19,7 @@ def main() -> int:
     from taehv.tracking import stage_run
 
     params, profile = load_params(), load_profile()
+    inputs = RecordedInputs.at_start("prepare_data", params)
     with stage_run("prepare_data", params, profile) as run:
         dataset = prepare(params, profile)
         dump_resolved(params, paths.PREPARE_PARAMS)
@@ -26,6 +28,8 @@ def main() -> int:
         run.metrics(0, {"data/quarantined": float(dataset["quarantined"]), "data/bytes": float(dataset["bytes"])})
         for file in (paths.DATASET, paths.QUARANTINE, paths.PREPARE_PARAMS, paths.TEACHER / INFO):
             run.artifact(file, "data")
+        inputs.refuse_edits(RUN_AGAIN)
+    inputs.refuse_edits(RUN_AGAIN)
     return 0
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from stages.finished_training import make_way, origin_of, publish_again
-from taehv import atomic, launch, paths, tracking
+from stages.finished_training import make_way, origin_of, publish_again, publish_finished, tracking_folder
+from stages.recorded_inputs import RecordedInputs, listed
+from taehv import atomic, dvc_metrics, launch, paths, tracking
 from taehv.codecs import round_trip
 from taehv.data.store import ClipStore
 from taehv.doctor.start import check_before_training
@@ -33,13 +34,14 @@ from taehv.training.interruption import StopRequests
 from taehv.training.job import TrainingJob
 from taehv.training.lock import work_lock
 from taehv.training.loop import Trainer
-from taehv.training.outputs import publish, write_summary
+from taehv.training.outputs import summary_of_before, write_summary
 from taehv.training.recorder import NullRecorder
 
 log = logging.getLogger("taehv.stages")
 
 RESUME_VARIABLE = "TAEHV_RESUME"
 """How --resume reaches a stage that DVC or a launcher starts."""
+EDITED_TAG = "edited_while_running"
 
 
 def run_training_stage(
@@ -54,11 +56,13 @@ def run_training_stage(
         arguments: the command line.
     """
     resume = named_checkpoint(stage, arguments)
+    dvc_metrics.delete_earlier(stage)
     params = load_params()
     profile = load_profile()
+    inputs = RecordedInputs.at_start(stage, params)
     continued = continue_from(params)
     job = TrainingJob(stage, params, profile, dataset_sha256(), paths.CLIPS, paths.TEACHER, continued, resume)
-    origin = origin_of(job)
+    origin = origin_of(job, inputs)
     if "RANK" not in os.environ and publish_again(job, origin):
         return 0
     check_before_training(job)
@@ -77,8 +81,14 @@ def run_training_stage(
             if predecessor is not None:
                 log.warning("%s was training here and is gone; its lock is taken over", predecessor)
             make_way(job)
-            train_and_publish(job, accelerator, stop_requests)
-            finished_work.mark_finished(job.work, origin)
+            train(job, accelerator, stop_requests, inputs, origin)
+            consequence = (
+                f"The finished training is kept in {job.work.root}. Put back what it used (git stash, or undo the "
+                f"edit) and run the same command: it publishes the training, and trains nothing"
+            )
+            inputs.refuse_edits(consequence)
+            publish_finished(job.work, stage)
+            inputs.refuse_edits(consequence)
     return 0
 
 
@@ -111,28 +121,60 @@ def dataset_sha256() -> str:
         raise UserError(f"{paths.DATASET} is missing or unreadable; run: dvc repro prepare_data") from error
 
 
-def train_and_publish(job: TrainingJob, accelerator: Accelerator, stop_requests: StopRequests) -> None:
-    """The first process's part: train, publish the outputs, and track all of it."""
+def train(
+    job: TrainingJob, accelerator: Accelerator, stop_requests: StopRequests, inputs: RecordedInputs, origin: str
+) -> None:
+    """The first process's part: train, track it, and leave a finished training in the work folder."""
     work = job.work
-    tracked = work.root / "tracking"
     log.info("%s: work in progress is in %s", job.stage, work.root)
-    with tracking.stage_run(job.stage, job.params, job.profile, folder=tracked, tensorboard=work.tensorboard) as run:
+    folder = tracking_folder(work)
+    with tracking.stage_run(job.stage, job.params, job.profile, folder=folder, tensorboard=work.tensorboard) as run:
+        warn = EditWarning(inputs, run)
         run.dataset(paths.DATASET)
         try:
-            outcome = Trainer(job, accelerator, run, stop_requests).run()
+            outcome = Trainer(job, accelerator, run, stop_requests, after_validation=warn.if_edited).run()
         except NumericalFault as fault:
             run.artifact(fault.report)
             raise
-        metrics = outcome.metrics | {"git_commit": tracking.current_git().commit}
-        write_summary(work, job, metrics)
+        summary = outcome.summary | {"git_commit": tracking.current_git().commit}
+        if outcome.steps_here == 0:
+            summary = summary_of_before(work, outcome.state.progress.step) or summary
+        write_summary(work, job, summary)
         draw_samples(work, accelerator.device)
-        for path in (work.history, work.metrics, work.log, work.params, work.samples):
+        for path in (work.history, work.summary, work.log, work.params, work.samples):
             run.artifact(path)
-        run.model(work.best_model, metrics=metrics["best"])
+        run.model(work.best_model, metrics=summary["best"])
         if outcome.stopped_early is not None:
             run.tags({"stopped_early": outcome.stopped_early})
         atomic.write_json(work.mlflow, {"schema": 1, **vars(run.ids())})
-        publish(work, paths.training_outputs(job.stage))
+        warn.if_edited()
+        finished_work.mark_finished(work, origin)
+
+
+class EditWarning:
+    """Says once for each edit, in the log and in the tracked run, that DVC would record what was not used."""
+
+    def __init__(self, inputs: RecordedInputs, run: tracking.StageRun) -> None:
+        self._inputs = inputs
+        self._run = run
+        self._said: list[str] = []
+
+    def if_edited(self) -> None:
+        """Look, and warn of what was not there the last time."""
+        edits = self._inputs.edits()
+        if edits == self._said:
+            return
+        self._said = edits
+        self._run.tags({EDITED_TAG: listed(edits) or "no: put back"})
+        if not edits:
+            log.info("what was edited while %s runs has been put back", self._inputs.stage)
+            return
+        log.warning(
+            "WARNING: edited while %s runs, which goes on with what it started with: %s. Put it back before the end, "
+            "or the stage fails there (its work is kept)",
+            self._inputs.stage,
+            listed(edits),
+        )
 
 
 def draw_samples(work: TrainingOutputs, device: torch.device) -> None:

@@ -61,7 +61,7 @@ def _sources(evidence: Evidence) -> str | None:
 def _dominating_term(evidence: Evidence) -> str:
     shares = _shares(evidence)
     if not shares:
-        return f"Loss terms: not recorded{f' ({evidence.metrics_problem})' if evidence.metrics_problem else ''}"
+        return f"Loss terms: not recorded{f' ({evidence.summary_problem})' if evidence.summary_problem else ''}"
     shown = ", ".join(f"{term} {share:.0%}" for term, share in shares)
     pulls = _shares(evidence, "gradient_share")
     if not pulls:
@@ -75,7 +75,7 @@ def _dominating_term(evidence: Evidence) -> str:
 
 def _shares(evidence: Evidence, kind: Literal["share", "gradient_share"] = "share") -> list[tuple[str, float]]:
     """Each term's part of the loss, or of the summed gradient norms, the largest first."""
-    terms = evidence.metrics.get("loss_terms")
+    terms = evidence.summary.get("loss_terms")
     if not isinstance(terms, dict):
         return []
     shares = [(str(term), finite(entry.get(kind))) for term, entry in terms.items() if isinstance(entry, dict)]
@@ -143,7 +143,7 @@ def _level_hints(evidence: Evidence) -> list[str]:
 
 def _course_hints(evidence: Evidence, params: Params) -> list[str]:
     hints = []
-    stopped = evidence.metrics.get("stopped_early")
+    stopped = evidence.summary.get("stopped_early")
     if stopped == "aborted_at_gate":
         hints.append(f"a800_test ended itself: at most {params.a800_test.abort_below_db:g} dB at the gate step")
     if stopped == "patience" and evidence.gate_row is None:
@@ -164,8 +164,8 @@ def _course_hints(evidence: Evidence, params: Params) -> list[str]:
 
 
 def _identity(evidence: Evidence, params: Params) -> str:
-    dataset = evidence.dataset_sha256 or evidence.metrics.get("dataset_sha256")
-    hashes = {"dataset": dataset, "params": evidence.metrics.get("params_sha256")}
+    dataset = evidence.dataset_sha256 or evidence.summary.get("dataset_sha256")
+    hashes = {"dataset": dataset, "params": evidence.summary.get("params_sha256")}
     shown = ", ".join(f"{name} {str(value)[:12] if value else 'unknown'}" for name, value in hashes.items())
     return f"Run: seed {params.seed}, scale {params.scale}, {shown}"
 

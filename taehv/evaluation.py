@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from taehv import codecs
+from taehv import codecs, dvc_metrics
 from taehv.codecs import Codec
 from taehv.data.store import ClipRecord, ClipStore
 from taehv.metrics import (
@@ -169,6 +170,21 @@ def model_numbers(report: Mapping[str, Any], model: str) -> dict[str, float]:
     """The same of one model under names that all models share: ``test/round_trip/psnr_db``. Without single sources."""
     numbers = _numbers(report["models"][model], "test")
     return {path: number for path, number in numbers.items() if "/by_source/" not in path}
+
+
+def write_metrics(report: Mapping[str, Any], path: Path) -> None:
+    """What DVC's tables show: the h100_train model on the test clips, and how far the two trainings are apart."""
+    final = report["models"]["h100_train"]
+    dvc_metrics.write(
+        path,
+        {
+            "psnr": final["round_trip"]["psnr_db"],
+            "ssim": final["round_trip"]["ssim"],
+            "psnr_on_teacher_latents": final["on_teacher_latents"]["psnr_db"],
+            "delta_db": report["parity"]["max_abs_delta_db"],
+            "passed": report["passed"],
+        },
+    )
 
 
 def version_tags(report: Mapping[str, Any], model: str, dataset_sha256: str) -> dict[str, str]:

@@ -11,7 +11,7 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from taehv import atomic
+from taehv import atomic, dvc_metrics
 from taehv.diagnosis import diagnose
 from taehv.errors import UserError
 from taehv.fingerprint import sha256_of_file, sha256_of_json
@@ -82,9 +82,14 @@ def describe_passed(verdict: Verdict) -> str:
 
 
 def write_verdict(verdict: Verdict, path: Path) -> None:
-    """gate_psnr.json. The diagnosis is a list of lines: DVC would show a text as a metric, in one cell of a table."""
+    """gate_psnr.json. The diagnosis is a list of lines."""
     plain = dataclasses.asdict(verdict) | {"diagnosis": verdict.diagnosis.splitlines()}
     atomic.write_json(path, {"schema": 1, "passed": verdict.passed, **plain})
+
+
+def write_metrics(verdict: Verdict, path: Path) -> None:
+    """What DVC's tables show of the verdict, and of the validation that it is about."""
+    dvc_metrics.write(path, {"psnr": verdict.psnr_db, "step": verdict.step, "passed": verdict.passed})
 
 
 def read_verdict(path: Path) -> Verdict:

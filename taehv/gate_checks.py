@@ -12,7 +12,7 @@ from taehv.fingerprint import sha256_of_json
 from taehv.model.weights import ModelError, load_model
 from taehv.params import Params, stage_params
 from taehv.paths import TrainingOutputs
-from taehv.records import HistoryRow, RecordError, finite, read_history, read_record
+from taehv.records import HistoryRow, RecordError, finite, read_history, read_record, read_summary
 
 Severity = Literal["error", "warning"]
 
@@ -42,9 +42,9 @@ class Evidence:
     history: tuple[HistoryRow, ...]
     history_problem: str | None
     """Why the history is empty."""
-    metrics: dict[str, Any]
-    """metrics.json, or empty."""
-    metrics_problem: str | None
+    summary: dict[str, Any]
+    """summary.json, or empty."""
+    summary_problem: str | None
     dataset_sha256: str | None
 
     @property
@@ -59,19 +59,19 @@ class Evidence:
 def gather(outputs: TrainingOutputs, params: Params, dataset_json: Path) -> Evidence:
     """Read what the run left; what cannot be read is left out, with the reason."""
     history: tuple[HistoryRow, ...] = ()
-    history_problem = metrics_problem = None
-    metrics: dict[str, Any] = {}
+    history_problem = summary_problem = None
+    summary: dict[str, Any] = {}
     try:
         history = read_history(outputs.history)
         history_problem = None if history else f"{outputs.history} holds no validation"
     except RecordError as error:
         history_problem = str(error)
     try:
-        metrics = read_record(outputs.metrics)
+        summary = read_summary(outputs)
     except RecordError as error:
-        metrics_problem = str(error)
+        summary_problem = str(error)
     dataset_sha256 = dataset_hash(dataset_json)
-    return Evidence(params.gate.step, history, history_problem, metrics, metrics_problem, dataset_sha256)
+    return Evidence(params.gate.step, history, history_problem, summary, summary_problem, dataset_sha256)
 
 
 def dataset_hash(dataset_json: Path) -> str | None:
@@ -181,21 +181,21 @@ def _model_check(outputs: TrainingOutputs, evidence: Evidence) -> Check:
 
 
 def _counter_checks(evidence: Evidence) -> list[Check]:
-    counters = evidence.metrics.get("counters")
+    counters = evidence.summary.get("counters")
     checks = []
     # Running out of memory ended a process, not the training: the result is that of a run that never did.
     severities: dict[str, Severity] = {"skipped_steps": "error", "oom_events": "warning"}
     for counter, severity in severities.items():
         value = finite(counters.get(counter)) if isinstance(counters, dict) else None
-        reason = (evidence.metrics_problem or "metrics.json does not count it") if value is None else None
+        reason = (evidence.summary_problem or "summary.json does not count it") if value is None else None
         checks.append(Check(f"no_{counter}", value, 0.0, "0", value == 0.0, severity, reason))
     return checks
 
 
 def _gpu_checks(evidence: Evidence, params: Params) -> list[Check]:
     """None on a CPU; on a GPU an unmeasured utilisation does not count as a good one."""
-    value = finite(evidence.metrics.get("gpu_utilisation_percent"))
-    if value is None and evidence.metrics.get("device", "cpu") == "cpu":
+    value = finite(evidence.summary.get("gpu_utilisation_percent"))
+    if value is None and evidence.summary.get("device", "cpu") == "cpu":
         return []
     limit = params.gate.min_gpu_utilisation_percent
     reason = "not measured on this GPU" if value is None else None
@@ -211,10 +211,10 @@ def _identity_checks(evidence: Evidence, params: Params) -> list[Check]:
         wanted["dataset_sha256"] = evidence.dataset_sha256
     checks = []
     for name, limit in wanted.items():
-        value = evidence.metrics.get(name)
+        value = evidence.summary.get(name)
         what = name.removesuffix("_sha256")
         reason = (
-            None if value == limit else evidence.metrics_problem or f"the run used another {what}: dvc repro a800_test"
+            None if value == limit else evidence.summary_problem or f"the run used another {what}: dvc repro a800_test"
         )
         checks.append(Check(f"run_of_this_{what}", value, limit, f"{limit[:12]}...", value == limit, reason=reason))
     return checks

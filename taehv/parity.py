@@ -11,7 +11,7 @@ from typing import Any, Literal
 from taehv import atomic
 from taehv.params import STAGE_KEYS, TRAINING_KEYS, Evaluate, flatten, is_below
 from taehv.paths import TrainingOutputs
-from taehv.records import HistoryRow, RecordError, finite, read_history, read_record
+from taehv.records import HistoryRow, RecordError, finite, read_history, read_summary
 from taehv.yaml_files import YamlFileError, read_yaml
 
 ParityVerdict = Literal["pass", "warn", "fail", "not_comparable"]
@@ -23,15 +23,15 @@ class RunRecord:
     """What parity needs to know of a run."""
 
     history: tuple[HistoryRow, ...]
-    metrics: Mapping[str, Any]
-    """metrics.json."""
+    summary: Mapping[str, Any]
+    """summary.json."""
     params: Mapping[str, Any]
     """params.resolved.yaml."""
 
     @property
     def start(self) -> int:
         """The step that the run started from: up to here it shows another run, or the untrained model."""
-        resumed = self.metrics.get("resumed_from")
+        resumed = self.summary.get("resumed_from")
         return int(resumed["step"]) if resumed else 0
 
 
@@ -78,7 +78,7 @@ def read_run(outputs: TrainingOutputs) -> RunRecord:
         raise RecordError(f"{outputs.params} cannot be read: {error}") from error
     if not isinstance(params, dict):
         raise RecordError(f"{outputs.params} is not a mapping")
-    return RunRecord(read_history(outputs.history), read_record(outputs.metrics), params)
+    return RunRecord(read_history(outputs.history), read_summary(outputs), params)
 
 
 def compare(a: RunRecord, b: RunRecord, rule: Evaluate) -> Parity:
@@ -105,16 +105,16 @@ def compare(a: RunRecord, b: RunRecord, rule: Evaluate) -> Parity:
 def find_differences(a: RunRecord, b: RunRecord) -> list[Difference]:
     """What was not equal in seed, data, params, code, hardware and processes; the stages' own lengths do not count."""
     facts: list[tuple[DifferenceKind, str, Any, Any]] = [
-        ("seed", "seed", a.metrics.get("seed"), b.metrics.get("seed")),
-        ("data", "dataset_sha256", a.metrics.get("dataset_sha256"), b.metrics.get("dataset_sha256")),
+        ("seed", "seed", a.summary.get("seed"), b.summary.get("seed")),
+        ("data", "dataset_sha256", a.summary.get("dataset_sha256"), b.summary.get("dataset_sha256")),
     ]
     params_a, params_b = _shared_params(a.params), _shared_params(b.params)
     for key in sorted(params_a.keys() | params_b.keys()):
         facts.append(("params", key, params_a.get(key), params_b.get(key)))
-    batch_a, batch_b = a.metrics.get("batch") or {}, b.metrics.get("batch") or {}
+    batch_a, batch_b = a.summary.get("batch") or {}, b.summary.get("batch") or {}
     facts += [
-        ("code", "git_commit", a.metrics.get("git_commit"), b.metrics.get("git_commit")),
-        ("hardware", "device", a.metrics.get("device"), b.metrics.get("device")),
+        ("code", "git_commit", a.summary.get("git_commit"), b.summary.get("git_commit")),
+        ("hardware", "device", a.summary.get("device"), b.summary.get("device")),
         ("processes", "processes", batch_a.get("processes"), batch_b.get("processes")),
         ("processes", "per_device", batch_a.get("per_device"), batch_b.get("per_device")),
     ]

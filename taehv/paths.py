@@ -22,7 +22,12 @@ PREPARE_PARAMS = DATA / "params.resolved.yaml"
 RUNS = Path("runs")
 GATE_VERDICT = RUNS / "gate_psnr.json"
 GATE_PARAMS = RUNS / "gate_psnr.params.yaml"
+GATE_METRICS = RUNS / "gate_psnr.metrics.json"
 REPORTS = Path("reports")
+EVALUATION = REPORTS / "evaluation.json"
+PARITY = REPORTS / "parity.json"
+REPORT_METRICS = REPORTS / "metrics.json"
+REPORT_PARAMS = REPORTS / "params.resolved.yaml"
 
 
 def main_repository() -> Path:
@@ -61,7 +66,13 @@ class TrainingOutputs:
         return self.root / "validation_history.json"
 
     @property
+    def summary(self) -> Path:
+        """How the training went and what it was: everything that a judgement needs."""
+        return self.root / "summary.json"
+
+    @property
     def metrics(self) -> Path:
+        """The few numbers that DVC shows in its tables; see taehv/dvc_metrics.py."""
         return self.root / "metrics.json"
 
     @property

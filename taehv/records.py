@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from taehv.errors import UserError
+from taehv.paths import TrainingOutputs
 
 HistoryRow = dict[str, Any]
 """One validation, a row of the history: ``step``, ``psnr``, ``ssim``, ``lpips``, ``train_loss`` and more."""
@@ -34,6 +35,20 @@ def read_record(path: Path) -> dict[str, Any]:
     if not isinstance(record, dict) or record.get("schema") != 1:
         raise RecordError(f'{path} is not a mapping with "schema": 1')
     return record
+
+
+def read_summary(outputs: TrainingOutputs) -> dict[str, Any]:
+    """summary.json of a finished training.
+
+    Raises:
+        RecordError: as ``read_record``; where an older version of this project left metrics.json in its place, so too.
+    """
+    if not outputs.summary.exists() and outputs.metrics.exists() and "schema" in read_record(outputs.metrics):
+        raise RecordError(
+            f"{outputs.summary} is missing: {outputs.root} is of an older version of this project, which wrote "
+            f"{outputs.metrics.name} instead; train it again: dvc repro {outputs.root.name}"
+        )
+    return read_record(outputs.summary)
 
 
 def read_history(path: Path) -> tuple[HistoryRow, ...]:

@@ -58,7 +58,7 @@ class FinishedRun:
         self.write(self.dataset_json, {"schema": 1, "dataset_sha256": DATASET_SHA256})
         self.write_history(GOOD_HISTORY)
         self.write_model(seed=0, step=1000, psnr=26.5)
-        self.write_metrics()
+        self.write_summary()
         dump_resolved(params, self.outputs.params)
 
     def write(self, path: Path, value: Any) -> None:
@@ -83,8 +83,8 @@ class FinishedRun:
         save_file(model.state_dict(), self.outputs.best_weights)
         return model
 
-    def write_metrics(self, **changes: Any) -> None:
-        metrics = {
+    def write_summary(self, **changes: Any) -> None:
+        summary = {
             "schema": 1,
             "stage": self.stage,
             "steps": 1000,
@@ -105,4 +105,4 @@ class FinishedRun:
             "git_commit": "c0ffee",
             "device": "cpu",
         }
-        self.write(self.outputs.metrics, metrics | changes)
+        self.write(self.outputs.summary, summary | changes)

@@ -188,16 +188,16 @@ class TestBestModel:
 
 class TestCountersAndHardware:
     def test_a_skipped_step_fails(self, run: FinishedRun) -> None:
-        run.write_metrics(counters={"skipped_steps": 1, "oom_events": 0})
+        run.write_summary(counters={"skipped_steps": 1, "oom_events": 0})
         assert verdict_of(run).failed_checks == ("no_skipped_steps",)
 
     def test_memory_that_ran_out_and_cost_nothing_is_a_warning(self, run: FinishedRun) -> None:
-        run.write_metrics(counters={"skipped_steps": 0, "oom_events": 1})
+        run.write_summary(counters={"skipped_steps": 0, "oom_events": 1})
         check = check_of(verdict_of(run), "no_oom_events")
         assert verdict_of(run).passed and (check.passed, check.severity) == (False, "warning")
 
-    def test_missing_metrics_are_not_good_metrics(self, run: FinishedRun) -> None:
-        run.outputs.metrics.unlink()
+    def test_a_missing_summary_is_not_a_good_one(self, run: FinishedRun) -> None:
+        run.outputs.summary.unlink()
         failed = set(verdict_of(run).failed_checks)
         assert failed == {"no_skipped_steps", "run_of_this_params", "run_of_this_dataset"}
 
@@ -210,7 +210,7 @@ class TestCountersAndHardware:
         self, tmp_path: Path, percent: float | None, good: bool, severity: str
     ) -> None:
         run = FinishedRun(tmp_path, make_params(gate__gpu_utilisation_severity=severity))
-        run.write_metrics(gpu_utilisation_percent=percent, device="NVIDIA A800")
+        run.write_summary(gpu_utilisation_percent=percent, device="NVIDIA A800")
         verdict = verdict_of(run)
         assert check_of(verdict, "gpu_utilisation").passed is good
         assert verdict.passed is (good or severity == "warning")
@@ -219,7 +219,7 @@ class TestCountersAndHardware:
         assert "run_of_this_params" in verdict_of(run, make_params(loss__recon=20.0)).failed_checks
 
     def test_a_run_made_with_other_data_fails(self, run: FinishedRun) -> None:
-        run.write_metrics(dataset_sha256="e" * 64)
+        run.write_summary(dataset_sha256="e" * 64)
         assert verdict_of(run).failed_checks == ("run_of_this_dataset",)
 
 
@@ -265,7 +265,7 @@ class TestDiagnosis:
 
     def test_an_early_end_is_explained(self, run: FinishedRun) -> None:
         run.write_history(GOOD_HISTORY[:-1])
-        run.write_metrics(stopped_early="patience")
+        run.write_summary(stopped_early="patience")
         assert "early stopping ended the run before the gate step" in verdict_of(run).diagnosis
 
 

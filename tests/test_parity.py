@@ -19,13 +19,13 @@ from taehv.records import RecordError
 RULE = Evaluate(parity_tolerance_db=0.5, parity_fail_db=2.0)
 
 
-def run_of(psnr_by_step: Mapping[int, float | None], resumed_from: int | None = None, **metrics: Any) -> RunRecord:
+def run_of(psnr_by_step: Mapping[int, float | None], resumed_from: int | None = None, **summary: Any) -> RunRecord:
     """A run with this curve; seed, data, params and machine are the same unless said."""
     start = None if resumed_from is None else {"stage": "a800_test", "step": resumed_from}
     same = {"seed": 42, "dataset_sha256": "d" * 64, "git_commit": "c0ffee", "device": "cpu", "resumed_from": start}
     batch = {"batch": {"global": 4, "processes": 1, "per_device": 4}}
     rows = tuple(history_row(step, psnr) for step, psnr in psnr_by_step.items())
-    return RunRecord(rows, {**same, **batch, **metrics}, PARAMS)
+    return RunRecord(rows, {**same, **batch, **summary}, PARAMS)
 
 
 PARAMS = resolved(make_params())
@@ -105,7 +105,7 @@ class TestDifferences:
 
     def test_params_are_named_by_their_key(self) -> None:
         a = run_of(BASE)
-        b = RunRecord(a.history, a.metrics, resolved(make_params(loss__recon=20.0, at__batch={"global": 8})))
+        b = RunRecord(a.history, a.summary, resolved(make_params(loss__recon=20.0, at__batch={"global": 8})))
         differences = compare(a, b, RULE).differences
         assert [(item.kind, item.name, item.a, item.b) for item in differences] == [
             ("params", "batch.global", 4, 8),
@@ -115,7 +115,7 @@ class TestDifferences:
     def test_lengths_and_rules_of_other_stages_do_not_count(self) -> None:
         a = run_of(BASE)
         changed = make_params(at__steps={"a800_test": 1000, "h100_train": 9000}, evaluate__parity_fail_db=3.0)
-        assert compare(a, RunRecord(a.history, a.metrics, resolved(changed)), RULE).differences == ()
+        assert compare(a, RunRecord(a.history, a.summary, resolved(changed)), RULE).differences == ()
 
 
 class TestFiles:
@@ -130,7 +130,7 @@ class TestFiles:
         assert record["steps"][0] == {"step": 250, "a": 22.0, "b": 22.0, "delta": 0.0}
         assert record["differences"] == []
 
-    @pytest.mark.parametrize("name", ["history", "metrics", "params"])
+    @pytest.mark.parametrize("name", ["history", "summary", "params"])
     def test_a_missing_file_is_an_error_that_names_it(self, tmp_path: Path, name: str) -> None:
         run = FinishedRun(tmp_path, make_params())
         path: Path = getattr(run.outputs, name)

@@ -104,4 +104,4 @@ def _is_finished(job: TrainingJob) -> bool:
         info = json.loads(outputs.best_info.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return outputs.metrics.is_file() and bool(info.get("fingerprint") == job.fingerprint)
+    return outputs.summary.is_file() and bool(info.get("fingerprint") == job.fingerprint)

@@ -45,7 +45,7 @@ def write_report(
     page = render(
         evaluation,
         parity,
-        {name: run.metrics for name, run in runs.items()},
+        {name: run.summary for name, run in runs.items()},
         strips=[f"figures/{example.file_stem}.png" for example in examples],
         videos=[f"videos/{example.file_stem}.mp4" for example in examples],
     )

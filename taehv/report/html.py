@@ -33,7 +33,7 @@ def render(
     Args:
         evaluation: evaluation.json.
         parity: parity.json.
-        runs: metrics.json of each training run.
+        runs: summary.json of each training run.
         strips: picture files, relative to the page.
         videos: video files, relative to the page.
     """

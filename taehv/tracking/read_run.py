@@ -38,13 +38,18 @@ def read_tracked_run(run_id: str) -> RunRecord:
         there = {item.path for item in client.list_artifacts(run_id)}
         with tempfile.TemporaryDirectory() as folder:
             outputs = TrainingOutputs(Path(folder))
-            for file in (outputs.history, outputs.metrics, outputs.params):
+            # Runs of older versions of this project have their summary under the name of today's DVC metrics.
+            older = outputs.summary.name not in there and outputs.metrics.name in there
+            summary = outputs.metrics if older else outputs.summary
+            for file in (outputs.history, summary, outputs.params):
                 if file.name not in there:
                     raise RunNotReadableError(
                         f"run {run_id} ({run.info.run_name}, {run.info.status}) has no {file.name}: only finished "
                         "training runs can be compared"
                     )
                 client.download_artifacts(run_id, file.name, folder)
+            if older:
+                summary.rename(outputs.summary)
             return read_run(outputs)
     except MlflowException as error:
         reason = without_secrets(str(error)).splitlines()[0]

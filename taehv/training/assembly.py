@@ -27,7 +27,7 @@ from taehv.training.adversary import Adversary
 from taehv.training.batches import SlotLoader
 from taehv.training.job import TrainingJob
 from taehv.training.slots import slots_of_rank
-from taehv.training.state import TrainingState
+from taehv.training.state import TrainingState, not_finite
 from taehv.training.step import DTYPES, TrainStep
 from taehv.training.validation import Validator
 
@@ -97,7 +97,8 @@ def initial_student(params: Params) -> TAEHV:
     """The student before its first step: fresh from the seed, or with the weights that the parameters name.
 
     Raises:
-        UserError: the named file is missing, is another one than the parameters say, or does not fit the model.
+        UserError: the named file is missing, is another one than the parameters say, does not fit the model, or holds
+            weights that are not finite.
     """
     model = params.active.model
     student = create_model(VARIANTS[model.variant], model.width, model.init, params.seed)
@@ -115,6 +116,11 @@ def initial_student(params: Params) -> TAEHV:
         student.load_state_dict(weights, strict=True)
     except RuntimeError as error:
         raise UserError(f"{path} does not fit {model.variant} at width {model.width:g}: {error}") from error
+    if spoiled := not_finite(student):
+        raise UserError(
+            f"{path}, which model.weights names, holds weights that are not finite (NaN or infinity): {spoiled}. "
+            "Nothing can be trained from it: name another file there"
+        )
     return student
 
 

@@ -28,9 +28,11 @@ from taehv.errors import UserError
 from taehv.fingerprint import sha256_of_file, sha256_of_json
 from taehv.training.job import CHECKPOINT_FORMAT, TrainingJob
 from taehv.training.replay import Sample, as_tensors
-from taehv.training.state import Progress, TrainingState
+from taehv.training.state import Progress, TrainingState, not_finite
 
 MANIFEST = "manifest.json"
+STEP = "step-"
+"""How the name of a checkpoint's folder begins; the number of the step follows."""
 OWN_HASH = "manifest_sha256"
 MODEL, EMA, BEST = "model.safetensors", "ema.safetensors", "best.safetensors"
 OPTIMIZER, ADVERSARY, PROGRESS = "optimizer.safetensors", "adversary.safetensors", "progress.json"
@@ -121,7 +123,8 @@ def read_manifest(checkpoint: Path) -> CheckpointInfo:
     """Check the manifest, and every file of a checkpoint against it.
 
     Raises:
-        CheckpointError: it does not exist, or a file is missing, cut or changed.
+        CheckpointError: it does not exist, its folder is named after another step, or a file is missing, cut or
+            changed.
     """
     try:
         manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
@@ -132,6 +135,12 @@ def read_manifest(checkpoint: Path) -> CheckpointInfo:
             )
         if signature != sha256_of_json(manifest):
             raise CheckpointError(f"{checkpoint / MANIFEST} is damaged: it does not match its own checksum")
+        named = step_of(checkpoint)
+        if named is not None and named != manifest["step"]:
+            raise CheckpointError(
+                f"{checkpoint} is the checkpoint of step {manifest['step']}, by its manifest: the folder was renamed. "
+                f"Call it {checkpoint.with_name(STEP + str(manifest['step'])).name} again to use it"
+            )
         for name, expected in manifest["files"].items():
             path = checkpoint / name
             if path.stat().st_size != expected["bytes"] or sha256_of_file(path) != expected["sha256"]:
@@ -146,6 +155,12 @@ def read_manifest(checkpoint: Path) -> CheckpointInfo:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"no usable checkpoint at {checkpoint}: {type(error).__name__}: {error}") from error
+
+
+def step_of(path: Path) -> int | None:
+    """The step in the name of a checkpoint's folder; None where it is named otherwise."""
+    digits = path.name.removeprefix(STEP)
+    return int(digits) if path.name.startswith(STEP) and digits.isdecimal() else None
 
 
 def load_checkpoint(checkpoint: Path, state: TrainingState) -> CheckpointInfo:
@@ -163,7 +178,7 @@ def load_checked(info: CheckpointInfo, state: TrainingState) -> None:
     """Put a checkpoint that ``read_manifest`` has just checked into ``state``, on whatever device its tensors are.
 
     Raises:
-        CheckpointError: the weights do not fit the model.
+        CheckpointError: the weights do not fit the model, or are not all finite.
     """
     checkpoint = info.path
     try:
@@ -177,6 +192,9 @@ def load_checked(info: CheckpointInfo, state: TrainingState) -> None:
         state.best_weights = load_file(checkpoint / BEST) if state.progress.best_step is not None else None
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"the checkpoint {checkpoint} does not fit this model: {error}") from error
+    for file, module in ((MODEL, state.student), (EMA, state.ema)):
+        if spoiled := not_finite(module):
+            raise CheckpointError(f"{checkpoint / file} holds weights that are not finite: {spoiled}")
 
 
 def flush_to_disk(path: Path) -> None:

@@ -22,6 +22,7 @@ from taehv.training.checkpoint import (
     Snapshot,
     flush_to_disk,
     read_manifest,
+    step_of,
     take_snapshot,
     write_files,
     write_manifest,
@@ -111,8 +112,8 @@ class CheckpointWriter:
 
 def newest_first(folders: Sequence[Path]) -> list[Path]:
     """The checkpoints in ``folders``, the newest first; not yet checked."""
-    found = [path for folder in folders for path in folder.glob("step-*") if _step_of(path) is not None]
-    return sorted(found, key=lambda path: _step_of(path) or 0, reverse=True)
+    found = [path for folder in folders for path in folder.glob("step-*") if step_of(path) is not None]
+    return sorted(found, key=lambda path: step_of(path) or 0, reverse=True)
 
 
 def keep_newest(folder: Path, keep: int, *, up_to: int) -> None:
@@ -122,7 +123,7 @@ def keep_newest(folder: Path, keep: int, *, up_to: int) -> None:
     are replaced when training comes to their steps. A deletion that is interrupted leaves no half checkpoint behind:
     the folder loses its name first.
     """
-    written = [path for path in newest_first([folder]) if (_step_of(path) or 0) <= up_to]
+    written = [path for path in newest_first([folder]) if (step_of(path) or 0) <= up_to]
     for path in written[keep:]:
         doomed = path.with_name(f".{path.name}.partial")
         path.rename(doomed)
@@ -153,8 +154,3 @@ def _put_in_place(partial: Path, final: Path) -> None:
 
 def _done_file(partial: Path, process: int) -> Path:
     return partial / f".done-{process}"
-
-
-def _step_of(path: Path) -> int | None:
-    digits = path.name.removeprefix("step-")
-    return int(digits) if digits.isdecimal() else None

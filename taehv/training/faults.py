@@ -18,6 +18,11 @@ from taehv.training.step import StepReport
 AVERAGE_DECAY = 0.99
 """Of the running average of the loss: about 100 steps."""
 
+LOWER_THE_RATE = "lower the learning rate (optim.lr, optim.muon_lr) or look at the clips; faults.{} is the limit"
+NO_STEP_YET = (
+    "look at the weights that training started from (model.weights, model.init), at the loss weights and at the clips: "
+    "no step has been applied yet, so it is not the learning rate"
+)
 Kind = Literal["not finite", "loss spike"]
 
 
@@ -42,6 +47,8 @@ def note_step(progress: Progress, report: StepReport, limits: Faults) -> Fault |
 
     A skipped step leaves the averages as they were.
     """
+    # The average begins with the first step that was applied, in this run or in the one that it goes on from.
+    applied_a_step = progress.loss_average is not None
     if report.skipped:
         progress.skipped_steps += 1
         progress.skipped_in_a_row += 1
@@ -50,8 +57,9 @@ def note_step(progress: Progress, report: StepReport, limits: Faults) -> Fault |
         return Fault(
             "not finite",
             progress.step,
-            f"loss or gradient was not finite in {progress.skipped_in_a_row} successive steps",
-            "lower the learning rate (optim.lr, optim.muon_lr) or look at the clips; faults.max_skipped is the limit",
+            f"loss or gradient was not finite in {progress.skipped_in_a_row} successive steps"
+            + ("" if applied_a_step else ", the first ones"),
+            LOWER_THE_RATE.format("max_skipped") if applied_a_step else NO_STEP_YET,
         )
     progress.skipped_in_a_row = 0
     loss = report.distance
@@ -63,7 +71,7 @@ def note_step(progress: Progress, report: StepReport, limits: Faults) -> Fault |
         "loss spike",
         progress.step,
         f"the loss, {loss:.4g}, is {loss / average:.1f} times its running average, {average:.4g}",
-        "lower the learning rate (optim.lr, optim.muon_lr) or look at the clips; faults.max_loss_spike is the limit",
+        LOWER_THE_RATE.format("max_loss_spike"),
     )
 
 

@@ -11,6 +11,7 @@ import logging
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 from taehv import atomic
 from taehv.errors import UserError
@@ -36,23 +37,36 @@ def is_finished(work: TrainingOutputs) -> bool:
 
 
 def mark_finished(work: TrainingOutputs, origin: str) -> None:
-    """Say so, and delete what is not needed to publish the training again; whoever calls holds the lock.
+    """Say so; whoever calls holds the lock.
 
     Args:
         work: the folder.
         origin: hash of what the result depends on beyond the fingerprint, as of the training's start.
     """
     hashes = {str(path.relative_to(work.root)): sha256_of_file(path) for path in _hashed_files(work)}
-    atomic.write_json(work.root / MARKER, {"schema": 1, "origin": origin, "sha256": hashes})
+    atomic.write_json(work.root / MARKER, {"schema": 1, "origin": origin, "published": False, "sha256": hashes})
+
+
+def tidy(work: TrainingOutputs) -> None:
+    """Delete what is not needed to publish a finished training."""
     _delete_all_but(work, {part.name for part in published_parts(work)} | {MARKER, LOCK})
+
+
+def mark_published(work: TrainingOutputs) -> None:
+    """Its outputs have been in their places, where DVC may save them."""
+    marker = json.loads((work.root / MARKER).read_text(encoding="utf-8"))
+    atomic.write_json(work.root / MARKER, marker | {"published": True})
 
 
 def origin_of(work: TrainingOutputs) -> str | None:
     """What was told to ``mark_finished``; None where the marker is damaged."""
-    try:
-        return str(json.loads((work.root / MARKER).read_text(encoding="utf-8"))["origin"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    origin = _marker(work).get("origin")
+    return None if origin is None else str(origin)
+
+
+def is_published(work: TrainingOutputs) -> bool:
+    """Whether a finished training's outputs have ever been in their places; also where the marker is damaged."""
+    return _marker(work).get("published") is not False
 
 
 def unmark_finished(work: TrainingOutputs) -> None:
@@ -65,6 +79,7 @@ def damage_of(work: TrainingOutputs) -> str | None:
     try:
         hashes = json.loads((work.root / MARKER).read_text(encoding="utf-8"))["sha256"]
         changed = [name for name, sha256 in hashes.items() if sha256_of_file(work.root / name) != sha256]
+        changed += [part.name for part in published_parts(work) if not part.exists()]
         for checkpoint in newest_first([work.checkpoints]):
             read_manifest(checkpoint)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, CheckpointError) as error:
@@ -93,14 +108,20 @@ def delete_finished(work: TrainingOutputs) -> None:
 def delete_old_ones_beside(work: TrainingOutputs) -> None:
     """Delete the stage's finished trainings with other fingerprints, so that they do not pile up.
 
-    Young ones stay: DVC, here or in an experiment that runs beside this one, may be saving them.
+    Young ones stay: DVC, here or in an experiment that runs beside this one, may be saving them. So do those that were
+    never published: they are nowhere else.
     """
     for folder in work.root.parent.glob(f"{DELETED}*"):
         shutil.rmtree(folder, ignore_errors=True)
     for marker in sorted(work.root.parent.glob(f"*/{MARKER}")):
-        if marker.parent.name != work.root.name and time.time() - marker.stat().st_mtime > SECONDS_TO_SAVE_IN:
-            log.info("%s finished more than a day ago: deleted", marker.parent)
-            delete_finished(TrainingOutputs(marker.parent))
+        other = TrainingOutputs(marker.parent)
+        if other.root.name == work.root.name or time.time() - marker.stat().st_mtime <= SECONDS_TO_SAVE_IN:
+            continue
+        if not is_published(other):
+            log.info("%s holds a finished training that was never published: it stays", other.root)
+            continue
+        log.info("%s finished more than a day ago: deleted", other.root)
+        delete_finished(other)
 
 
 def _delete_all_but(work: TrainingOutputs, names: set[str]) -> None:
@@ -109,7 +130,16 @@ def _delete_all_but(work: TrainingOutputs, names: set[str]) -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
+def _marker(work: TrainingOutputs) -> dict[str, Any]:
+    """Empty where it is damaged."""
+    try:
+        marker = json.loads((work.root / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return marker if isinstance(marker, dict) else {}
+
+
 def _hashed_files(work: TrainingOutputs) -> list[Path]:
-    """All but the log, which every start extends, and the checkpoints, which have manifests."""
-    parts = [part for part in published_parts(work) if part not in (work.log, work.checkpoints)]
+    """All but the log and the curves, to which more is written, and the checkpoints, which have manifests."""
+    parts = [part for part in published_parts(work) if part not in (work.log, work.tensorboard, work.checkpoints)]
     return [file for part in parts for file in (sorted(part.rglob("*")) if part.is_dir() else [part]) if file.is_file()]

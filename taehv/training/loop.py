@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,25 +35,35 @@ Stop = Literal["patience", "aborted_at_gate"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended; the numbers of metrics.json."""
+    """How a run ended."""
 
     state: TrainingState
     stopped_early: Stop | None
-    metrics: dict[str, Any]
+    summary: dict[str, Any]
+    """The numbers of summary.json."""
+    steps_here: int
+    """How many of the run's steps this process did; the others are an earlier one's."""
 
 
 class Trainer:
     """One run: built from a job, it trains to the end, or to where it has to stop."""
 
     def __init__(
-        self, job: TrainingJob, accelerator: Accelerator, recorder: Recorder, stop_requests: StopRequests | None = None
+        self,
+        job: TrainingJob,
+        accelerator: Accelerator,
+        recorder: Recorder,
+        stop_requests: StopRequests | None = None,
+        after_validation: Callable[[], None] | None = None,
     ) -> None:
+        """``after_validation`` is called on this process whenever a validation has been recorded."""
         self.job = job
         self.accelerator = accelerator
         self.recorder = recorder
         self.work = job.work
         self.scale = job.params.active
         self.stop_requests = stop_requests or StopRequests()
+        self.after_validation = after_validation
         parts = assemble(job, accelerator)
         self.state, self.loader = parts.state, parts.loader
         self.train_step, self.validate = parts.train_step, parts.validate
@@ -83,12 +93,14 @@ class Trainer:
                 self._do_what_is_due(report)
                 bar.set_postfix(self.meter.postfix(report, progress.history), refresh=False)
                 bar.update()
+            self._save_an_early_end()
         if progress.best_psnr is None:
             raise UserError(f"{self.job.stage}: no validation gave a finite PSNR; see {self.work.history}")
         stop = self._stop_reason()
         if stop is not None:
             log.info("stopped early at step %d: %s", progress.step, _STOP_REASONS[stop])
-        return Outcome(self.state, stop, self.meter.summary(self.state, stop, outputs.oom_events(self.work)))
+        summary = self.meter.summary(self.state, stop, outputs.oom_events(self.work))
+        return Outcome(self.state, stop, summary, self.meter.steps)
 
     def _restore(self) -> None:
         """Find where to start, and bring the files of the work folder to that point."""
@@ -162,6 +174,14 @@ class Trainer:
         self.checkpoints.save(folder, self.state, keep=keep)
         self._last_saved = self.state.progress.step, folder
 
+    def _save_an_early_end(self) -> None:
+        """A run that stops before its last step may be anywhere between two checkpoints. What comes after it, drawing
+        and tracking, may be interrupted, and shall not cost it steps."""
+        progress = self.state.progress
+        last_saved = self._last_saved[0] if self._last_saved is not None else None
+        if self.meter.steps and not progress.skipped_in_a_row and last_saved != progress.step:
+            self._save(self._rolling, keep=self.job.profile.keep_checkpoints)
+
     def _validate(self) -> None:
         """Measure, write the history, keep the best model. All processes see the same numbers and decide alike."""
         progress = self.state.progress
@@ -183,6 +203,8 @@ class Trainer:
                 outputs.write_best_model(self.work, self.state, self.job)
         self.recorder.metrics(progress.step, validation_metrics(entry))
         log.info("%s", _describe(entry, is_best))
+        if self.after_validation is not None:
+            self.after_validation()
 
     def _stop_reason(self) -> Stop | None:
         """Why to stop before the last step: a function of the state, so that a resumed run stops at the same step."""

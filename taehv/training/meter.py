@@ -37,6 +37,11 @@ class Meter:
         self._steps += 1
 
     @property
+    def steps(self) -> int:
+        """Done by this process."""
+        return self._steps
+
+    @property
     def clips_per_second(self) -> float:
         """Trained clips per second of training time, over all processes."""
         return self._steps * self._global_batch / self._training_seconds if self._training_seconds else 0.0
@@ -95,7 +100,7 @@ class Meter:
         progress.term_sums, progress.weighted_sums = {}, {}
 
     def summary(self, state: TrainingState, stopped_early: str | None, oom_events: int) -> dict[str, Any]:
-        """metrics.json."""
+        """summary.json."""
         job, progress = self._job, state.progress
         best = next(row for row in progress.history if row["step"] == progress.best_step)
         first, last = progress.history[0], progress.history[-1]

@@ -1,17 +1,18 @@
-"""The files that a training run leaves: validation history, best model, metrics; and publishing them."""
+"""The files that a training run leaves: validation history, best model, summary; and publishing them."""
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shutil
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
 
-from taehv import atomic
+from taehv import atomic, dvc_metrics
+from taehv.errors import writing
 from taehv.params import dump_resolved
 from taehv.paths import TrainingOutputs
 from taehv.training.checkpoint import flush_to_disk
@@ -26,7 +27,10 @@ def write_history(outputs: TrainingOutputs, history: list[HistoryEntry]) -> None
 
 
 def write_best_model(outputs: TrainingOutputs, state: TrainingState, job: TrainingJob) -> None:
-    """best_model/: the best averaged weights so far under their published names, and what they are."""
+    """best_model/: the best averaged weights so far under their published names, and what they are.
+
+    No time is in it: a training that is killed and goes on writes the same bytes again, and so is the same model.
+    """
     weights, progress = state.best_weights, state.progress
     assert weights is not None
     entry = next(row for row in progress.history if row["step"] == progress.best_step)
@@ -37,7 +41,6 @@ def write_best_model(outputs: TrainingOutputs, state: TrainingState, job: Traini
         "psnr": entry["psnr"],
         "ssim": entry["ssim"],
         "lpips": entry["lpips"],
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "fingerprint": job.fingerprint,
         "params_sha256": job.params_sha256,
         "dataset_sha256": job.dataset_sha256,
@@ -73,14 +76,29 @@ def _oom_file(work: TrainingOutputs) -> Path:
     return work.root / "oom_events"
 
 
-def write_summary(work: TrainingOutputs, job: TrainingJob, metrics: dict[str, Any]) -> None:
-    """metrics.json and the parameters of a run that has reached its end; checkpoints/ exists, if only empty.
+def write_summary(work: TrainingOutputs, job: TrainingJob, summary: dict[str, Any]) -> None:
+    """summary.json, DVC's metrics and the parameters of a run that has reached its end; checkpoints/ exists, if only
+    empty.
 
     A number that is not finite becomes null, as in the history.
     """
-    atomic.write_json(work.metrics, _finite_or_null(metrics))
+    atomic.write_json(work.summary, _finite_or_null(summary))
+    best = summary["best"]
+    dvc_metrics.write(work.metrics, {"psnr": best["psnr_db"], "ssim": best["ssim"], "step": best["step"]})
     dump_resolved(job.params, work.params)
     work.checkpoints.mkdir(exist_ok=True)
+
+
+def summary_of_before(work: TrainingOutputs, step: int) -> dict[str, Any] | None:
+    """What an earlier start wrote at the end of this training; None where it did not come to this step's end.
+
+    It knows the speed and the GPU's utilisation, which a process that has trained nothing does not.
+    """
+    try:
+        summary = json.loads(work.summary.read_text(encoding="utf-8"))
+        return summary if summary["steps"] == step else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def published_parts(outputs: TrainingOutputs) -> tuple[Path, ...]:
@@ -89,17 +107,23 @@ def published_parts(outputs: TrainingOutputs) -> tuple[Path, ...]:
         outputs.best_model,
         outputs.checkpoints,
         outputs.history,
-        outputs.metrics,
+        outputs.summary,
         outputs.log,
         outputs.tensorboard,
         outputs.params,
         outputs.samples,
         outputs.mlflow,
+        outputs.metrics,
     )
 
 
 def publish(work: TrainingOutputs, published: TrainingOutputs) -> None:
-    """Put the finished outputs where DVC and people look for them. The work folder stays as it is."""
+    """Put the finished outputs where DVC and people look for them. The work folder stays as it is.
+
+    Raises:
+        DiskFullError: there is no space for one of them.
+        OSError: one cannot be written for another reason.
+    """
     for source, target in zip(published_parts(work), published_parts(published), strict=True):
         _replace(target, source)
 
@@ -111,19 +135,41 @@ def _finite_or_null(value: Any) -> Any:
 
 
 def _replace(target: Path, source: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.is_dir():
-        shutil.rmtree(target)
-    else:
-        target.unlink(missing_ok=True)
-    if source.is_dir():
-        shutil.copytree(source, target, copy_function=_link_or_copy)
-    else:
-        # No link: train.log is extended if it has to be published again, and DVC's cache may hold the published one.
-        shutil.copy2(source, target)
+    """A copy of a file or folder, made beside ``target``, takes its place when it is whole."""
+    partial = target.with_name(f".{target.name}.partial")
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _delete(partial)
+        try:
+            if source.is_dir():
+                _copy_folder(source, partial)
+            else:
+                # No link: train.log is extended if it is published again, and DVC's cache may hold the published one.
+                shutil.copy2(source, partial)
+            _delete(target)
+            partial.rename(target)
+        finally:
+            _delete(partial)
 
 
-def _link_or_copy(source: Path | str, target: Path | str) -> None:
+def _copy_folder(source: Path, target: Path) -> None:
+    """Not shutil.copytree, which goes on after an error and then raises another, without a number."""
+    target.mkdir()
+    for path in sorted(source.iterdir()):
+        if path.is_dir():
+            _copy_folder(path, target / path.name)
+        else:
+            _link_or_copy(path, target / path.name)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
     """For files that never change: a hard link costs no space for a hundred checkpoints, another file system needs a
     copy."""
     try:

@@ -21,7 +21,7 @@ def two_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[FinishedR
     shutil.copyfile(PARAMS_FILE, tmp_path / "params.yaml")
     a = FinishedRun(Path(), make_params())
     b = FinishedRun(Path(), make_params(loss__recon=20.0, seed=7), "h100_train")
-    b.write_metrics(device="H100", git_commit="beef")
+    b.write_summary(device="H100", git_commit="beef")
     b.write_history([{**row, "psnr": row["psnr"] + 0.25} for row in GOOD_HISTORY] + [history_row(1250, 28.0)])
     return a, b
 
@@ -83,7 +83,7 @@ def test_a_run_of_mlflow_compares_like_the_files_that_it_came_from(
     tracked = []
     for run in two_runs:
         tracked.append(client.create_run(experiment).info.run_id)
-        for file in (run.outputs.history, run.outputs.metrics, run.outputs.params):
+        for file in (run.outputs.history, run.outputs.summary, run.outputs.params):
             client.log_artifact(tracked[-1], str(file))
     assert main(["compare", "a800_test", "h100_train", "--json"]) == 0
     from_files = capsys.readouterr().out

@@ -96,7 +96,7 @@ def test_a_finished_stage_needs_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     job = new_job()
     outputs = paths.training_outputs(job.stage)
     outputs.best_model.mkdir(parents=True)
-    atomic.write_json(outputs.metrics, {})
+    atomic.write_json(outputs.summary, {})
     atomic.write_json(outputs.best_info, {"fingerprint": "another run's"})
     assert planned_writes(job) != NOTHING
     atomic.write_json(outputs.best_info, {"fingerprint": job.fingerprint})

@@ -50,7 +50,7 @@ def test_a_grid_on_two_workers_is_whole_in_the_one_store_of_the_main_repository(
             assert artifacts.is_relative_to(queued.root / "mlartifacts")
             assert (artifacts / "params.resolved.json").is_file()
         training = next(run for run in runs if run.info.run_name == "h100_train")
-        assert (Path(urlsplit(training.info.artifact_uri).path) / "metrics.json").is_file()
+        assert (Path(urlsplit(training.info.artifact_uri).path) / "summary.json").is_file()
     assert [path for path in (queued.root / ".work").rglob("*") if path.is_file()] == []
 
 

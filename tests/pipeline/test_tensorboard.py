@@ -18,4 +18,4 @@ def test_tensorboard_shows_the_curves_of_a_finished_training(finished: Project, 
     assert [value for _, value in shown] == pytest.approx([row["psnr"] for row in history], rel=1e-6)
     steps = [point.step for point in events.Scalars("train/loss")]
     assert steps == sorted(set(steps))
-    assert steps[-1] == finished.json(f"runs/{stage}/metrics.json")["steps"]
+    assert steps[-1] == finished.json(f"runs/{stage}/summary.json")["steps"]

@@ -155,7 +155,7 @@ def test_h100_train_continues_the_named_a800_checkpoint(finished: Project, tmp_p
     project = finished.copy(tmp_path / "project")
     project.change_params({"h100_train": {"resume_from_a800_step": 8}})
     project.run("stages.h100_train")
-    metrics = project.json("runs/h100_train/metrics.json")
+    metrics = project.json("runs/h100_train/summary.json")
     assert metrics["resumed_from"] == {"stage": "a800_test", "step": 8}
     steps = [row["step"] for row in project.json("runs/h100_train/validation_history.json")["history"]]
     assert steps == [0, 8, 16, 24, 32]

@@ -161,7 +161,7 @@ def test_all_processes_hold_the_same_weights_and_history(float32: dict[int, Run]
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_the_logged_batch_is_the_real_one(float32: dict[int, Run], processes: int) -> None:
-    batch = float32[processes].ranks[0]["metrics"]["batch"]
+    batch = float32[processes].ranks[0]["summary"]["batch"]
     assert batch == {"global": 4, "processes": processes, "per_device": 4}
     assert len(float32[processes].slots(1)) == batch["global"]
 
@@ -178,7 +178,7 @@ def test_per_device_auto_is_agreed_by_all_processes_and_changes_nothing_where_al
     prepared_tiny_project: Project, float32: dict[int, Run], tmp_path: Path
 ) -> None:
     run = train(prepared_tiny_project.copy(tmp_path / "project"), 3, per_device="auto")
-    assert {rank["metrics"]["batch"]["per_device"] for rank in run.ranks} == {1}, "3 processes share 4 slots: 1, 1, 2"
+    assert {rank["summary"]["batch"]["per_device"] for rank in run.ranks} == {1}, "3 processes share 4 slots: 1, 1, 2"
     assert run.losses() == pytest.approx(float32[3].losses(), rel=1e-3)
 
 
@@ -187,8 +187,8 @@ def test_a_gradient_that_is_not_a_number_on_one_process_skips_the_step_on_all(
 ) -> None:
     run = train(prepared_tiny_project.copy(tmp_path / "project"), 2, "poison", "1")
     first, second = run.ranks
-    assert first["metrics"]["counters"]["skipped_steps"] == 1
-    assert second["metrics"]["counters"]["skipped_steps"] == 1
+    assert first["summary"]["counters"]["skipped_steps"] == 1
+    assert second["summary"]["counters"]["skipped_steps"] == 1
     assert first["weights_sha256"] == second["weights_sha256"]
     guilty = ", ".join(str(draw["clip_id"]) for draw in second["draws"]["2"])
     assert f"step 2 skipped: loss or gradient is not finite (clips {guilty})" in run.result.stderr
@@ -223,7 +223,7 @@ def test_processes_that_find_different_newest_checkpoints_do_not_train(
     run = train(project, 2, "unreadable", work="work", check=False)
     assert run.ranks == []
     assert "found different newest checkpoints" in run.result.stderr and "steps 10, 8, by process" in run.result.stderr
-    assert train(project, 2, work="work").ranks[0]["metrics"]["steps"] == STEPS
+    assert train(project, 2, work="work").ranks[0]["summary"]["steps"] == STEPS
 
 
 def test_early_stopping_stops_all_processes(prepared_tiny_project: Project, tmp_path: Path) -> None:
@@ -234,5 +234,5 @@ def test_early_stopping_stops_all_processes(prepared_tiny_project: Project, tmp_
     }
     project.change_params(never_better)
     ranks = train(project, 2).ranks
-    assert [rank["metrics"]["stopped_early"] for rank in ranks] == ["patience", "patience"]
-    assert [rank["metrics"]["steps"] for rank in ranks] == [8, 8]
+    assert [rank["summary"]["stopped_early"] for rank in ranks] == ["patience", "patience"]
+    assert [rank["summary"]["steps"] for rank in ranks] == [8, 8]

@@ -138,7 +138,7 @@ def stage_process(project: Project, *arguments: str) -> subprocess.CompletedProc
 def test_a_last_validation_that_is_not_a_number_is_null_and_fails_the_gate(tiny_project: Project) -> None:
     result = stage_process(tiny_project, "a800_test", "SIGCONT", "a step", "1", "24")
     assert result.returncode == 0, result.stderr
-    assert tiny_project.json("runs/a800_test/metrics.json")["final"] == {"step": 24, "psnr_db": None}
+    assert tiny_project.json("runs/a800_test/summary.json")["final"] == {"step": 24, "psnr_db": None}
     judged = tiny_project.run("stages.gate_psnr", check=False)
     assert judged.returncode == 1
     assert "psnr_at_gate_step: not measured" in judged.stderr

@@ -17,7 +17,7 @@ from tests_support import Project, wait_for
 
 pytestmark = pytest.mark.slow
 
-SAVED = ("best_model/model.safetensors", "validation_history.json", "metrics.json", "mlflow.json")
+SAVED = ("best_model/model.safetensors", "validation_history.json", "summary.json", "mlflow.json", "metrics.json")
 
 
 def outputs(project: Project) -> list[bytes]:

@@ -93,7 +93,7 @@ def main() -> int:
         "gradient": first_gradient[0] if first_gradient else None,
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
         "history": trainer.state.progress.history,
-        "metrics": outcome.metrics,
+        "summary": outcome.summary,
     }
     (report_folder / f"rank-{report['rank']}.json").write_text(json.dumps(report))
     return 0
