@@ -64,6 +64,7 @@ def run_training_stage(
     job = TrainingJob(stage, params, profile, dataset_sha256(), paths.CLIPS, paths.TEACHER, continued, resume)
     origin = origin_of(job, inputs)
     if "RANK" not in os.environ and publish_again(job, origin):
+        inputs.refuse_edits(_kept(job))
         return 0
     check_before_training(job)
     launched = launch.run_if_launcher_needed(profile, stage)
@@ -82,14 +83,17 @@ def run_training_stage(
                 log.warning("%s was training here and is gone; its lock is taken over", predecessor)
             make_way(job)
             train(job, accelerator, stop_requests, inputs, origin)
-            consequence = (
-                f"The finished training is kept in {job.work.root}. Put back what it used (git stash, or undo the "
-                f"edit) and run the same command: it publishes the training, and trains nothing"
-            )
-            inputs.refuse_edits(consequence)
+            inputs.refuse_edits(_kept(job))
             publish_finished(job.work, stage)
-            inputs.refuse_edits(consequence)
+            inputs.refuse_edits(_kept(job))
     return 0
+
+
+def _kept(job: TrainingJob) -> str:
+    return (
+        f"The finished training is kept in {job.work.root}. Put back what it used (git stash, or undo the edit) and "
+        "run the same command: it publishes the training, and trains nothing"
+    )
 
 
 def named_checkpoint(stage: TrainingStage, arguments: Sequence[str] | None) -> Path | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from tests_support import Project
 
 pytestmark = pytest.mark.slow
@@ -73,30 +74,85 @@ def test_plots_open_without_a_network(finished: Project, tmp_path: Path, command
         assert "url" not in set(keys_of(specification))
 
 
-def metrics_of(value: Any) -> Iterator[str | int | float]:
-    for inner in value.values():
-        if isinstance(inner, dict):
-            yield from metrics_of(inner)
-        else:
-            yield inner
+METRICS = {
+    "runs/a800_test/metrics.json": {"psnr", "ssim", "step"},
+    "runs/gate_psnr.metrics.json": {"psnr", "step", "passed"},
+    "runs/h100_train/metrics.json": {"psnr", "ssim", "step"},
+    "reports/metrics.json": {"psnr", "ssim", "psnr_on_teacher_latents", "delta_db", "passed"},
+}
+WIDTH = 120
+"""Characters of a terminal."""
 
 
-def test_every_metric_fits_the_cell_of_a_table(finished: Project) -> None:
-    shown = json.loads(finished.run("dvc", "metrics", "show", "--json").stdout)
-    texts = [value for value in metrics_of(shown) if isinstance(value, str)]
-    assert texts
-    assert all("\n" not in text and len(text) <= 64 for text in texts)
+def test_the_metrics_are_a_table_that_fits_a_terminal_and_show_what_was_measured(finished: Project) -> None:
+    printed = finished.run("dvc", "metrics", "show").stdout.splitlines()
+    assert max(map(len, printed)) <= WIDTH
+    assert "psnr" in printed[0].split() and len(printed) == 1 + len(METRICS)
+    shown = json.loads(finished.run("dvc", "metrics", "show", "--json").stdout)[""]["data"]
+    assert {file: set(entry["data"]) for file, entry in shown.items()} == METRICS
+    assert len(set().union(*METRICS.values())) <= 8
+    measured = {file: entry["data"]["psnr"] for file, entry in shown.items()}
+    report, verdict = finished.json("reports/evaluation.json"), finished.json("runs/gate_psnr.json")
+    summaries = [finished.json(f"runs/{stage}/summary.json") for stage in ("a800_test", "h100_train")]
+    assert measured == {
+        "runs/a800_test/metrics.json": summaries[0]["best"]["psnr_db"],
+        "runs/gate_psnr.metrics.json": verdict["psnr_db"],
+        "runs/h100_train/metrics.json": summaries[1]["best"]["psnr_db"],
+        "reports/metrics.json": report["models"]["h100_train"]["round_trip"]["psnr_db"],
+    }
+    assert shown["reports/metrics.json"]["data"]["delta_db"] == report["parity"]["max_abs_delta_db"]
+
+
+def test_the_table_of_experiments_has_no_other_metrics(finished: Project) -> None:
+    header = finished.run("dvc", "exp", "show", "--csv", "--drop", r"taehv|stages|data/|runs/.*[^n]$").stdout
+    columns = set(header.splitlines()[0].split(","))
+    named = {f"{file}:{name}" for file, names in METRICS.items() for name in names}
+    found = {column for column in columns if column in named or column in set().union(*METRICS.values())}
+    assert len(found) == sum(map(len, METRICS.values()))
+
+
+def test_a_failed_stage_leaves_no_metrics_of_an_earlier_run(finished: Project, tmp_path: Path) -> None:
+    """By hand, where DVC has not cleared their places; what fails are the inputs of each stage."""
+    project = finished.copy(tmp_path / "project")
+    for stage, file in zip(("a800_test", "gate_psnr", "h100_train", "evaluate"), METRICS, strict=True):
+        assert (project.root / file).exists()
+        assert project.run(f"stages.{stage}", check=False, TAEHV_PROFILE="absent").returncode != 0
+        assert not (project.root / file).exists(), stage
+
+
+def test_files_of_an_older_version_are_said_to_be_that(finished: Project, tmp_path: Path) -> None:
+    """Then dvc.lock and the files had one metrics.json per training, with everything in it."""
+    project = finished.copy(tmp_path / "project")
+    lock = project.root / "dvc.lock"
+    locked = yaml.safe_load(lock.read_text())
+    for stage in ("a800_test", "h100_train"):
+        outs = locked["stages"][stage]["outs"]
+        (summary,) = (out for out in outs if out["path"].endswith("/summary.json"))
+        outs[:] = [out for out in outs if not out["path"].endswith(("/summary.json", "/metrics.json"))]
+        outs.append(summary | {"path": f"runs/{stage}/metrics.json"})
+        folder = project.root / "runs" / stage
+        (folder / "metrics.json").unlink()
+        (folder / "summary.json").rename(folder / "metrics.json")
+    lock.write_text(yaml.safe_dump(locked))
+    compared = project.run("taehv.cli", "compare", "a800_test", "h100_train", check=False)
+    assert compared.returncode == 1
+    assert "runs/a800_test is of an older version of this project" in compared.stderr
+    assert "dvc repro a800_test" in compared.stderr and "Traceback" not in compared.stderr
+    status = project.run("dvc", "status").stdout
+    assert "runs/a800_test/summary.json" in status
+    dry = project.run("dvc", "repro", "--dry", "a800_test", check=False)
+    assert "Running stage 'a800_test'" in dry.stdout, dry.stderr
 
 
 def test_metrics_of_a_commit_can_be_compared_with_the_workspace(finished: Project, tmp_path: Path) -> None:
     project = finished.copy(tmp_path / "project")
-    project.change_params({"gate": {"min_psnr_db": 4.5}})
-    project.run("dvc", "repro", "gate_psnr")
-    changed = json.loads(project.run("dvc", "metrics", "diff", "--json", "--targets", "runs/gate_psnr.json").stdout)
-    difference = changed["runs/gate_psnr.json"]["min_psnr_db"]
-    assert (difference["old"], difference["new"]) == (4.0, 4.5)
+    project.change_params({"gate": {"min_psnr_db": 99.0}})
+    assert project.run("dvc", "repro", "gate_psnr", check=False).returncode != 0
+    file = "runs/gate_psnr.metrics.json"
+    difference = json.loads(project.run("dvc", "metrics", "diff", "--json", "--targets", file).stdout)[file]["passed"]
+    assert (difference["old"], difference["new"]) == (True, False)
     params = json.loads(project.run("dvc", "params", "diff", "--json").stdout)
-    assert params["params.yaml"]["gate.min_psnr_db"]["new"] == 4.5
+    assert params["params.yaml"]["gate.min_psnr_db"]["new"] == 99.0
 
 
 def test_the_graph_has_the_five_stages(finished: Project) -> None:

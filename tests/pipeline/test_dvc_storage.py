@@ -34,7 +34,12 @@ def test_what_is_pushed_can_be_pulled_in_another_clone_and_nothing_runs_again(
     there.run("dvc", "pull")
     assert there.run("dvc", "status").stdout.strip() == "Data and pipelines are up to date."
     assert "Running stage" not in there.run("dvc", "repro").stdout
-    for file in ("runs/a800_test/metrics.json", "runs/gate_psnr.json", "reports/evaluation.json"):
+    for file in (
+        "runs/a800_test/metrics.json",
+        "runs/a800_test/summary.json",
+        "runs/gate_psnr.json",
+        "reports/evaluation.json",
+    ):
         assert there.json(file) == here.json(file)
 
 

@@ -56,6 +56,18 @@ def test_a_few_skipped_steps_are_borne_and_one_more_in_a_row_is_not() -> None:
     assert faults_of(bad, bad, good, bad, bad, bad) == [None, None, None, None, None, "not finite"]
 
 
+def test_before_any_step_was_applied_the_learning_rate_is_not_to_blame() -> None:
+    progress, bad = Progress(), report(float("nan"), skipped=True)
+    first = [note_step(progress, bad, LIMITS) for _ in range(3)][-1]
+    assert first is not None
+    assert "the first ones" in first.detail
+    assert "no step has been applied yet" in first.advice and "model.weights" in first.advice
+    progress = Progress()
+    note_step(progress, report(), LIMITS)
+    later = [note_step(progress, bad, LIMITS) for _ in range(3)][-1]
+    assert later is not None and "lower the learning rate" in later.advice
+
+
 def test_a_loss_far_above_its_average_stops_the_training() -> None:
     assert faults_of(report(1.0), report(9.0), report(1.0)) == [None, None, None]
     assert faults_of(report(1.0), report(11.0)) == [None, "loss spike"]

@@ -117,6 +117,31 @@ def test_killed_at_every_delicate_moment_it_ends_with_the_same_bits(
     assert bits(project) == uninterrupted[processes]
 
 
+def test_killed_between_its_last_words_and_its_end_it_publishes_one_and_the_same_model(tiny_project: Project) -> None:
+    """Before the model has been told, after it, and after the training was marked as finished."""
+    project = tiny_project
+    kept = []
+    for moment in ("drawing", "telling the tracking of the model", "marking the training as finished"):
+        process = start(project, STAGE_PROCESS, "a800_test", "SIGKILL", moment)
+        output, _ = process.communicate()
+        assert process.returncode == -signal.SIGKILL, output
+        (work,) = project.root.glob(".work/a800_test/*/best_model")
+        kept.append([(work / name).read_bytes() for name in ("model.safetensors", "model_info.json")])
+        kept[-1].append(work.with_name("summary.json").read_bytes())
+    ended = project.run("stages.a800_test").stdout
+    assert "PUBLISHED AGAIN, nothing is trained" in ended
+    published = project.root / "runs/a800_test"
+    names = ("best_model/model.safetensors", "best_model/model_info.json", "summary.json")
+    assert kept == [[(published / name).read_bytes() for name in names]] * 3
+    client = MlflowClient(f"sqlite:///{project.root}/mlflow.db")
+    experiment = client.get_experiment_by_name("taehv")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id], "tags.stage = 'a800_test'")
+    assert run.info.status == "FINISHED"
+    assert len(client.search_logged_models([experiment.experiment_id])) == 1
+    assert [path.name for path in published.parent.rglob("*.partial")] == []
+
+
 @pytest.mark.parametrize(("number", "code"), [("SIGTERM", 143), ("SIGUSR1", 143), ("SIGINT", 130), ("SIGHUP", 143)])
 def test_a_request_to_stop_finishes_the_step_saves_and_says_how_to_go_on(
     tiny_project: Project, uninterrupted: dict[int, list[bytes]], number: str, code: int

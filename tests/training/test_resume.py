@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from training_states import PARAMS, everything, job, new_state, save, train_a_little
 
+from taehv.errors import UserError
 from taehv.fingerprint import sha256_of_file
 from taehv.model.checkpoints import write_state_dict
 from taehv.model.init import create_model
@@ -139,6 +141,34 @@ def test_a_damaged_newest_checkpoint_costs_only_the_work_since_the_one_before(
     assert "step-2" in caplog.text
 
 
+def test_a_folder_renamed_to_a_later_step_is_not_the_newest_and_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = new_state()
+    for _ in range(2):
+        train_a_little(state, 1)
+        save(tmp_path / "own", state)
+    (tmp_path / "own/step-1").rename(tmp_path / "own/step-9")
+    resumed = new_state()
+    restore(resumed, job(), [tmp_path / "own"])
+    assert resumed.progress.step == 2
+    assert "step-9 is the checkpoint of step 1, by its manifest: the folder was renamed" in caplog.text
+
+
+@pytest.mark.parametrize("named", ["resume", "continue_from"])
+def test_a_named_checkpoint_is_of_the_step_in_its_name(tmp_path: Path, named: str) -> None:
+    state = new_state()
+    train_a_little(state, 1)
+    saved = save(tmp_path, state)
+    renamed = saved.rename(tmp_path / "step-9")
+    with pytest.raises(CheckpointError, match="step-9 is the checkpoint of step 1.*Call it step-1 again"):
+        restore(new_state(), naming(named, renamed), [])
+    copied = renamed.rename(tmp_path / "the good one")
+    resumed = new_state()
+    restore(resumed, naming(named, copied), [])
+    assert resumed.progress.step == 1, "a name without a step contradicts nothing"
+
+
 def test_nothing_but_damaged_checkpoints_is_never_a_silent_fresh_start(tmp_path: Path) -> None:
     (save(tmp_path, new_state()) / "model.safetensors").write_bytes(b"")
     with pytest.raises(CheckpointError, match="move that folder away"):
@@ -148,6 +178,35 @@ def test_nothing_but_damaged_checkpoints_is_never_a_silent_fresh_start(tmp_path:
 def test_named_weights_that_have_changed_are_refused(published: Path) -> None:
     with pytest.raises(Exception, match="is not the file that model.weights names"):
         initial_student(with_weights(published, sha256="0" * 64))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_named_weights_that_are_not_finite_are_refused_and_not_answered_with_a_learning_rate(
+    tmp_path: Path, value: float
+) -> None:
+    path = tmp_path / "broken.safetensors"
+    weights = create_model(VARIANTS["hunyuan_video"], 1 / 16, "torch_default", seed=5).state_dict()
+    next(iter(weights.values())).view(-1)[0] = value
+    save_file(weights, path)
+    with pytest.raises(UserError, match=r"broken\.safetensors.*finite") as refused:
+        initial_student(with_weights(path))
+    assert "learning rate" not in str(refused.value)
+
+
+def test_a_checkpoint_whose_weights_are_not_finite_is_not_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = new_state()
+    train_a_little(state, 1)
+    save(tmp_path, state)
+    train_a_little(state, 1)
+    with torch.no_grad():
+        next(state.ema.parameters()).view(-1)[0] = float("nan")
+    save(tmp_path, state)
+    resumed = new_state()
+    restore(resumed, job(), [tmp_path])
+    assert resumed.progress.step == 1
+    assert "step-2/ema.safetensors holds weights that are not finite" in caplog.text
 
 
 def test_named_weights_of_another_size_are_refused(tmp_path: Path) -> None:
