@@ -63,7 +63,8 @@ class RecordedInputs:
         try:
             params = stage_params(load_params(), self.stage)
         except ConfigError as error:
-            edits = [f"{paths.PARAMS}: {error.problems[0]}"]
+            first = str(error.problems[0]).splitlines()[0].rstrip(":")
+            edits = [f"{paths.PARAMS} is not usable any more ({first})"]
         else:
             edits = [
                 f"{paths.PARAMS}: {key} was {_shown(self.params, key)}, is {_shown(params, key)}"

@@ -186,6 +186,7 @@ class TestStage:
         assert files == {
             "evaluation.json",
             "parity.json",
+            "metrics.json",
             "index.html",
             "params.resolved.yaml",
             "figures/curves.png",
@@ -195,6 +196,14 @@ class TestStage:
             "videos/b_c_mp4_2.mp4",
         }
         assert json.loads((reports / "evaluation.json").read_text(encoding="utf-8")) == report
+        final = report["models"]["h100_train"]
+        assert json.loads((reports / "metrics.json").read_text(encoding="utf-8")) == {
+            "psnr": final["round_trip"]["psnr_db"],
+            "ssim": final["round_trip"]["ssim"],
+            "psnr_on_teacher_latents": final["on_teacher_latents"]["psnr_db"],
+            "delta_db": parity.max_abs_delta_db,
+            "passed": report["passed"],
+        }
         assert (parity.verdict, [step.step for step in parity.steps]) == ("warn", [250])
         assert set(report["models"]) == {"a800_test", "h100_train"}
 

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from taehv.gate import GateRefusal, Verdict, check_fresh, judge, read_verdict, write_verdict
+from taehv.gate import GateRefusal, Verdict, check_fresh, judge, read_verdict, write_metrics, write_verdict
 from taehv.gate_checks import Check
 from taehv.params import Params
 
@@ -294,6 +294,16 @@ class TestFreshness:
         assert {"name", "value", "limit", "passed", "severity"} <= record["checks"][0].keys()
         wanted = {"history_sha256", "model_sha256", "params_sha256", "dataset_sha256"}
         assert all(len(record["inputs"][name]) == 64 for name in wanted)
+
+    def test_the_metrics_say_what_was_judged_and_a_psnr_that_is_none_is_left_out(
+        self, run: FinishedRun, tmp_path: Path
+    ) -> None:
+        file = tmp_path / "metrics.json"
+        write_metrics(verdict_of(run), file)
+        assert json.loads(file.read_text()) == {"psnr": 26.5, "step": 1000, "passed": True}
+        run.write_history([history_row(0, 9.0), history_row(1000, None, 0.5)])
+        write_metrics(verdict_of(run), file)
+        assert json.loads(file.read_text()) == {"step": 1000, "passed": False}
 
     def test_no_verdict_is_refused(self, run: FinishedRun, tmp_path: Path) -> None:
         assert "dvc repro gate_psnr" in self.refusal(tmp_path / "nothing.json", run)

@@ -81,7 +81,9 @@ class TestWhatCountsAsAnEdit:
 
     def test_a_params_file_that_cannot_be_read_any_more_is_one(self, copy: Project, inputs: RecordedInputs) -> None:
         (copy.root / "params.yaml").write_text("seed: [")
-        with pytest.raises(UserError, match="edited while a800_test ran.*params.yaml: .*not valid YAML.*and then this"):
+        with pytest.raises(
+            UserError, match="edited while a800_test ran.*params.yaml is not usable .*not valid YAML.*and then this"
+        ):
             inputs.refuse_edits("and then this")
 
 
