@@ -83,6 +83,7 @@ def run_training_stage(
                 log.warning("%s was training here and is gone; its lock is taken over", predecessor)
             make_way(job)
             train(job, accelerator, stop_requests, inputs, origin)
+            finished_work.tidy(job.work)
             inputs.refuse_edits(_kept(job))
             publish_finished(job.work, stage)
             inputs.refuse_edits(_kept(job))
