@@ -226,13 +226,15 @@ def test_processes_that_find_different_newest_checkpoints_do_not_train(
     assert train(project, 2, work="work").ranks[0]["summary"]["steps"] == STEPS
 
 
-def test_early_stopping_stops_all_processes(prepared_tiny_project: Project, tmp_path: Path) -> None:
+def test_early_stopping_stops_all_processes_with_a_checkpoint(prepared_tiny_project: Project, tmp_path: Path) -> None:
     project = prepared_tiny_project.copy(tmp_path / "project")
     never_better = {
         "validation": {"early_stopping_patience": 1},
-        "scales": {"embedded": {"optim": {"lr": 1e-12, "muon_lr": 1e-12}}},
+        "scales": {"embedded": {"optim": {"lr": 1e-12, "muon_lr": 1e-12}, "validation": {"every": 4}}},
     }
     project.change_params(never_better)
-    ranks = train(project, 2).ranks
+    ranks = train(project, 2, work="work").ranks
     assert [rank["summary"]["stopped_early"] for rank in ranks] == ["patience", "patience"]
-    assert [rank["summary"]["steps"] for rank in ranks] == [8, 8]
+    assert [rank["summary"]["steps"] for rank in ranks] == [4, 4]
+    saved = [path.name for path in project.root.glob("work/.work/a800_test/*/*/step-*")]
+    assert saved == ["step-4"], "between two checkpoints, which are every 8 steps"
