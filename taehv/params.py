@@ -92,9 +92,9 @@ class DataSource:
     """Whether a listed path may lead out of that folder: absolute, with `..`, or through a symbolic link, which is what
     DVC makes of a data folder where `cache.type` is symlink."""
     limits: VideoLimits
-    hdr: HdrRule
+    hdr: HdrRule = "exclude"
     """Videos in HDR (PQ or HLG): `exclude` leaves them out; `tonemap` makes SDR of them (taehv/data/tone_map.py)."""
-    interlaced: InterlacedRule
+    interlaced: InterlacedRule = "exclude"
     """Videos whose pictures are interlaced, which is measured (taehv/data/interlacing.py): `exclude` leaves them out;
     `deinterlace` makes one progressive picture of each."""
 

@@ -106,3 +106,47 @@ def make_video(
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
+
+
+def copied(source: Path, target: Path, *, first: int = 0, format: str | None = None) -> Path:
+    """The packets of a video from number ``first`` (in the order of decoding) on, without encoding them again."""
+    with av.open(f"file:{source}") as given, av.open(f"file:{target}", "w", format=format) as container:
+        stream = given.streams.video[0]
+        copy = container.add_stream_from_template(stream)
+        packets = [packet for packet in given.demux(stream) if packet.size]
+        for packet in packets[first:]:
+            packet.stream = copy
+            container.mux(packet)
+    return target
+
+
+def key_packets(path: Path) -> list[int]:
+    """The numbers of the packets with which decoding can begin."""
+    with av.open(f"file:{path}") as container:
+        packets = [packet for packet in container.demux(container.streams.video[0]) if packet.size]
+    return [number for number, packet in enumerate(packets) if packet.is_keyframe]
+
+
+def edited(path: Path, edits: Sequence[tuple[int, int]], rate: int = 25) -> Path:
+    """Give an MP4 (its table of contents at the end) another edit list: (first frame, frames) each, -1 for a pause."""
+    data = path.read_bytes()
+    with av.open(f"file:{path}") as container:
+        ticks = container.streams.video[0].time_base.denominator // rate  # type: ignore[union-attr]
+        delay = min(packet.pts for packet in container.demux(video=0) if packet.pts is not None)
+    media_start = int.from_bytes(data[data.index(b"elst") + 16 :][:4], "big") - delay
+    table = b"".join(
+        (1000 * count // rate).to_bytes(4, "big")
+        + (0xFFFFFFFF if first < 0 else media_start + first * ticks).to_bytes(4, "big")
+        + b"\0\1\0\0"
+        for first, count in edits
+    )
+    place = data.index(b"elst") - 4
+    old = int.from_bytes(data[place : place + 4], "big")
+    box = b"elst" + bytes(4) + len(edits).to_bytes(4, "big") + table
+    changed = bytearray(data[:place] + (len(box) + 4).to_bytes(4, "big") + box + data[place + old :])
+    for name in (b"edts", b"trak", b"moov"):
+        at = data.index(name) - 4
+        size = int.from_bytes(changed[at : at + 4], "big")
+        changed[at : at + 4] = (size + len(box) + 4 - old).to_bytes(4, "big")
+    path.write_bytes(bytes(changed))
+    return path

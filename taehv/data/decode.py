@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from taehv.data.container_end import cut_off
+from taehv.data.container_end import missing
 from taehv.data.damage import Message, Watch, captured_log, decoder_error, demuxer_error
 from taehv.data.interlacing import WINDOW, Deinterlacer, FieldOrder, field_order
 from taehv.data.pictures import PictureMaker
@@ -245,9 +245,9 @@ def _check_whole(path: Path, opened: _Opened, log: Sequence[Message], cut: bool,
     error = demuxer_error(log, name)
     if error:
         raise VideoError("truncated" if re.search("premature|partial|[Tt]runcat", error) else "corrupt", error)
-    missing = cut_off(path, name)
-    if missing:
-        raise VideoError("truncated", missing)
+    problem = missing(path, name)
+    if problem is not None:
+        raise problem
 
 
 def _frames(path: Path, limits: VideoLimits) -> Iterator[VideoFrame]:

@@ -67,9 +67,9 @@ def combed_share(lines: npt.NDArray[np.uint8]) -> float:
     if height < _TEETH + 2 or not blocks:
         return 0.0
     every = _COLUMNS * max(1, blocks // _BLOCKS)
-    columns = (lines[:, first : _COLUMNS * blocks : every] for first in range(_COLUMNS))
-    grey = sum((column.astype(np.float32) for column in columns), np.float32(0)) / _COLUMNS
-    step = np.diff(grey, axis=0)
+    columns = [lines[:, first : _COLUMNS * blocks : every] for first in range(_COLUMNS)]
+    grey: npt.NDArray[np.float32] = np.mean(columns, axis=0, dtype=np.float32)
+    step = grey[1:] - grey[:-1]
     large = np.abs(step) > _STEP
     tooth = large[1:] & large[:-1] & (step[1:] * step[:-1] < 0) & (np.abs(grey[2:] - grey[:-2]) < _STEP)
     places = len(tooth) - _TEETH + 1
@@ -136,9 +136,8 @@ def _grey(frame: VideoFrame) -> npt.NDArray[np.uint8]:
     """The brightness, lines untouched: as stored where it is a plane of bytes."""
     if frame.format.components[0].bits == 8 and frame.format.is_planar and not frame.format.is_rgb:
         plane = frame.planes[0]
-        return np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
-    grey: npt.NDArray[np.uint8] = frame.reformat(format="gray").to_ndarray()
-    return grey
+        return np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
+    return frame.reformat(format="gray").to_ndarray().astype(np.uint8, copy=False)
 
 
 def _ordered(window: Iterable[VideoFrame], orders: Counter[str]) -> Iterator[VideoFrame]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -64,7 +64,8 @@ def orientation_of(frame: VideoFrame) -> Orientation:
     from av.sidedata.sidedata import Type
 
     try:
-        matrix = np.frombuffer(frame.side_data[Type.DISPLAYMATRIX], np.int32)
+        side_data = cast("Mapping[Type, memoryview]", frame.side_data)  # PyAV's own description of it is another
+        matrix = np.frombuffer(side_data[Type.DISPLAYMATRIX], np.int32)
     except KeyError:
         return Orientation()
     a, b, c, d = (int(value) for value in matrix[[0, 1, 3, 4]])
@@ -102,8 +103,10 @@ class PictureMaker:
         transfer = self._transfer(frame)
         # The scaler would scale the even and the odd lines of a frame that is flagged as interlaced separately.
         whole = self._progressive(frame) if frame.interlaced_frame else frame
-        stored = self._rgb(whole, orientation, "rgb24" if transfer is None else "rgb48le")
-        return orientation.upright(stored if transfer is None else tone_mapped(stored, transfer))
+        if transfer is None:
+            return orientation.upright(self._rgb(whole, orientation, "rgb24").astype(np.uint8, copy=False))
+        deep = self._rgb(whole, orientation, "rgb48le").astype(np.uint16, copy=False)
+        return orientation.upright(tone_mapped(deep, transfer))
 
     def _transfer(self, frame: VideoFrame) -> Transfer | None:
         transfer = _HDR_TRANSFERS.get(frame.color_trc)
@@ -118,7 +121,7 @@ class PictureMaker:
         self._as_progressive.push(frame)
         return self._as_progressive.vpull()
 
-    def _rgb(self, frame: VideoFrame, orientation: Orientation, format: str) -> npt.NDArray[np.uint8]:
+    def _rgb(self, frame: VideoFrame, orientation: Orientation, format: str) -> npt.NDArray[Any]:
         from av.video.reformatter import Interpolation
 
         # Without processor-dependent short cuts every machine gets the same pixels; with the default ones all colours
@@ -134,5 +137,4 @@ class PictureMaker:
             matrix = _UNKNOWN_MATRICES.get(frame.colorspace)
             why = f"their matrix is {matrix}" if matrix else str(error)
             raise VideoError("unsupported", f"its colours cannot be converted to RGB: {why}") from error
-        stored: npt.NDArray[np.uint8] = made.to_ndarray()
-        return stored
+        return made.to_ndarray()
