@@ -189,7 +189,7 @@ def test_a_progressive_picture_is_scaled_as_a_whole_however_it_is_flagged(tmp_pa
         6,
         size=size,
         pictures=pictures,
-        options={"qp": "0", "x264-params": "fake-interlaced=1"},
+        options={"qp": "0", "x264-params": "tff=1"},
     )
     with av.open(str(flagged)) as container:
         assert all(frame.interlaced_frame for frame in container.decode(video=0))
