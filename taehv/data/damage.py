@@ -37,7 +37,7 @@ _NOT_ABOUT_PICTURES = re.compile(
 """Errors of decoders that change no picture. ``mmco``: to forget a picture that is not there, as after a cut."""
 _NOT_ABOUT_PACKETS = re.compile(
     r"Missing key frame while searching|Cannot find an index entry before"  # an edit list that begins after a key frame
-    r"|Error parsing Opus|[Aa]udio|[Ss]ubtitle|attachment|chapter|tag|metadata"
+    r"|Error parsing Opus|[Ss]ubtitle|attachment|chapter"
 )
 """Errors of demuxers that concern no picture."""
 

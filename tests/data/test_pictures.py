@@ -300,5 +300,10 @@ def test_frames_have_the_times_of_the_source(tmp_path: Path) -> None:
     assert [found.seconds(number) for number in range(8)] == [Fraction(time, 1000) for time in times]
     assert info.rate is not None
     assert float(info.rate) == pytest.approx(8 / (1.5 + 1.5 / 7), rel=0.2)
+    fine = make_video(tmp_path / "c.mp4", 4, times=[0, 333_681, 667_362, 1_001_111], time_base=Fraction(1, 10_000_000))
+    rate = probe(fine).rate  # a clock of 10 MHz; the rate must fit every container's clock
+    assert rate is not None
+    assert rate.denominator <= 100_000
+    assert float(rate) == pytest.approx(29.968, abs=0.01)
     steady = make_video(tmp_path / "b.mkv", 30, rate=Fraction(30000, 1001))
     assert probe(steady).rate == Fraction(30000, 1001)  # although Matroska rounds each time to a millisecond

@@ -149,13 +149,17 @@ def short_sei(folder: Path) -> Made:
     return path, list(range(FRAMES))
 
 
-def in_the_middle_of_a_broadcast(folder: Path) -> Made:
+def in_the_middle_of_a_broadcast(codec: str) -> Callable[[Path], Made]:
     """A transport stream that begins anywhere: players show it from the first key frame on."""
-    path = make_video(folder / "a.ts", 60, codec="mpeg2video", options={"g": "12", "bf": "0"})
-    data = path.read_bytes()
-    path.write_bytes(data[188 * (len(data) // 188 // 4) :])
-    shown = read(path)
-    return path, list(range(shown[0], 60))
+
+    def make(folder: Path) -> Made:
+        path = make_video(folder / "a.ts", 60, codec=codec, options={"g": "12", "bf": "0"})
+        data = path.read_bytes()
+        path.write_bytes(data[188 * (len(data) // 188 // 4) :])
+        shown = read(path)
+        return path, list(range(shown[0], 60))
+
+    return make
 
 
 def varying_rate(folder: Path) -> Made:
@@ -186,7 +190,8 @@ STRANGE: Mapping[str, Callable[[Path], Made]] = {
     "HEVC with leading pictures, TS": cut_in_open_gops("libx265", "cut.ts", **OPEN_X265),
     "MPEG-2 cut in open GOPs": cut_in_open_gops("mpeg2video", "cut.ts", g="15", bf="2"),
     "a short SEI": short_sei,
-    "TS from the middle": in_the_middle_of_a_broadcast,
+    "MPEG-2 TS from the middle": in_the_middle_of_a_broadcast("mpeg2video"),
+    "H.264 TS from the middle": in_the_middle_of_a_broadcast("libx264"),
     "a rate that varies": varying_rate,
     "zeros behind the end": zeros_behind,
 }
