@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from taehv import atomic
-from taehv.data.decode import FewerFramesError, VideoError, VideoInfo, probe, read_frames
+from taehv.data.decode import FewerFramesError, FrameTimes, VideoInfo, frame_times, probe, read_frames
+from taehv.data.video_error import VideoError
 from taehv.errors import UserError
-from taehv.params import DEFAULT_LIMITS, VideoLimits
+from taehv.params import DEFAULT_LIMITS, NO_CONVERSIONS, Conversions, VideoLimits
 
 GAP = 8
 """White columns between the two halves of a side-by-side video."""
@@ -38,6 +39,11 @@ class VideoFile:
     rate: Fraction
     """Frames per second; the average where it varies."""
     limits: VideoLimits
+    conversions: Conversions = NO_CONVERSIONS
+
+    def times(self) -> FrameTimes | None:
+        """When each frame is shown, from the first one on; None where the file has no times."""
+        return frame_times(self.path, self.info, self.limits)
 
     def batches(self, size: int) -> Iterator[Tensor]:
         """All frames in order, ``size`` at a time: (t, 3, H, W) uint8.
@@ -53,7 +59,14 @@ class VideoFile:
         info = self.info
         try:
             yield from read_frames(
-                self.path, info, self.limits, stride=1, height=info.height, width=info.width, stop=info.frames
+                self.path,
+                info,
+                self.limits,
+                self.conversions,
+                stride=1,
+                height=info.height,
+                width=info.width,
+                stop=info.frames,
             )
         except FewerFramesError:
             return  # some packets carry no picture: these were all
@@ -61,23 +74,25 @@ class VideoFile:
             raise VideoFileError(f"{self.path}: {error}") from error
 
 
-def open_video(path: Path, limits: VideoLimits = DEFAULT_LIMITS) -> VideoFile:
-    """Look at a video without decoding it.
+def open_video(
+    path: Path, limits: VideoLimits = DEFAULT_LIMITS, conversions: Conversions = NO_CONVERSIONS
+) -> VideoFile:
+    """Look at a video's packets and a few of its pictures.
 
     Raises:
-        VideoFileError: there is no such file, it is not a video, has no video stream, is larger than the limits, or is
-            cut off.
+        VideoFileError: there is no such file, it is not a video, has no video stream, is larger than the limits, is cut
+            off or damaged, or needs a conversion that is not wanted.
     """
     if not path.is_file():
         raise VideoFileError(f"there is no file {path}")
     try:
-        info = probe(path, limits)
+        info = probe(path, limits, conversions)
     except VideoError as error:
         advice = "; --max-pixels raises the limit, at the price of memory" if error.reason == "too large" else ""
         raise VideoFileError(f"{path}: {error}{advice}") from error
     if not info.rate:
         raise VideoFileError(f"{path} does not say how many frames it shows per second")
-    return VideoFile(path, info, info.rate, limits)
+    return VideoFile(path, info, info.rate, limits, conversions)
 
 
 class VideoWriter:
