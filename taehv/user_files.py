@@ -47,5 +47,14 @@ def shown(name: str | Path) -> str:
     return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in str(name))
 
 
+def is_utf8(name: str) -> bool:
+    """Whether a name is text: Python keeps other bytes of names, and JSON's lone surrogates, as half characters."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _reason(error: OSError | ValueError) -> str:
     return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)

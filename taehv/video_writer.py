@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from taehv import atomic
-from taehv.data.frame_times import FrameTimes
+from taehv.data.variable_rate import VariableRate, rising
 from taehv.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ LOWEST_RATE, HIGHEST_RATE = Fraction(1, 10_000), Fraction(90_000)
 """Frames per second that mp4 can say; beyond them its 32-bit durations overflow."""
 HIGHEST_MATROSKA_RATE = Fraction(1000)
 """Matroska counts milliseconds."""
+_MOVIE_CLOCK = 90_000
 _LONGEST_TICKS = 2**28
 """Ticks of one frame that mp4 takes for sure, whatever it multiplies them by."""
 _COARSE_CLOCK = Fraction(1, 1000)
@@ -44,19 +45,21 @@ class VideoWriter:
     """Takes RGB pictures (t, H, W, 3), uint8."""
 
     def __init__(
-        self, container: OutputContainer, timing: Fraction | FrameTimes, height: int, width: int, *, repeatable: bool
+        self, container: OutputContainer, timing: Fraction | VariableRate, height: int, width: int, *, repeatable: bool
     ) -> None:
         from av.codec.context import Flags
 
-        self._times = _for_mp4(timing) if isinstance(timing, FrameTimes) else None
+        self._times = _for_mp4(timing) if isinstance(timing, VariableRate) else None
         options = {"crf": "16", "preset": "medium", **(_REPEATABLE if repeatable else {})}
         if self._times is None:
             assert isinstance(timing, Fraction)
-            stream = container.add_stream("libx264", rate=timing, options=options)
-            self._clock = 1 / timing
+            # mp4 counts a frame in as many ticks as the denominator has.
+            rate = timing if timing.denominator <= _LONGEST_TICKS else timing.limit_denominator(10**6)
+            stream = container.add_stream("libx264", rate=rate, options=options)
+            self._clock = 1 / rate
         else:
             # Without B-frames, the end that mp4 notes for the video is the end of its last frame.
-            stream = container.add_stream("libx264", rate=self._times.mean_rate, options=options | {"bf": "0"})
+            stream = container.add_stream("libx264", rate=self._times.mean, options=options | {"bf": "0"})
             stream.time_base = stream.codec_context.time_base = self._clock = self._times.clock
             stream.codec_context.flags |= Flags.frame_duration.value
         stream.height, stream.width = height, width
@@ -84,7 +87,7 @@ class VideoWriter:
 
 @contextmanager
 def write_video(
-    path: Path, timing: Fraction | FrameTimes, height: int, width: int, *, repeatable: bool = False
+    path: Path, timing: Fraction | VariableRate, height: int, width: int, *, repeatable: bool = False
 ) -> Iterator[VideoWriter]:
     """An H.264 video; the file appears at ``path`` only when it is complete.
 
@@ -103,8 +106,11 @@ def write_video(
 
     if path.suffix.lower() not in SUFFIXES:
         raise VideoWriteError(f"{path}: videos are written as .mp4, .mov or .mkv")
-    check_rate(timing if isinstance(timing, Fraction) else timing.mean_rate, path)
+    check_rate(timing if isinstance(timing, Fraction) else timing.mean, path)
     container_options = {"movflags": "faststart", "fflags": "+bitexact"} if repeatable else {}
+    if path.suffix.lower() != ".mkv":
+        # The length of a short video at a high rate must not round to nothing: by default mp4 counts milliseconds.
+        container_options["movie_timescale"] = str(_MOVIE_CLOCK)
     try:
         with (
             atomic.replacing(path) as partial,
@@ -151,11 +157,10 @@ def _tag_as_bt709(codec: VideoCodecContext) -> None:
     codec.color_primaries = codec.color_trc = codec.colorspace = codec.color_range = 1
 
 
-def _for_mp4(times: FrameTimes) -> FrameTimes:
+def _for_mp4(times: VariableRate) -> VariableRate:
     """The same times on a clock whose ticks mp4 can count."""
     longest = int(np.diff(times.ticks).max())
     if longest <= _LONGEST_TICKS and times.clock.denominator <= _LONGEST_TICKS:
         return times
     milliseconds = np.round(times.ticks * float(times.clock / _COARSE_CLOCK)).astype(np.int64)
-    rising = np.maximum.accumulate(milliseconds - np.arange(len(milliseconds))) + np.arange(len(milliseconds))
-    return FrameTimes(_COARSE_CLOCK, rising)
+    return VariableRate(_COARSE_CLOCK, rising(milliseconds))

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from taehv import atomic
-from taehv.data.frame_times import LARGEST_TERM, FrameTimes
+from taehv.data.variable_rate import LARGEST_TERM, VariableRate
 from taehv.errors import UserError
 from taehv.user_files import regular_file
 
@@ -66,7 +66,7 @@ class LatentFile:
     shape: tuple[int, int, int, int]
     info: LatentInfo | None
     """None where the file does not say it: latents from elsewhere."""
-    times: FrameTimes | None
+    times: VariableRate | None
     """When each frame is shown, where the rate varies."""
 
     def batches(self, size: int) -> Iterator[Tensor]:
@@ -134,13 +134,13 @@ def _parse_info(metadata: Mapping[str, str], path: Path) -> LatentInfo | None:
     return info
 
 
-def _parse_times(ticks: Tensor, clock: str, path: Path) -> FrameTimes:
+def _parse_times(ticks: Tensor, clock: str, path: Path) -> VariableRate:
     try:
         if ticks.dtype != torch.int64 or ticks.ndim != 1 or len(ticks) < 2 or int(ticks[0]) != 0:
             raise ValueError(f"{TICKS} must be whole numbers from 0 on, one more than frames")
         if not bool((ticks.diff() > 0).all()) or int(ticks[-1]) > _MOST_TICKS:
             raise ValueError(f"{TICKS} must rise, and stay below 2^53")
-        return FrameTimes(parse_rate(clock), ticks.numpy().astype(np.int64))
+        return VariableRate(parse_rate(clock), ticks.numpy().astype(np.int64))
     except ValueError as error:
         raise LatentFileError(f"the frame times of {path} are not what `taehv encode` writes: {error}") from error
 
@@ -177,7 +177,7 @@ class LatentWriter:
         # As bytes: numpy has no bfloat16.
         self._file.write(latents.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
 
-    def finish(self, info: LatentInfo, times: FrameTimes | None = None) -> None:
+    def finish(self, info: LatentInfo, times: VariableRate | None = None) -> None:
         """Write the header, which says what the bytes are."""
         size = self._file.tell() - HEADER_BYTES
         metadata = {name: str(value) for name, value in asdict(info).items()}

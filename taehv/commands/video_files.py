@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from taehv.data.decode import FewerFramesError, VideoError, VideoInfo, probe, read_frames
-from taehv.data.frame_times import FrameTimes, frame_times
+from taehv.data.variable_rate import VariableRate, variable_rate
 from taehv.errors import UserError
 from taehv.params import DEFAULT_LIMITS, VideoLimits
 from taehv.user_files import regular_file
@@ -35,12 +35,12 @@ class VideoFile:
     info: VideoInfo
     rate: Fraction
     """Frames per second; the average where it varies."""
-    times: FrameTimes | None
+    times: VariableRate | None
     """When each frame is shown, where the rate varies."""
     limits: VideoLimits
 
     @property
-    def timing(self) -> Fraction | FrameTimes:
+    def timing(self) -> Fraction | VariableRate:
         """What the writer needs to show the frames as this file does."""
         return self.rate if self.times is None else self.times
 
@@ -76,13 +76,13 @@ def open_video(path: Path, limits: VideoLimits = DEFAULT_LIMITS) -> VideoFile:
     regular_file(path, VideoFileError)
     try:
         info = probe(path, limits)
-        times = frame_times(path, info.rate, limits) if info.rate else None
+        times = variable_rate(path, info.rate, limits) if info.rate else None
     except VideoError as error:
         advice = "; --max-pixels raises the limit, at the price of memory" if error.reason == "too large" else ""
         raise VideoFileError(f"{path}: {error}{advice}") from error
     if not info.rate:
         raise VideoFileError(f"{path} does not say how many frames it shows per second")
-    return VideoFile(path, info, info.rate if times is None else times.mean_rate, times, limits)
+    return VideoFile(path, info, info.rate if times is None else times.mean, times, limits)
 
 
 def pictures_of(frames: Tensor) -> npt.NDArray[np.uint8]:

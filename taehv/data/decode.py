@@ -83,7 +83,7 @@ def probe(path: Path, limits: VideoLimits = DEFAULT_LIMITS) -> VideoInfo:
         VideoError: the file is not a video, has no video stream, is larger than the limits, is truncated, or its first
             frame does not decode.
     """
-    with open_stream(path, limits) as (container, stream):
+    with _open(path, limits) as (container, stream):
         packets = hidden = 0
         promised, rate = int(stream.frames), stream.average_rate or stream.guessed_rate
         if promised > limits.frames:
@@ -136,7 +136,7 @@ def _pictures(
     from av.video.reformatter import VideoReformatter
 
     number, size, reformatter = -1, None, VideoReformatter()
-    with open_stream(path, limits) as (container, stream):
+    with _open(path, limits) as (container, stream):
         frames = container.decode(stream)
         while True:
             with _decoding_errors(f"frame {number + 1} does not decode", limits):
@@ -176,8 +176,7 @@ def _upright_rgb(
 
 
 @contextmanager
-def open_stream(path: Path, limits: VideoLimits) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """A video and its first picture stream, the decoder's limits set; errors are VideoErrors."""
+def _open(path: Path, limits: VideoLimits) -> Iterator[tuple[InputContainer, VideoStream]]:
     import av  # only prepare_data decodes videos
 
     # Opening a video decodes its first frames, so that the limits must hold from here on.
