@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -97,6 +98,8 @@ def _data_setting(kind: str, source: Path | None, outside: bool) -> str:
     path = None if source is None else source.as_posix()
     if path is not None and not is_utf8(path):
         raise UserError(f"{path!a} is not a UTF-8 name, and params.yaml cannot hold it; rename it, or link to it")
+    if path is not None and re.fullmatch(r"[-+.0-9][-+.0-9a-zA-Z_:]*", path):
+        path = f"./{path}"  # 1e5 is a number to YAML 1.2, and a text to PyYAML, which would not quote it
     data = {"source": kind, "path": path} | ({"allow_outside": True} if outside else {})
     # No width: a long path must not be broken into lines.
     return f"data: {yaml.safe_dump(data, default_flow_style=True, sort_keys=False, width=math.inf).strip()}"

@@ -103,7 +103,7 @@ def search_folder(folder: Path) -> tuple[list[str], LeftAside]:
     return sorted(names), aside
 
 
-def _most_common(counts: Counter[_Text]) -> list[tuple[T, int]]:
+def _most_common(counts: Counter[_Text]) -> list[tuple[_Text, int]]:
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -181,7 +182,9 @@ def test_what_a_folder_holds_is_listed_or_left_aside_with_a_count_and_a_reason(
     assert "(2 .txt, 1 .png, 1 without suffix)" in "\n".join(printed)
 
 
-@pytest.mark.parametrize("name", ["my videos #1", "a: b", "yes", "{x}", "- d", "null", "long " * 40, "\u00e9\n", "1e5"])
+@pytest.mark.parametrize(
+    "name", ["my videos #1", "a: b", "yes", "{x}", "- d", "null", "long " * 40, "\u00e9\n", "1e5", "0o7", "-1", ".5"]
+)
 def test_the_suggested_line_is_yaml_that_names_the_folder(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -191,7 +194,8 @@ def test_the_suggested_line_is_yaml_that_names_the_folder(
     assert main(["manifest", name, "--output", "manifest.csv"]) == 0
     [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("params.yaml must say")]
     Path("suggested.yaml").write_text(line.removeprefix("params.yaml must say"), encoding="utf-8")
-    assert read_yaml(Path("suggested.yaml")) == {"data": {"source": "videos", "path": name}}
+    assert (read := read_yaml(Path("suggested.yaml"))) == {"data": {"source": "videos", "path": mock.ANY}}
+    assert isinstance(read, dict) and Path(read["data"]["path"]) == Path(name)
 
 
 def test_a_folder_whose_name_is_not_utf_8_is_one_clear_error(
