@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
+import re
 import sys
 from collections.abc import Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import get_args
+
+import yaml
 
 from taehv import paths
 from taehv.commands.convert import convert
 from taehv.commands.models import DTYPES, open_fast_model
+from taehv.data.folder_search import LeftAside
 from taehv.data.manifest import describe, write_manifest
 from taehv.data.samples import NAMES, sample_videos
 from taehv.data.sources import FolderFiles, SampleFiles, VideoFiles, videos_in_annotations, videos_in_folder
@@ -26,6 +30,7 @@ from taehv.params import (
     InterlacedRule,
     VideoLimits,
 )
+from taehv.user_files import is_utf8, shown
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,20 +74,43 @@ def _manifest(options: argparse.Namespace) -> int:
     source: Path | None = options.source
     outside: bool = options.allow_outside
     files: VideoFiles
+    aside = LeftAside()
     if source is None:
         kind, names, files = "samples", list(NAMES), SampleFiles(sample_videos())
     elif source.is_dir():
-        kind, names, files = "videos", videos_in_folder(source, outside), FolderFiles(source, outside)
+        names, aside = videos_in_folder(source, outside)
+        kind, files = "videos", FolderFiles(source, outside)
     else:
         kind, names = "annotations", videos_in_annotations(source, outside)
         files = FolderFiles(source.parent, outside)
+    setting = _data_setting(kind, source, outside)
     entries = describe(files, names)
-    write_manifest(options.output, entries)
+    try:
+        write_manifest(options.output, entries)
+    except OSError as error:
+        raise UserError(f"{shown(options.output)} cannot be written: {error.strerror}") from error
     total = sum(entry.bytes for entry in entries)
-    print(f"{options.output}: {len(entries)} videos, {total / 2**20:,.1f} MiB")
-    allowed = ", allow_outside: true" if outside else ""
-    print(f"params.yaml must say  data: {{source: {kind}, path: {source.as_posix() if source else 'null'}{allowed}}}")
+    print(f"{shown(options.output)}: {len(entries)} videos, {total / 2**20:,.1f} MiB")
+    for line in aside.lines():
+        print(line)
+    print(f"params.yaml must say  {setting}")
     return 0
+
+
+def _data_setting(kind: str, source: Path | None, outside: bool) -> str:
+    """The line for params.yaml, as YAML whatever is in the path.
+
+    Raises:
+        UserError: YAML, which is Unicode, cannot name the path.
+    """
+    path = None if source is None else source.as_posix()
+    if path is not None and not is_utf8(path):
+        raise UserError(f"{path!a} is not a UTF-8 name, and params.yaml cannot hold it; rename it, or link to it")
+    if path is not None and re.fullmatch(r"[-+.0-9][-+.0-9a-zA-Z_:]*", path):
+        path = f"./{path}"  # 1e5 is a number to YAML 1.2, and a text to PyYAML, which would not quote it
+    data = {"source": kind, "path": path} | ({"allow_outside": True} if outside else {})
+    # No width: a long path must not be broken into lines.
+    return f"data: {yaml.safe_dump(data, default_flow_style=True, sort_keys=False, width=math.inf).strip()}"
 
 
 def _add_reconstruct(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -131,7 +159,7 @@ def _add_decode(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     command = commands.add_parser("decode", help="turn latents into a video")
     command.add_argument("source", type=Path, metavar="LATENTS.safetensors")
     command.add_argument("target", type=Path, metavar="OUT.mp4")
-    command.add_argument("--fps", type=Fraction, help="frames per second; default: what the latents say, or 24")
+    command.add_argument("--fps", help="frames per second; default: what the latents say, or 24")
     _add_limits(command)
     _add_model_options(command)
     command.set_defaults(run=_decode)
@@ -139,10 +167,13 @@ def _add_decode(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def _decode(options: argparse.Namespace) -> int:
     from taehv.commands.code_videos import decode  # needs av
+    from taehv.commands.latent_files import parse_rate
 
-    if options.fps is not None and options.fps <= 0:
-        raise UserError(f"--fps must be positive, got {options.fps}")
-    frames = decode(_fast_model(options), options.source, options.target, options.fps, _limits(options))
+    try:
+        rate = None if options.fps is None else parse_rate(options.fps)
+    except ValueError as error:
+        raise UserError(f"--fps {error}") from error
+    frames = decode(_fast_model(options), options.source, options.target, rate, _limits(options))
     print(f"{options.target}: {frames} frames")
     return 0
 

@@ -8,6 +8,8 @@ import json
 import pickle
 import struct
 import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,19 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     write_state_dict(tmp_path / "model.safetensors", create_model(VARIANT, 1 / 16, "torch_default", 0).state_dict())
     return tmp_path
+
+
+@contextmanager
+def measured() -> Iterator[Callable[[], int]]:
+    """How much more memory the process had at its most, in bytes; a function that says so afterwards."""
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _status("VmHWM")
+    yield lambda: _status("VmHWM") - before
+
+
+def _status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith(name)).split()[1])
 
 
 @pytest.mark.parametrize("kind", ["pickle", "zip", "legacy", "npy"])
@@ -170,8 +185,154 @@ def test_a_legacy_checkpoint_that_claims_terabytes_is_a_clear_error(here: Path) 
 def test_a_checkpoint_of_an_absurd_width_is_a_clear_error(here: Path, rows: int) -> None:
     """A tensor of stride 0 costs four bytes and has any shape."""
     torch.save({"decoder.1.weight": torch.zeros(1).expand(rows, 1)}, "wide.pth")
-    with pytest.raises(CheckpointError, match="fits no known variant"):
+    with pytest.raises(CheckpointError, match="fits no known variant" if rows == 0 else "claim 4,000,000,000 bytes"):
         load_checkpoint(Path("wide.pth"))
+
+
+@pytest.mark.parametrize("rows", [3, 10**7])
+def test_a_checkpoint_whose_tgrow_makes_more_frames_than_any_takes_no_memory(here: Path, rows: int) -> None:
+    """A whole model otherwise: it fits but for this, and would be copied. As a view it costs a row in the file."""
+    weights = create_model(VARIANT, 1 / 16, "torch_default", 0).state_dict()
+    name, grow = next(
+        (name, tensor)
+        for name, tensor in weights.items()
+        if name.endswith("conv.weight") and name.startswith("decoder.") and name.count(".") == 3
+    )
+    channels = grow.shape[1]
+    torch.save(weights | {name: grow[:1].expand(rows * channels, -1, -1, -1)}, "grown.pth")
+    assert Path("grown.pth").stat().st_size < 1_000_000
+    with measured() as most, pytest.raises(CheckpointError, match="misshapen|claim"):
+        load_checkpoint(Path("grown.pth"))
+    assert most() < 50 * 2**20
+    assert main(["convert", "grown.pth", "out.safetensors"]) == 1
+
+
+def twice_the_frames(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """As published files have them where the variant uses fewer frames than were trained."""
+    name = next(
+        name
+        for name, tensor in weights.items()
+        if name.endswith("conv.weight")
+        and name.startswith("decoder.")
+        and name.count(".") == 3
+        and tensor.shape[0] == tensor.shape[1]
+    )
+    return weights | {name: torch.cat([weights[name] * 0, weights[name]])}
+
+
+def test_a_checkpoint_with_the_second_frame_of_an_unused_tgrow_still_loads(here: Path) -> None:
+    weights = read_state_dict(here / "model.safetensors")
+    write_state_dict(here / "more.pth", twice_the_frames(weights))
+    loaded = load_checkpoint(here / "more.pth").state_dict()
+    assert all(torch.equal(loaded[name], weights[name]) for name in weights)
+
+
+def poisoned(weights: dict[str, torch.Tensor], kind: str) -> dict[str, torch.Tensor]:
+    name = "decoder.1.weight"
+    tensor = weights[name].clone()
+    if kind in ("nan", "inf"):
+        tensor[0, 0, 0, 0] = float(kind)
+    elif kind == "sparse":
+        tensor = tensor.to_sparse()
+    elif kind == "quantised":
+        tensor = torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8)
+    elif kind == "meta":
+        tensor = tensor.to("meta")
+    else:
+        tensor = tensor.to(getattr(torch, kind))
+    return weights | {name: tensor}
+
+
+SAID = {"nan": "NaN or infinite", "inf": "NaN or infinite", "sparse": "sparse_coo", "meta": "no numbers"}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("kind", ["nan", "inf", "int64", "bool", "uint8", "complex64", "sparse", "quantised", "meta"])
+def test_weights_that_are_no_numbers_are_refused_by_every_reader(
+    here: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = poisoned(read_state_dict(here / "model.safetensors"), kind)
+    torch.save(weights, "bad.pth")
+    files = ["bad.pth"]
+    if kind not in ("sparse", "quantised", "meta"):
+        save_file(weights, "bad.safetensors")
+        files.append("bad.safetensors")
+        folder = here / "folder"
+        folder.mkdir()
+        save_file(weights, folder / "model.safetensors")
+        (folder / "model_info.json").write_text('{"variant": "wan2_2", "width": 0.0625}')
+        with pytest.raises(ModelError, match=SAID.get(kind, "floating-point numbers")):
+            load_model(folder)
+    for file in files:
+        with pytest.raises(CheckpointError, match=SAID.get(kind, "floating-point numbers")):
+            load_checkpoint(Path(file))
+        for command in (["convert", file, "out.safetensors"], ["decode", "z.safetensors", "out.mp4", "--model", file]):
+            assert main(command) == 1
+            assert "decoder.1.weight" in capsys.readouterr().err
+    assert not list(here.glob("out.*"))
+
+
+@pytest.mark.parametrize("kind", ["nan", "int64"])
+def test_a_teacher_that_is_no_numbers_is_refused(here: Path, kind: str) -> None:
+    from taehv.fingerprint import sha256_of_file
+
+    tensors = {"mean": torch.zeros(768), "components": torch.zeros(16, 768), "deviations": torch.ones(16)}
+    tensors["components"] = tensors["components"] * float("nan") if kind == "nan" else tensors["components"].long()
+    save_file(tensors, here / "pca.safetensors")
+    info = {"schema": 1, "name": "pca", "variant": "hunyuan_video", "sha256": sha256_of_file(here / "pca.safetensors")}
+    (here / "teacher.json").write_text(json.dumps(info))
+    with pytest.raises(TeacherError, match="components"):
+        load_teacher("pca", here, VARIANTS["hunyuan_video"])
+
+
+BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E8M0": 8, "C64": 64, "I64": 64, "U8": 8, "BOOL": 8}
+
+
+@pytest.mark.parametrize("kind", BITS)
+def test_latents_of_a_type_that_is_none_are_one_clear_error(
+    here: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    size = 48 * 4 * BITS[kind] // 8
+    header = {"latents": {"dtype": kind, "shape": [1, 48, 2, 2], "data_offsets": [0, size]}}
+    (here / "z.safetensors").write_bytes(safetensors_with(header, bytes(size)))
+    assert main(["decode", "z.safetensors", "out.mp4", "--model", "model.safetensors"]) == 1
+    assert f"holds latents of type {kind}; latents are floating-point" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_latents_that_are_not_finite_are_one_clear_error(
+    here: Path, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_file({"latents": torch.full((3, 48, 2, 2), float(value))}, here / "z.safetensors")
+    assert main(["decode", "z.safetensors", "out.mp4", "--model", "model.safetensors"]) == 1
+    assert "hold NaN or infinity" in capsys.readouterr().err and not Path("out.mp4").exists()
+
+
+TICKS = {
+    "too few": ([0], "1/25"),
+    "falling": ([0, 2, 1, 3, 4], "1/25"),
+    "not from 0": ([1, 2, 3, 4, 5], "1/25"),
+    "of another number of frames": ([0, 1, 2], "1/25"),
+    "huge": ([0, 1, 2, 3, 2**60], "1/25"),
+    "without a clock's number": ([0, 1, 2, 3, 4], "1/0"),
+}
+
+
+@pytest.mark.parametrize("case", TICKS)
+def test_frame_times_that_are_none_are_one_clear_error(
+    here: Path, case: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ticks, clock = TICKS[case]
+    info = {"variant": "wan2_2", "frames": "4", "height": "16", "width": "16", "rate": "24", "clock": clock}
+    save_file({"latents": torch.zeros(2, 48, 1, 1), "frame_ticks": torch.tensor(ticks)}, here / "z.safetensors", info)
+    assert main(["decode", "z.safetensors", "out.mp4", "--model", "model.safetensors"]) == 1
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_latents_whose_metadata_is_cut_off_name_what_is_missing(here: Path) -> None:
+    save_file({"latents": torch.zeros(2, 48, 1, 1)}, here / "z.safetensors", {"variant": "wan2_2", "rate": "24"})
+    with pytest.raises(LatentFileError, match="frames, height, width missing"):
+        open_latents(here / "z.safetensors")
 
 
 @pytest.mark.parametrize("width", ["1e9", "-1.0", "NaN", '"nan"', "null", "[]", "1e400"])

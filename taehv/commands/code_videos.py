@@ -23,8 +23,8 @@ from taehv.commands.video_files import (
     VideoFile,
     VideoFileError,
     open_video,
+    pictures_of,
     side_by_side,
-    write_video,
 )
 from taehv.metrics import SSIM_WINDOW, psnr_per_clip, ssim_per_clip
 from taehv.model.clips import pad_to_multiple
@@ -32,6 +32,7 @@ from taehv.model.folded import FoldedTAEHV
 from taehv.model.streaming import StreamingDecoder, StreamingEncoder
 from taehv.model.variants import Variant
 from taehv.params import DEFAULT_LIMITS, NO_CONVERSIONS, Conversions, VideoLimits
+from taehv.video_writer import check_rate, write_video
 
 LATENTS_AT_A_TIME = 2
 """The memory for activations grows with it, the speed hardly."""
@@ -69,7 +70,7 @@ def reconstruct(
     waiting: list[Tensor] = []
     meter = _QualityMeter(with_ssim=min(height, width) >= SSIM_WINDOW)
     with (
-        write_video(target, video.rate, height, 2 * width + GAP if beside_original else width) as writer,
+        write_video(target, video.timing, height, 2 * width + GAP if beside_original else width) as writer,
         tqdm(total=video.info.frames, unit="frame", desc="reconstruct") as progress,
     ):
         for decoded in _decoded(decoder, _encoded(model, video, waiting.append)):
@@ -79,7 +80,7 @@ def reconstruct(
             if count:
                 shown, original = decoded[:count, :, :height, :width].float().cpu(), originals[:count].float() / 255
                 meter.add(shown, original)
-                writer.write(side_by_side(original, shown) if beside_original else shown)
+                writer.write(pictures_of(side_by_side(original, shown) if beside_original else shown))
                 progress.update(count)
     return meter.result()
 
@@ -97,14 +98,16 @@ def encode(
         UserError: a file cannot be read or written.
     """
     video = _open_source(source, target, limits, conversions)
+    check_rate(video.rate, source)
     with (
         write_latents(target) as writer,
         tqdm(total=video.info.frames, unit="frame", desc="encode") as progress,
     ):
         for latents in _encoded(model, video, lambda batch: progress.update(len(batch))):
             writer.write(latents[0])
-        info = LatentInfo(model.variant.name, int(progress.n), video.info.height, video.info.width, str(video.rate))
-        writer.finish(info)
+        frames = int(progress.n)
+        info = LatentInfo(model.variant.name, frames, video.info.height, video.info.width, str(video.rate))
+        writer.finish(info, video.times.first(frames) if video.times else None)
     return info
 
 
@@ -128,13 +131,14 @@ def decode(
     weight = next(model.parameters())
     pieces = (batch[None].to(weight) for batch in latents.batches(LATENTS_AT_A_TIME))
     left = info.frames
+    timing = latents.times if rate is None and latents.times is not None else info.frames_per_second
     with (
-        write_video(target, info.frames_per_second, info.height, info.width) as writer,
+        write_video(target, timing, info.height, info.width) as writer,
         tqdm(total=info.frames, unit="frame", desc="decode") as progress,
     ):
         for decoded in _decoded(StreamingDecoder(model, latents.shape[0]), pieces):
             shown = decoded[:left, :, : info.height, : info.width]
-            writer.write(shown)
+            writer.write(pictures_of(shown))
             left -= len(shown)
             progress.update(len(shown))
     return info.frames
@@ -214,4 +218,6 @@ def _info_for(variant: Variant, latents: LatentFile, rate: Fraction | None) -> L
             f"{latents.path} promises {info.frames} frames of {info.height}x{info.width}, but its latents make "
             f"{frames} of {height}x{width}"
         )
+    if latents.times is not None and latents.times.frames != info.frames:
+        raise LatentFileError(f"{latents.path} has times of {latents.times.frames} frames, and {info.frames} frames")
     return LatentInfo(info.variant, info.frames, info.height, info.width, str(rate) if rate else info.rate)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from taehv import atomic
+from taehv.data.csv_cells import path_cell, text_cell
 from taehv.data.inspect_video import Quarantined
 from taehv.data.plan import DatasetPlan
 from taehv.data.splits import SPLITS
@@ -49,17 +50,17 @@ def describe_dataset(
             }
             for video in plan.videos
         ],
-        "unused": list(plan.unused),
+        "unused": [],  # every usable video has clips; the key stays for those who read this schema
         "quarantined": quarantined,
     }
 
 
 def write_quarantine(path: Path, quarantined: Sequence[Quarantined]) -> None:
-    """Write quarantine.csv: every video that was left out, and why."""
+    """Write quarantine.csv: every video that was left out, and why. Nothing in it is a formula to a spreadsheet."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(field.name for field in dataclasses.fields(Quarantined))
-    writer.writerows(dataclasses.astuple(video) for video in quarantined)
+    writer.writerows((path_cell(video.path), video.reason, text_cell(video.detail)) for video in quarantined)
     atomic.write_text(path, text.getvalue())
 
 

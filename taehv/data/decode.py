@@ -39,6 +39,8 @@ _WITHOUT_FIELDS = ("gif", "apng")
 """Their pictures are never interlaced, but dithered, which can look so."""
 _LOOKED_AT = (Fraction(0), Fraction(1, 3), Fraction(2, 3))
 """Where in the video pictures are looked at for interlacing."""
+_MOST_REORDERED = 32
+"""Places that a frame may move between decoding and showing; the standards allow 16. Beyond it a clock was set back."""
 _LARGEST_DENOMINATOR = 100_000
 """Of an average rate: an MP4's clock takes it, and a rate of 240 is right to 1 in 10^7."""
 
@@ -74,6 +76,8 @@ class FrameTimes:
     """Ascending, from the first frame on, which is at 0; one per frame (``VideoInfo.frames``)."""
     time_base: Fraction
     """Seconds per tick."""
+    last_duration: int
+    """Of the last frame, in ticks; 0 where the file does not say it."""
 
     def seconds(self, frame: int) -> Fraction:
         """When a frame is shown, from the first one on."""
@@ -102,7 +106,8 @@ def probe(path: Path, limits: VideoLimits = DEFAULT_LIMITS, conversions: Convers
 
 
 def frame_times(path: Path, info: VideoInfo, limits: VideoLimits = DEFAULT_LIMITS) -> FrameTimes | None:
-    """When each of the frames that ``read_frames`` gives is shown; None where the file has no times.
+    """When each of the frames that ``read_frames`` gives is shown; None where the file has no times, or its clock was
+    set back on the way.
 
     Raises:
         VideoError: as ``probe`` does.
@@ -111,10 +116,10 @@ def frame_times(path: Path, info: VideoInfo, limits: VideoLimits = DEFAULT_LIMIT
         packets = _survey(path, limits)
         first = next(_frames(path, limits))
     shown = packets.shown_from(first.pts)
-    if packets.times is None or len(shown) < info.frames:
+    if packets.times is None or packets.clock_set_back or len(shown) < info.frames:
         return None
     ticks = shown[: info.frames]
-    return FrameTimes(ticks - ticks[0], packets.time_base)
+    return FrameTimes(ticks - ticks[0], packets.time_base, packets.last_duration)
 
 
 def read_frames(
@@ -166,6 +171,8 @@ class _Packets:
     count: int
     times: npt.NDArray[np.int64] | None
     """When they are shown, ascending; None where the file does not say it of all of them."""
+    clock_set_back: bool
+    """Whether packets follow each other in another order than they are shown in, farther apart than any codec does."""
     time_base: Fraction
     last_duration: int
     """Of the one that is shown last; 0 where it is not said."""
@@ -226,9 +233,12 @@ def _survey(path: Path, limits: VideoLimits) -> _Packets:
         _check_whole(path, opened, [*opened.log, *log], cut, found, listed)
         rates = (stream.average_rate, stream.guessed_rate)
         assert stream.time_base is not None
+        given = np.frombuffer(times, np.int64)
+        order = np.argsort(given, kind="stable")
         return _Packets(
             len(times),
-            np.sort(np.frombuffer(times, np.int64)) if timed and times else None,
+            given[order] if timed and times else None,
+            bool(np.any(np.abs(order - np.arange(len(order))) > _MOST_REORDERED)),
             stream.time_base,
             last[1],
             tuple(rate for rate in rates if rate),

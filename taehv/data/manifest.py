@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from taehv import atomic
+from taehv.data.csv_cells import path_cell, path_of_cell
 from taehv.data.sources import VideoFiles
 from taehv.errors import UserError
 from taehv.fingerprint import sha256_of_file
+from taehv.user_files import regular_file, shown
 
 COLUMNS = ("path", "bytes", "sha256")
 HOW_TO_WRITE = "write it with `taehv manifest FOLDER`, `taehv manifest ANNOTATIONS` or `taehv manifest --samples`"
@@ -40,20 +42,23 @@ def describe(files: VideoFiles, names: Iterable[str]) -> list[ManifestEntry]:
     for name in names:
         file = files.locate(name)
         try:
-            if not file.is_file():
-                raise UserError(f"{name}: no such file ({file})")
-            entries.append(ManifestEntry(name, file.stat().st_size, sha256_of_file(file)))
+            if not file.exists():
+                raise UserError(f"{shown(name)}: no such file ({shown(file)})")
+            entries.append(ManifestEntry(name, regular_file(file).stat().st_size, sha256_of_file(file)))
         except OSError as error:
-            raise UserError(f"{name} cannot be read: {error}") from error
+            raise UserError(f"{shown(name)} cannot be read: {error.strerror}") from error
     return entries
 
 
 def write_manifest(path: Path, entries: Iterable[ManifestEntry]) -> None:
-    """Replace the manifest."""
+    """Replace the manifest. Every name that UTF-8 can say comes back as it was."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows((entry.path, entry.bytes, entry.sha256) for entry in entries)
+    plain, quoted = (csv.writer(text, lineterminator="\n", quoting=how) for how in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
+    plain.writerow(COLUMNS)
+    for entry in entries:
+        # Python's writer does not quote a carriage return by itself, and its reader takes a bare one for a new line.
+        writer = quoted if "\r" in entry.path else plain
+        writer.writerow((path_cell(entry.path), entry.bytes, entry.sha256))
     atomic.write_text(path, text.getvalue())
 
 
@@ -64,11 +69,12 @@ def read_manifest(path: Path) -> list[ManifestEntry]:
         ManifestError: it is missing, empty, or has problems; all of them are listed.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        with regular_file(path).open(encoding="utf-8-sig", newline="") as file:
+            text = file.read()
+    except (OSError, UnicodeDecodeError, UserError) as error:
         raise ManifestError(f"{path} cannot be read ({error}); {HOW_TO_WRITE}") from error
     try:
-        rows = list(csv.reader(io.StringIO(text)))
+        rows = list(csv.reader(io.StringIO(text, newline="")))
     except csv.Error as error:
         raise ManifestError(f"{path} cannot be read as CSV: {error}; {HOW_TO_WRITE}") from error
     if not rows or tuple(rows[0]) != COLUMNS:
@@ -80,7 +86,8 @@ def read_manifest(path: Path) -> list[ManifestEntry]:
         if problem:
             problems.append(f"  - line {line}: {problem}")
         else:
-            entries[row[0]] = ManifestEntry(row[0], int(row[1]), row[2])
+            name = path_of_cell(row[0])
+            entries[name] = ManifestEntry(name, int(row[1]), row[2])
     if problems:
         raise ManifestError("\n".join([f"{path} has {len(problems)} bad lines; {HOW_TO_WRITE}", *problems]))
     if not entries:
@@ -91,11 +98,12 @@ def read_manifest(path: Path) -> list[ManifestEntry]:
 def _problem(row: list[str], entries: dict[str, ManifestEntry]) -> str | None:
     if len(row) != len(COLUMNS):
         return f"must have {len(COLUMNS)} values, got {len(row)}"
-    path, size, sha256 = row
+    cell, size, sha256 = row
+    path = path_of_cell(cell)
     if not path:
         return "the path is empty"
     if path in entries:
-        return f"{path} is listed twice"
+        return f"{shown(path)} is listed twice"
     if not re.fullmatch(r"[0-9]{1,100}", size):
         return f"bytes must be a whole number below 10^100, got {size[:40]!r}"
     if not re.fullmatch(r"[0-9a-f]{64}", sha256):

@@ -55,8 +55,8 @@ class VideoPlan:
 class DatasetPlan:
     rule: SplitRule
     videos: tuple[VideoPlan, ...]
-    unused: tuple[str, ...]
-    """Usable videos that have no clip: there are more held-out videos than held-out clips are wanted."""
+    returned: int
+    """Videos that the split would hold out, and that are trained on: validation and test need no more."""
     quarantined: tuple[Quarantined, ...]
 
     @property
@@ -84,9 +84,8 @@ def plan_dataset(videos: Sequence[Video], data: ScaleData, samples: int) -> Data
         )
         plans, short = _plans(parts, data, samples)
         if not short:
-            used = {plan.video for plan in plans}
-            unused = tuple(video.entry.path for video in fitting if video not in used)
-            return DatasetPlan(rule, plans, unused, tuple(quarantined))
+            held_out = sum(any(split in HELD_OUT for split in splits) for _, splits in parts)
+            return DatasetPlan(rule, plans, _meant_to_be_held_out(fitting, data) - held_out, tuple(quarantined))
         quarantined += short
         left_out = {problem.path for problem in short}
         fitting = [video for video in fitting if video.entry.path not in left_out]
@@ -121,24 +120,36 @@ def _usable(videos: Sequence[Video], data: ScaleData) -> tuple[list[Video], list
 
 
 def _parts_by_video(videos: Sequence[Video], data: ScaleData, samples: int) -> list[tuple[Video, Parts]]:
-    """Each video is in one split, whole. Of more held-out videos than samples, the first by content hash are used."""
+    """Each video is in one split, whole. Of more held-out videos than samples, the first by content hash are held out.
+
+    The others are trained on. Adding videos can so return one to training, but never takes one out of it: what is held
+    out was never trained on before.
+    """
     parts: list[tuple[Video, Parts]] = []
     taken: Counter[SplitName] = Counter()
     for video in sorted(videos, key=lambda video: video.entry.sha256):
         split = split_of_video(video.entry.sha256, data.split)
-        if split == "train" or taken[split] < samples:
-            taken[split] += 1
-            parts.append((video, {split: range(_frames(video, data))}))
+        if split != "train" and taken[split] == samples:
+            split = "train"
+        taken[split] += 1
+        parts.append((video, {split: range(_frames(video, data))}))
     return parts
 
 
 def _parts_by_time(videos: Sequence[Video], data: ScaleData, samples: int) -> list[tuple[Video, Parts]]:
-    """Each video is in every split; beyond as many videos as samples, the last by content hash only train."""
+    """Each video is in every split; beyond as many videos as samples, the last by content hash train, whole."""
     parts: list[tuple[Video, Parts]] = []
     for number, video in enumerate(sorted(videos, key=lambda video: video.entry.sha256)):
-        by_time = split_by_time(_frames(video, data), data.split)
-        parts.append((video, by_time if number < samples else {"train": by_time["train"]}))
+        frames = _frames(video, data)
+        parts.append((video, split_by_time(frames, data.split) if number < samples else {"train": range(frames)}))
     return parts
+
+
+def _meant_to_be_held_out(videos: Sequence[Video], data: ScaleData) -> int:
+    """How many videos the split alone would hold out, in part or whole."""
+    if split_rule(len(videos), data.split) == "by time":
+        return len(videos)
+    return sum(split_of_video(video.entry.sha256, data.split) != "train" for video in videos)
 
 
 def _plans(

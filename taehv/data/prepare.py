@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,9 +26,12 @@ from taehv.errors import UserError
 from taehv.model.variants import VARIANTS
 from taehv.params import Params
 from taehv.profiles import Profile
+from taehv.user_files import shown
 
 # Room on the disk for the index, the teacher and file system overhead.
 _DISK_MARGIN_BYTES = 64 * 2**20
+_LISTED = 20
+"""Left-out videos that are named on the screen."""
 
 
 class NoDatasetError(UserError):
@@ -133,7 +137,7 @@ def _check_splits(plan: DatasetPlan, quarantined: Sequence[Quarantined]) -> None
     empty = [split for split in SPLITS if not plan.clips(split)]
     if not empty:
         return
-    left_out = [f"  - {video.path}: {video.reason}: {video.detail}" for video in quarantined]
+    left_out = [f"  - {shown(video.path)}: {video.reason}: {shown(video.detail)}" for video in quarantined]
     listed = [f"{len(left_out)} videos are left out:", *left_out] if left_out else []
     if not plan.videos:
         advice = "No video can be used. Mend or replace the videos and write data/manifest.csv again."
@@ -174,10 +178,14 @@ def _remove_others(store: Path, plan: DatasetPlan) -> None:
 def _report(plan: DatasetPlan, quarantined: Sequence[Quarantined]) -> None:
     counts = ", ".join(f"{plan.clips(split)} {split}" for split in SPLITS)
     print(f"{len(plan.videos)} videos, split {plan.rule}: {counts} clips, {plan.bytes / 2**20:,.0f} MiB")
-    for path in plan.unused:
-        print(f"not needed: {path}: validation.samples is smaller than the number of held-out videos")
-    for video in quarantined:
-        print(f"left out: {video.path}: {video.reason}: {video.detail}")
+    if plan.returned:
+        print(f"{plan.returned} videos more than validation and test need (validation.samples) are trained on, whole")
+    for video in quarantined[:_LISTED]:
+        print(f"left out: {shown(video.path)}: {video.reason}: {shown(video.detail)}")
+    if len(quarantined) > _LISTED:
+        reasons = Counter(video.reason for video in quarantined).most_common()
+        counted = ", ".join(f"{count} {reason}" for reason, count in reasons)
+        print(f"left out: {len(quarantined)} videos in all ({counted}); {paths.QUARANTINE} lists them")
 
 
 @contextmanager

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
+from taehv.data.folder_search import VIDEO_SUFFIXES, LeftAside, search_folder
 from taehv.data.samples import sample_videos
 from taehv.errors import UserError
 from taehv.params import DataSource
-
-VIDEO_SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"})
-
+from taehv.paths import main_repository
+from taehv.user_files import is_utf8, regular_file, shown
 
 HOW_TO_ALLOW = "data.allow_outside: true in params.yaml (and --allow-outside for `taehv manifest`)"
 
@@ -66,31 +66,39 @@ def open_source(source: DataSource) -> VideoFiles:
     if source.source == "samples":
         return SampleFiles(sample_videos())
     assert source.path is not None
-    path = Path(source.path)
+    path = file_of(source.path)
     if source.source == "videos":
         if not path.is_dir():
-            raise UserError(f"data.path: {path} is not a folder; name the folder of videos")
+            raise UserError(f"data.path: {shown(path)} is not a folder; name the folder of videos")
         return FolderFiles(path, source.allow_outside)
     if not path.is_file():
-        raise UserError(f"data.path: {path} is not a file; name the annotation file (JSON or CSV)")
+        raise UserError(f"data.path: {shown(path)} is not a file; name the annotation file (JSON or CSV)")
     return FolderFiles(path.parent, source.allow_outside)
 
 
-def videos_in_folder(folder: Path, allow_outside: bool = False) -> list[str]:
-    """All videos below a folder, by suffix, as sorted relative paths.
+def videos_in_folder(folder: Path, allow_outside: bool = False) -> tuple[list[str], LeftAside]:
+    """All videos below a folder, by suffix, as sorted relative paths, and what was left aside.
 
     Raises:
         UserError: there are none, or one is a link that leads out of the folder and that is not allowed.
     """
-    if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder")
-    files = (file for file in folder.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES and file.is_file())
-    names = sorted(file.relative_to(folder).as_posix() for file in files)
+    names, aside = search_folder(folder)
     if not names:
-        raise UserError(f"no video below {folder}; looked for {', '.join(sorted(VIDEO_SUFFIXES))}")
+        looked_for = f"looked for {', '.join(sorted(VIDEO_SUFFIXES))}"
+        raise UserError("\n".join([f"no video below {shown(folder)}; {looked_for}", *aside.lines()]))
     for name in names:
         located(folder, name, allow_outside)
-    return names
+    return names, aside
+
+
+def file_of(path: str) -> Path:
+    """Where ``data.path`` is: below the working directory or, where it is not there, below the main repository.
+
+    DVC runs queued and temporary experiments in a copy of what git knows, in which a folder of videos is usually not.
+    Wherever a video is found, the manifest's sha256 says whether it is the one that was meant.
+    """
+    here = Path(path)
+    return here if here.exists() else main_repository() / path
 
 
 def videos_in_annotations(path: Path, allow_outside: bool = False) -> list[str]:
@@ -101,7 +109,9 @@ def videos_in_annotations(path: Path, allow_outside: bool = False) -> list[str]:
             is not allowed.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        # Line ends as they are: universal ones would change a name that holds a carriage return.
+        with regular_file(path).open(encoding="utf-8-sig", newline="") as file:
+            text = file.read()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     names = _json_paths(path, text) if path.suffix.lower() == ".json" else _csv_paths(path, text)
@@ -112,7 +122,7 @@ def videos_in_annotations(path: Path, allow_outside: bool = False) -> list[str]:
     names = [PurePosixPath(name).as_posix() for name in names]
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
-        raise UserError(f"{path}: {repeated[0]} is listed twice; each video may be listed once")
+        raise UserError(f"{path}: {shown(repeated[0])} is listed twice; each video may be listed once")
     return names
 
 
@@ -126,6 +136,8 @@ def located(root: Path, name: str, allow_outside: bool) -> Path:
     path = PurePosixPath(name)
     if "\\" in name or "\0" in name or not path.parts:
         raise UserError(f"{name!r} is not the path of a file: one or more names with forward slashes between them")
+    if not is_utf8(name):
+        raise UserError(f"{name!a} is not text: it holds half a character (a lone surrogate); mend the list")
     file = root / path
     if allow_outside:
         return file
@@ -163,7 +175,7 @@ def _json_paths(path: Path, text: str) -> list[str]:
 
 
 def _csv_paths(path: Path, text: str) -> list[str]:
-    rows = csv.DictReader(io.StringIO(text))
+    rows = csv.DictReader(io.StringIO(text, newline=""))
     try:
         if "path" not in (rows.fieldnames or []):
             raise UserError(f"{path} must be CSV with a column called 'path', or JSON with the suffix .json")

@@ -20,8 +20,10 @@ from torch import Tensor
 
 from taehv import atomic
 from taehv.errors import UserError
+from taehv.model.sound_weights import check_layout, check_weights, claimed_bytes
 from taehv.model.taehv import DECODER_CHANNELS, TAEHV
 from taehv.model.variants import LARGEST_WIDTH, VARIANTS, Variant
+from taehv.user_files import regular_file
 
 StateDict = dict[str, Tensor]
 SUFFIXES = (".pth", ".safetensors")
@@ -38,6 +40,10 @@ _MALFORMED = (
 """What torch's and Python's readers raise on files that are not what they seem, besides ValueError and RuntimeError."""
 
 
+MOST_GROWN_FRAMES = 2
+"""Frames that a TGrow of any published variant makes of one."""
+
+
 class CheckpointError(UserError):
     """A checkpoint that cannot be read, written, or used as this variant."""
 
@@ -46,18 +52,21 @@ def read_state_dict(path: Path) -> StateDict:
     """All tensors of a file, by key, on the CPU.
 
     Raises:
-        CheckpointError: the file is missing or damaged, has another suffix, or holds anything but tensors by name.
+        CheckpointError: the file is missing, damaged or no regular file, has another suffix, holds anything but tensors
+            by name, or tensors that are no weights (integers, NaN, sparse, larger than the file).
     """
     _check_suffix(path)
+    regular_file(path, CheckpointError)
     try:
         content = load_file(path) if path.suffix == ".safetensors" else _load_pickled(path)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"there is no file {path}") from error
     except (OSError, ValueError, EOFError, RuntimeError, SafetensorError, *_MALFORMED) as error:
         reason = str(error).strip().split("\n", 1)[0]
         raise CheckpointError(f"{path} cannot be read as {path.suffix[1:]} weights: {reason}") from error
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
+    ):
         raise CheckpointError(f"{path} is not a state dict: it must hold nothing but tensors by name")
+    _check_tensors(content, path)
     return dict(content)
 
 
@@ -204,10 +213,22 @@ def _load_pickled(path: Path) -> object:
     return torch.load(path, "cpu", weights_only=True)
 
 
+def _check_tensors(weights: StateDict, path: Path) -> None:
+    """Cheap questions first: a small file can hold a view of any shape, which takes memory once it is copied."""
+    check_layout(weights, str(path), CheckpointError)
+    claimed, there = claimed_bytes(weights), path.stat().st_size
+    if claimed > there:
+        raise CheckpointError(
+            f"{path} is no checkpoint: its tensors claim {claimed:,} bytes of numbers, and the file has {there:,}"
+        )
+    check_weights(weights, str(path), CheckpointError)
+
+
 def _has_more_frames(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
     """Whether a TGrow weight (stride * C, C, 1, 1) makes a multiple of C more rows than wanted."""
     is_grow = name.startswith("decoder.") and name.endswith(".conv.weight") and name.count(".") == 3
-    return is_grow and found[1:] == wanted[1:] and found[0] > wanted[0] and found[0] % wanted[1] == 0
+    frames_there, rest = divmod(found[0], wanted[1]) if is_grow and found[1:] == wanted[1:] else (0, 0)
+    return rest == 0 and wanted[0] < found[0] and frames_there <= MOST_GROWN_FRAMES
 
 
 def _check_suffix(path: Path) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from taehv import atomic
 from taehv.report.examples import Example, Video
+from taehv.video_writer import write_video
 
 FRAMES_PER_SECOND = 8
 """A third of usual speed: clips last a few frames only."""
@@ -19,21 +19,10 @@ GAP = 8
 
 def write_side_by_side(example: Example, codec: str, path: Path) -> None:
     """An H.264 mp4 that browsers play: original | what ``codec`` made of it."""
-    import av  # only reports need it here
-
     frames = _side_by_side(example.original, example.decoded[codec].video)
-    container_options = {"movflags": "faststart", "fflags": "+bitexact"}
-    with atomic.replacing(path) as partial, av.open(str(partial), "w", options=container_options) as container:
-        # One thread, no look-ahead, no B-frames: with them x264 does not always give the same file for the same frames.
-        settings = {"threads": "1", "bf": "0", "x264-params": "rc-lookahead=0:sync-lookahead=0:weightp=0"}
-        options = {"crf": "16", "preset": "medium", **settings}
-        stream = container.add_stream("libx264", rate=Fraction(FRAMES_PER_SECOND), options=options)
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        for frame in frames:
-            picture = av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format="yuv420p")
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode(None))
+    height, width = frames.shape[1:3]
+    with write_video(path, Fraction(FRAMES_PER_SECOND), height, width, repeatable=True) as writer:
+        writer.write(frames)
 
 
 def _side_by_side(left: Video, right: Video) -> Video:
@@ -41,5 +30,5 @@ def _side_by_side(left: Video, right: Video) -> Video:
     left, right = (video.repeat(factor, axis=1).repeat(factor, axis=2) for video in (left, right))
     gap = np.full((*left.shape[:2], GAP, 3), 255, dtype=np.uint8)
     joined = np.concatenate([left, gap, right], axis=2)
-    # H.264 with 4:2:0 colour wants even sizes.
+    # Even sizes: browsers play H.264 with halved colour only.
     return np.pad(joined, ((0, 0), (0, joined.shape[1] % 2), (0, joined.shape[2] % 2), (0, 0)), mode="edge")

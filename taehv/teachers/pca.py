@@ -21,6 +21,7 @@ from torch import Tensor
 
 from taehv import atomic
 from taehv.fingerprint import sha256_of_file
+from taehv.model.sound_weights import check_weights
 from taehv.model.variants import Variant
 from taehv.teachers import TeacherError
 
@@ -86,6 +87,7 @@ class PcaTeacher:
             tensors = {} if damaged else load_file(weights)
         except (OSError, SafetensorError) as error:
             raise _unusable(f"{weights} cannot be read: {error}") from error
+        check_weights(tensors, str(weights), TeacherError)
         if damaged:
             raise _unusable(f"{weights} is damaged: its sha256 is not the one in {INFO}")
         values = block_values(variant)

@@ -27,7 +27,7 @@ from taehv.training.adversary import Adversary
 from taehv.training.batches import SlotLoader
 from taehv.training.job import TrainingJob
 from taehv.training.slots import slots_of_rank
-from taehv.training.state import TrainingState, not_finite
+from taehv.training.state import TrainingState
 from taehv.training.step import DTYPES, TrainStep
 from taehv.training.validation import Validator
 
@@ -116,11 +116,6 @@ def initial_student(params: Params) -> TAEHV:
         student.load_state_dict(weights, strict=True)
     except RuntimeError as error:
         raise UserError(f"{path} does not fit {model.variant} at width {model.width:g}: {error}") from error
-    if spoiled := not_finite(student):
-        raise UserError(
-            f"{path}, which model.weights names, holds weights that are not finite (NaN or infinity): {spoiled}. "
-            "Nothing can be trained from it: name another file there"
-        )
     return student
 
 

@@ -24,11 +24,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from taehv import atomic
 from taehv.errors import UserError
 from taehv.fingerprint import sha256_of_file, sha256_of_json
+from taehv.model.sound_weights import check_weights
 from taehv.training.job import CHECKPOINT_FORMAT, TrainingJob
 from taehv.training.replay import Sample, as_tensors
-from taehv.training.state import Progress, TrainingState, not_finite
+from taehv.training.state import Progress, TrainingState
 
 MANIFEST = "manifest.json"
 STEP = "step-"
@@ -87,11 +89,9 @@ def take_snapshot(state: TrainingState, *, with_shared_part: bool) -> Snapshot:
 def write_files(snapshot: Snapshot, folder: Path) -> None:
     """This process's files of a checkpoint, each flushed to disk."""
     for name, tensors in snapshot.tensors.items():
-        save_file(tensors, folder / name)
-        flush_to_disk(folder / name)
+        _save(tensors, folder / name)
     for name, samples in snapshot.remembered.items():
-        save_file(as_tensors(samples), folder / name)
-        flush_to_disk(folder / name)
+        _save(as_tensors(samples), folder / name)
     if snapshot.progress is not None:
         (folder / PROGRESS).write_text(snapshot.progress, encoding="utf-8")
         flush_to_disk(folder / PROGRESS)
@@ -178,23 +178,26 @@ def load_checked(info: CheckpointInfo, state: TrainingState) -> None:
     """Put a checkpoint that ``read_manifest`` has just checked into ``state``, on whatever device its tensors are.
 
     Raises:
-        CheckpointError: the weights do not fit the model, or are not all finite.
+        CheckpointError: the weights do not fit the model, or are no finite floating-point numbers.
     """
     checkpoint = info.path
     try:
-        state.student.load_state_dict(load_file(checkpoint / MODEL), strict=True)
-        state.ema.load_state_dict(load_file(checkpoint / EMA), strict=True)
+        state.student.load_state_dict(_weights(checkpoint / MODEL), strict=True)
+        state.ema.load_state_dict(_weights(checkpoint / EMA), strict=True)
         state.optimizers.load_state_tensors(load_file(checkpoint / OPTIMIZER))
         if state.adversary is not None:
             state.adversary.load_state_tensors(load_file(checkpoint / ADVERSARY))
             state.adversary.load_replay(checkpoint)
         state.progress = Progress(**json.loads((checkpoint / PROGRESS).read_text(encoding="utf-8")))
-        state.best_weights = load_file(checkpoint / BEST) if state.progress.best_step is not None else None
+        state.best_weights = _weights(checkpoint / BEST) if state.progress.best_step is not None else None
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"the checkpoint {checkpoint} does not fit this model: {error}") from error
-    for file, module in ((MODEL, state.student), (EMA, state.ema)):
-        if spoiled := not_finite(module):
-            raise CheckpointError(f"{checkpoint / file} holds weights that are not finite: {spoiled}")
+
+
+def _weights(file: Path) -> dict[str, Tensor]:
+    weights = load_file(file)
+    check_weights(weights, str(file), CheckpointError)
+    return weights
 
 
 def flush_to_disk(path: Path) -> None:
@@ -204,6 +207,12 @@ def flush_to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _save(tensors: dict[str, Tensor], file: Path) -> None:
+    with atomic.usual_mode(file):
+        save_file(tensors, file)
+    flush_to_disk(file)
 
 
 def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

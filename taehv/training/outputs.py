@@ -51,7 +51,8 @@ def write_best_model(outputs: TrainingOutputs, state: TrainingState, job: Traini
     partial = outputs.root / ".best_model.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    save_file(weights, partial / outputs.best_weights.name)
+    with atomic.usual_mode(partial / outputs.best_weights.name):
+        save_file(weights, partial / outputs.best_weights.name)
     flush_to_disk(partial / outputs.best_weights.name)
     atomic.write_json(partial / outputs.best_info.name, info)
     # For an instant there is no best_model/; a process that is killed then finds the weights in its checkpoint.

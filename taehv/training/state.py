@@ -51,14 +51,6 @@ class Progress:
     """The stage and step of another stage's checkpoint that this run started from."""
 
 
-def not_finite(model: TAEHV) -> str | None:
-    """Which of the weights hold NaN or infinity, in words; None where all are finite."""
-    names = [name for name, tensor in model.state_dict().items() if not bool(torch.isfinite(tensor).all())]
-    if not names:
-        return None
-    return f"{names[0]}" + (f" and {len(names) - 1} more tensors" if len(names) > 1 else "")
-
-
 class TrainingState:
     """Student, its moving average, optimiser, adversary (where there is one) and progress."""
 

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from test_video_writer import planes_as_rgb, tags_of
 
 from taehv.cli import main
 from taehv.commands.video_files import open_video
 from taehv.model.checkpoints import write_state_dict
 from taehv.model.init import create_model
 from taehv.model.variants import VARIANTS
+from taehv.video_writer import write_video
 
 HEIGHT, WIDTH, FRAMES, RATE = 37, 51, 11, Fraction(30000, 1001)
 
@@ -106,6 +108,86 @@ def test_latents_without_metadata_decode_whole_at_24_frames_per_second(tmp_path:
     assert shape_of(tmp_path / "b.mp4")[3] == Fraction(25, 2)
 
 
+def with_times(path: Path, ticks: Sequence[int], clock: Fraction) -> Path:
+    """A video whose frames are shown at these ticks, made by PyAV alone."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"bf": "0"})
+        stream.height, stream.width, stream.pix_fmt = 32, 48, "yuv420p"
+        stream.time_base = stream.codec_context.time_base = clock
+        for number, tick in enumerate(ticks):
+            frame = av.VideoFrame.from_ndarray(np.full((32, 48, 3), 8 * number, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = tick, clock
+            container.mux(stream.encode(frame.reformat(format="yuv420p")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def seconds_of(path: Path) -> list[float]:
+    with av.open(str(path)) as container:
+        return [float(frame.time or 0) for frame in container.decode(video=0)]
+
+
+@pytest.mark.parametrize("source", ["phone.mkv", "screen.mp4", "ten_digits.mp4"])
+def test_a_variable_frame_rate_keeps_the_times_of_the_frames(source: str, tmp_path: Path) -> None:
+    """Also through a file of latents. A constant rate, which a clock of milliseconds rounds, stays that rate."""
+    if source == "ten_digits.mp4":
+        clock, ticks = Fraction(1, 10_000_000), [0, 330_462, 661_211, 991_905, 1_324_861, 1_656_245, 1_992_273]
+    else:
+        clock, ticks = Fraction(1, 1000), [0, 40, 80, 120, 280, 320, 1200, 1240, 1280, 2320, 2360]
+    video = with_times(tmp_path / source, ticks, clock)
+    options = ("--model", weights_of("wan2_2", tmp_path))
+    assert run("reconstruct", video, tmp_path / "a.mp4", *options) == 0
+    assert run("encode", video, tmp_path / "z.safetensors", *options) == 0
+    assert run("decode", tmp_path / "z.safetensors", tmp_path / "b.mkv", *options) == 0
+    expected = [float(tick * clock) for tick in ticks]
+    for written in ("a.mp4", "b.mkv"):
+        assert seconds_of(tmp_path / written) == pytest.approx(expected, abs=0.0011)
+    assert run("decode", tmp_path / "z.safetensors", tmp_path / "c.mp4", "--fps", "10", *options) == 0
+    assert seconds_of(tmp_path / "c.mp4") == pytest.approx([number / 10 for number in range(len(ticks))])
+
+
+def test_a_constant_rate_in_matroska_stays_that_rate(video: Path, tmp_path: Path) -> None:
+    model = weights_of("wan2_2", tmp_path)
+    assert run("reconstruct", video, tmp_path / "a.mkv", "--model", model) == 0
+    assert run("reconstruct", tmp_path / "a.mkv", tmp_path / "b.mp4", "--model", model) == 0
+    assert shape_of(tmp_path / "b.mp4") == (FRAMES, HEIGHT, WIDTH, RATE)
+
+
+def test_the_colours_of_hd_videos_stay(tmp_path: Path) -> None:
+    """Green of the original half of a side-by-side video, by BT.709's equations."""
+    source, green = tmp_path / "in.mp4", (38, 180, 36)
+    with write_video(source, Fraction(25), 720, 1280) as writer:
+        writer.write(np.broadcast_to(np.uint8(green), (1, 720, 1280, 3)))
+    model = weights_of("wan2_2", tmp_path)
+    assert run("reconstruct", source, tmp_path / "out.mp4", "--side-by-side", "--model", model) == 0
+    assert tags_of(tmp_path / "out.mp4") == {(1, 1, 1, 1)}
+    assert np.abs(planes_as_rgb(tmp_path / "out.mp4")[100:600, 100:1100] - green).max() < 3
+
+
+@pytest.mark.parametrize("metadata", [{"format": "pt"}, {"format": "pt", "who": "me"}])
+def test_latents_of_other_programs_are_decoded_by_the_named_variant(metadata: dict[str, str], tmp_path: Path) -> None:
+    save_file({"latents": torch.randn(3, 48, 2, 3)}, tmp_path / "z.safetensors", metadata)
+    options = ("--model", weights_of("wan2_2", tmp_path))
+    assert run("decode", tmp_path / "z.safetensors", tmp_path / "a.mp4", *options) == 0
+    assert shape_of(tmp_path / "a.mp4") == (9, 32, 48, Fraction(24))
+
+
+@pytest.mark.parametrize("fps", ["1/0", "0", "-1", "nan", "inf", "1e999999999", "x", "1/-2", "99999999999", "", "0/5"])
+def test_a_rate_that_is_none_is_one_clear_error(fps: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_file({"latents": torch.randn(1, 48, 2, 3)}, tmp_path / "z.safetensors")
+    options = (f"--fps={fps}", "--model", weights_of("wan2_2", tmp_path))
+    assert run("decode", tmp_path / "z.safetensors", tmp_path / "a.mp4", *options) == 1
+    assert "--fps must be a positive number or fraction" in capsys.readouterr().err
+
+
+def test_names_with_a_colon_are_files(video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = weights_of("wan2_2", tmp_path)
+    for name in ("file:out.mp4", "http:out.mkv"):
+        assert run("reconstruct", video, name, "--model", model) == 0
+        assert Path(name).is_file() and not Path(name.split(":")[1]).exists()
+
+
 def test_convert_there_and_back_leaves_every_byte_of_the_weights(tmp_path: Path) -> None:
     source = weights_of("wan2_2", tmp_path)
     assert (
@@ -156,7 +238,7 @@ def test_unusable_inputs_are_clear_errors_and_leave_no_output(
         (("decode", tmp_path / "seven.safetensors", out, "--model", wan), "7 channels"),
         (("decode", wan, out, "--model", wan), "must hold a tensor 'latents'"),
         (("decode", tmp_path / "text.mp4", out, "--model", wan), "cannot be read as safetensors"),
-        (("decode", z, out, "--model", wan, "--fps", "0"), "must be positive"),
+        (("decode", z, out, "--model", wan, "--fps", "0"), "must be a positive number"),
         (("convert", z, tmp_path / "w.pth"), "unexpected: latents"),
     ]  # fmt: skip
     for arguments, message in cases:

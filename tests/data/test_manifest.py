@@ -3,21 +3,26 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from taehv.cli import main
+from taehv.data.csv_cells import FORMULA_STARTS
+from taehv.data.folder_search import VIDEO_SUFFIXES
 from taehv.data.manifest import ManifestEntry, ManifestError, describe, read_manifest, write_manifest
 from taehv.data.samples import NAMES
 from taehv.data.sources import FolderFiles, located, open_source, videos_in_annotations, videos_in_folder
 from taehv.errors import UserError
 from taehv.fingerprint import sha256_of_file
 from taehv.params import DEFAULT_LIMITS, DataSource
+from taehv.yaml_files import read_yaml
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -113,7 +118,7 @@ def test_the_error_for_links_that_dvc_made_says_what_dvc_can_make_instead(folder
     (folder / "b.mp4").symlink_to(cache / "cdef")
     with pytest.raises(UserError, match=r"cache\.type symlink.*dvc config cache\.type .* dvc checkout --relink"):
         videos_in_folder(folder)
-    assert videos_in_folder(folder, allow_outside=True) == ["b.mp4", "day 1/a.MOV"]
+    assert videos_in_folder(folder, allow_outside=True)[0] == ["b.mp4", "day 1/a.MOV"]
 
 
 def test_links_in_a_circle_are_one_clear_error(folder: Path) -> None:
@@ -132,6 +137,117 @@ def test_no_accepted_path_lies_outside(name: str) -> None:
         return
     assert file.resolve().is_relative_to(root)
     assert file != root
+
+
+SOUND = [
+    *(f"a{suffix}" for suffix in sorted(VIDEO_SUFFIXES)), "r\r.mp4", "n\n.mp4", "=cmd.mp4", "x:y.mp4", "sub/s.MP4"
+]  # fmt: skip
+TRASH = [
+    ".hidden.mp4", "._resource.mp4", ".Trash/a.mp4", ".Trash-1000/files/a.mp4", "@eaDir/a.mp4", "$RECYCLE.BIN/a.mp4",
+    "lost+found/a.mp4", ".ipynb_checkpoints/a.mp4", "__MACOSX/a.mp4", "sub/.thumbnails/a.mp4"
+]  # fmt: skip
+
+
+@pytest.fixture
+def untidy(tmp_path: Path) -> Path:
+    """A folder as people have them: every container, strange names, trash, links, pipes and other files."""
+    folder = tmp_path / "my videos #1"
+    for name in [*SOUND, *TRASH, "notes.txt", "more.txt", "picture.png", "README", "back\\slash.mp4"]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(name.encode())
+    Path(os.fsdecode(os.fsencode(folder) + b"/latin\xff.mp4")).write_bytes(b"x")
+    os.mkfifo(folder / "pipe.mp4")
+    (folder / "lost.mp4").symlink_to("/nowhere")
+    (folder / "zero.mp4").symlink_to("/dev/zero")
+    (folder / "link").symlink_to("sub")
+    return folder
+
+
+def test_what_a_folder_holds_is_listed_or_left_aside_with_a_count_and_a_reason(
+    untidy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(untidy.parent)
+    assert main(["manifest", untidy.name, "--output", "manifest.csv"]) == 0
+    assert listed(Path("manifest.csv")) == sorted(SOUND)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith(f"manifest.csv: {len(SOUND)} videos")
+    assert {line.split(" (")[0] for line in printed if line.startswith("left aside")} == {
+        f"left aside: {len(TRASH)} hidden, or in a hidden or trash folder",
+        "left aside: 4 not a supported container",
+        "left aside: 3 no regular file, or a link to nothing",
+        "left aside: 1 a link to a folder, which is not followed",
+        "left aside: 1 a name that is not UTF-8",
+        "left aside: 1 a backslash in its name",
+    }
+    assert "(2 .txt, 1 .png, 1 without suffix)" in "\n".join(printed)
+
+
+@pytest.mark.parametrize(
+    "name", ["my videos #1", "a: b", "yes", "{x}", "- d", "null", "long " * 40, "\u00e9\n", "1e5", "0o7", "-1", ".5"]
+)
+def test_the_suggested_line_is_yaml_that_names_the_folder(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).mkdir()
+    (Path(name) / "a.mp4").write_bytes(b"a")
+    assert main(["manifest", name, "--output", "manifest.csv"]) == 0
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("params.yaml must say")]
+    Path("suggested.yaml").write_text(line.removeprefix("params.yaml must say"), encoding="utf-8")
+    assert (read := read_yaml(Path("suggested.yaml"))) == {"data": {"source": "videos", "path": mock.ANY}}
+    assert isinstance(read, dict) and Path(read["data"]["path"]) == Path(name)
+
+
+def test_a_folder_whose_name_is_not_utf_8_is_one_clear_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/latin\xff"))
+    folder.mkdir()
+    (folder / "a.mp4").write_bytes(b"a")
+    assert main(["manifest", str(folder), "--output", str(tmp_path / "manifest.csv")]) == 1
+    assert "is not a UTF-8 name" in capsys.readouterr().err
+
+
+def test_a_folder_with_nothing_but_other_files_says_what_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.rm").write_bytes(b"a")
+    assert main(["manifest", str(tmp_path)]) == 1
+    assert "left aside: 1 not a supported container (1 .rm)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["list.json", "list.csv"])
+def test_lone_surrogates_and_line_ends_in_annotations_are_read_or_one_clear_error(
+    folder: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "b\r.mp4").write_bytes(b"r")
+    (folder / "good.csv").write_bytes(b'path\r\n"b\r.mp4"\r\n')
+    assert videos_in_annotations(folder / "good.csv") == ["b\r.mp4"]
+    (folder / "list.json").write_text('{"list": [{"path": "\\ud800.mp4"}, {"path": "\\udcff.mp4"}]}')
+    (folder / "list.csv").write_bytes(b"path\n\xed\xa0\x80.mp4\n")
+    for outside in ([], ["--allow-outside"]):
+        assert main(["manifest", str(folder / kind), "--output", str(folder / "manifest.csv"), *outside]) == 1
+        message = capsys.readouterr().err
+        assert "lone surrogate" in message or "cannot be read" in message
+
+
+def test_a_relative_path_is_found_here_or_in_the_main_repository(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in the copy that DVC makes for a queued experiment, which has what git knows."""
+    (tmp_path / "copy").mkdir()
+    monkeypatch.chdir(tmp_path / "copy")
+    source = DataSource("videos", "trip", allow_outside=False, limits=DEFAULT_LIMITS)
+    with pytest.raises(UserError, match="is not a folder"):
+        open_source(source)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    assert open_source(source).locate("b.mp4").read_bytes() == b"bb"
+    (folder / "list.json").write_text("{}")
+    listed_there = dataclasses.replace(source, source="annotations", path="trip/list.json")
+    assert open_source(listed_there).locate("b.mp4").read_bytes() == b"bb"
+    (tmp_path / "copy/trip").mkdir()
+    (tmp_path / "copy/trip/b.mp4").write_bytes(b"here")
+    assert open_source(source).locate("b.mp4").read_bytes() == b"here"
 
 
 @pytest.mark.parametrize(
@@ -187,7 +303,9 @@ def test_a_missing_or_foreign_manifest_says_how_to_write_one(tmp_path: Path, tex
         read_manifest(path)
 
 
-names = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=1)
+names = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1) | st.sampled_from(
+    ["\r", "a\r.mp4", "a\r\nb.mp4", "=1+1.mp4", "+x", "-x", "@x", "\tx", "\uff1dx", '",\r"', "\u2028", "\x1b[31m"]
+)
 
 
 @given(
@@ -199,6 +317,8 @@ def test_any_file_name_survives_writing_and_reading(
     path = tmp_path_factory.mktemp("manifest") / "manifest.csv"
     write_manifest(path, entries)
     assert read_manifest(path) == entries
+    with path.open(encoding="utf-8", newline="") as file:
+        assert not any(cell.startswith(FORMULA_STARTS) for row in csv.reader(file) for cell in row)
 
 
 def test_the_command_also_runs_as_a_module(tmp_path: Path) -> None:
