@@ -24,8 +24,7 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from mlflow.utils.uri import is_local_uri
 
-from taehv.tracking.lookup import dataset_inputs, every_page, model_inputs, model_outputs
-from taehv.tracking.sink import KEY_TAG
+from taehv.tracking.lookup import KEY_TAG, dataset_inputs, every_page, model_inputs, model_outputs
 
 PAGE = 1000
 

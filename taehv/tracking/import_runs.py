@@ -36,11 +36,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from taehv.tracking.logged_models import MODEL_TAG
-from taehv.tracking.lookup import model_inputs, model_outputs, model_with_tag, run_with_tag
-from taehv.tracking.sink import KEY_TAG
+from taehv.tracking.lookup import KEY_TAG, ORIGIN_TAG, model_inputs, model_outputs, model_with_tag, run_with_tag
 
-ORIGIN_TAG = "taehv.imported_from"
-"""The id that a run or model had in the store that it was exported from."""
 REGISTRY_TAG = "mlflow.modelVersions"
 """Speaks about the other store's registry."""
 

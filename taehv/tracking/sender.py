@@ -14,10 +14,19 @@ from taehv.tracking.secrets import without_secrets
 from taehv.tracking.sink import MlflowSink, NotThereYetError, RefusedError
 from taehv.tracking.store import StoreError, tracking_uri
 
+# isort: split
+# store sets MLflow's environment, so mlflow comes after it.
+from mlflow.exceptions import MlflowException
+
+from taehv.tracking.lookup import said_by_store
+
 FIRST_WAIT_S = 1.0
 ATTEMPTS_WHILE_STORE_ANSWERS = 10
-"""Of one file or model that fails although the store answers: then it is set aside, and the rest goes on."""
+"""Of one event that fails although the store answers: then it is set aside, and the rest goes on."""
 MAY_BE_SET_ASIDE = ("artifact", "json", "dataset", "model", "model_metrics", "register", "promote", "link")
+MAY_BE_SET_ASIDE_IF_THE_STORE_SAYS_SO = ("metrics", "params", "tags")
+"""They need nothing but the store itself, which may be in trouble for longer than for these attempts; only its own
+INTERNAL_ERROR, which is what it makes of data that its database cannot hold, counts against them."""
 
 
 class OtherStoreError(Exception):
@@ -31,13 +40,21 @@ class _BeginAgainError(Exception):
 class Sender:
     """Delivers one journal. It holds a position, never the events: memory does not grow with an outage."""
 
-    def __init__(self, folder: TrackingFolder, *, may_change_store: bool, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        folder: TrackingFolder,
+        *,
+        may_change_store: bool,
+        say: Callable[[str], None],
+        attempts: int = ATTEMPTS_WHILE_STORE_ANSWERS,
+    ) -> None:
         """Start where the last sender ended.
 
         Args:
             folder: whose journal.
             may_change_store: a living run follows MLFLOW_TRACKING_URI; what is left of a dead one does not.
             say: takes what a person must read.
+            attempts: of one event that fails although the store answers.
         """
         self.folder = folder
         self.losses: list[str] = []
@@ -46,6 +63,7 @@ class Sender:
         """Why the store does not take events at the moment."""
         self._say = say
         self._may_change_store = may_change_store
+        self._attempts_of_an_event = attempts
         self._sink: MlflowSink | None = None
         self._begin: Event | None = None
         self._last_time = 0
@@ -96,8 +114,13 @@ class Sender:
         for line in read_lines(self.folder.journal) if wanted else ():
             if line.event is not None and line.event["seq"] in wanted:
                 del self.position.refused[line.event["seq"]]
-                self._send([line.event], in_doubt=True)
+                try:
+                    self._send([line.event], in_doubt=True)
+                except _BeginAgainError:
+                    self._arrived, self._in_doubt = None, True
+                    return self._send_all()
                 self._note()
+        return None
 
     def _read_position(self) -> Position:
         try:
@@ -183,7 +206,12 @@ class Sender:
                 sink.send_metrics(events, in_doubt=in_doubt)
             else:
                 sink.send(first)
-        except RefusedError as error:
+        except (NotThereYetError, StoreError):
+            raise
+        except Exception as error:
+            tried = isinstance(error, RefusedError) or self._attempts + 1 >= self._attempts_of_an_event
+            if not (tried and _may_be_set_aside(first, error)):
+                raise
             self._begin_again_if_deleted(sink)
             if len(events) > 1:
                 for event in events:
@@ -193,13 +221,6 @@ class Sender:
                     self._send([{**first, "values": {key: value}}], in_doubt=True)
             else:
                 self._set_aside(first, error)
-        except (NotThereYetError, StoreError):
-            raise
-        except Exception as error:
-            if first["kind"] not in MAY_BE_SET_ASIDE or self._attempts < ATTEMPTS_WHILE_STORE_ANSWERS:
-                raise
-            self._begin_again_if_deleted(sink)
-            self._set_aside(first, error)
         if first["kind"] == "model":
             self.position.model_id = sink.model_id
         if first["kind"] in ("begin", "end"):
@@ -213,7 +234,8 @@ class Sender:
             raise _BeginAgainError
 
     def _set_aside(self, event: Event, error: Exception) -> None:
-        reason = without_secrets(f"{type(error).__name__}: {error}")[:300]
+        said = str(error) if isinstance(error, RefusedError) else f"{type(error).__name__}: {error}"
+        reason = without_secrets(said)[:300]
         self.position.refused[event["seq"]] = f"{event['kind']}: {reason}"
         self._say(f"event {event['seq']} ({event['kind']}) was not taken and is set aside: {reason}")
 
@@ -276,3 +298,11 @@ class Sender:
             )
         self.failure = reason
         self._attempts += 1
+
+
+def _may_be_set_aside(event: Event, error: Exception) -> bool:
+    """Whether the rest may go on without an event that fails although the store answers."""
+    if isinstance(error, RefusedError) or event["kind"] in MAY_BE_SET_ASIDE:
+        return True
+    broken = isinstance(error, MlflowException) and error.error_code == "INTERNAL_ERROR" and said_by_store(error)
+    return broken and event["kind"] in MAY_BE_SET_ASIDE_IF_THE_STORE_SAYS_SO
