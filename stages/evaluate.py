@@ -30,6 +30,7 @@ def main() -> int:
     """Exit code 1 where the final PSNR or parity fails, after everything was written and tracked."""
     params, profile = load_params(), load_profile()
     check_gpus(profile)
+    tracking.check_store()
     delete_if_saved("a800_test")
     delete_if_saved("h100_train")
     report, compared = measure(params, profile)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from taehv.tracking.place import check_place
 from taehv.tracking.secrets import hide_secrets_in_output
 from taehv.tracking.store import check_uri, store_errors
 from taehv.tracking.sync import journals, sync
@@ -31,6 +32,8 @@ def replay(*, dry_run: bool) -> int:
     """
     check_uri()
     hide_secrets_in_output()
+    with store_errors():
+        check_place()
     lefts = journals()
     if not lefts:
         print(NOTHING)
@@ -55,7 +58,9 @@ def export(target: Path, run_ids: Sequence[str], experiment: str | None) -> int:
     hide_secrets_in_output()
     with packed(target) as folder, store_errors():
         written = export_runs(folder, run_ids, experiment)
-    print(f"{target}: {len(written)} runs")
+    print(f"{target}: {len(written.runs)} runs, {written.versions} registered versions")
+    for version in written.versions_left:
+        print(f"not exported: version {version}, which is no model of a run in this store")
     return 0
 
 
@@ -73,4 +78,19 @@ def bring(source: Path) -> int:
     with unpacked(source) as folder, store_errors():
         counts = import_runs(folder)
     print(f"{source}: {counts.new} runs imported, {counts.known} were there already")
+    return 0
+
+
+def relocate() -> int:
+    """Make the store of a moved or copied checkout one whose files are here.
+
+    Raises:
+        UserError: a stage is running, files are missing, or the store does not work.
+    """
+    from taehv.tracking.relocate import relocate as make_store_here
+
+    check_uri()
+    hide_secrets_in_output()
+    with store_errors():
+        make_store_here(lambda message: print(message, flush=True))
     return 0

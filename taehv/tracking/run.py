@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import shutil
+import sqlite3
 import sys
 import time
 import uuid
@@ -24,8 +25,10 @@ from taehv.tracking.environment import describe_environment
 from taehv.tracking.journal import Journal, JournalError
 from taehv.tracking.labels import context_tags, ending_of, parent_from_environment, stage_tags
 from taehv.tracking.metric_names import metric_name
+from taehv.tracking.place import check_place
 from taehv.tracking.position import TrackingFolder, position_if_readable
-from taehv.tracking.store import check_uri
+from taehv.tracking.secrets import without_secrets
+from taehv.tracking.store import check_uri, tracking_uri
 from taehv.tracking.system_metrics import SystemMetrics
 
 if TYPE_CHECKING:
@@ -225,6 +228,20 @@ class StageRun:
         return kept
 
 
+def check_store() -> None:
+    """What can be known of the store before work begins, without loading MLflow and without waiting for a server.
+
+    Raises:
+        StoreError: MLFLOW_TRACKING_URI cannot be used at all, or the store's files belong to another checkout.
+    """
+    check_uri()
+    try:
+        check_place()
+    except sqlite3.Error as error:
+        # Locked or damaged: the sender looks again before it writes anything, and goes on trying.
+        log.warning("WARNING: tracking: %s cannot be read now: %s", without_secrets(tracking_uri()), error)
+
+
 @contextlib.contextmanager
 def stage_run(
     stage: StageName,
@@ -247,10 +264,10 @@ def stage_run(
         tensorboard: folder for event files.
 
     Raises:
-        StoreError: MLFLOW_TRACKING_URI cannot be used at all.
+        StoreError: MLFLOW_TRACKING_URI cannot be used at all, or the store's files belong to another checkout.
         JournalError: the journal cannot be written.
     """
-    check_uri()
+    check_store()
     unsent = main_repository() / ".work" / stage / f"{UNSENT}{time.time_ns()}-{os.getpid()}"
     tracking = TrackingFolder(folder.resolve() if folder is not None else unsent)
     run = StageRun(stage, params, tracking, tensorboard)
