@@ -30,10 +30,7 @@ def replay(*, dry_run: bool) -> int:
     Raises:
         StoreError: MLFLOW_TRACKING_URI cannot be used at all.
     """
-    check_uri()
-    hide_secrets_in_output()
-    with store_errors():
-        check_place()
+    _check_store()
     lefts = journals()
     if not lefts:
         print(NOTHING)
@@ -54,8 +51,7 @@ def export(target: Path, run_ids: Sequence[str], experiment: str | None) -> int:
     from taehv.tracking.bundle import packed
     from taehv.tracking.export_runs import export_runs
 
-    check_uri()
-    hide_secrets_in_output()
+    _check_store()
     with packed(target) as folder, store_errors():
         written = export_runs(folder, run_ids, experiment)
     print(f"{target}: {len(written.runs)} runs, {written.versions} registered versions")
@@ -73,8 +69,7 @@ def bring(source: Path) -> int:
     from taehv.tracking.bundle import unpacked
     from taehv.tracking.import_runs import import_runs
 
-    check_uri()
-    hide_secrets_in_output()
+    _check_store()
     with unpacked(source) as folder, store_errors():
         counts = import_runs(folder)
     print(f"{source}: {counts.new} runs imported, {counts.known} were there already")
@@ -94,3 +89,10 @@ def relocate() -> int:
     with store_errors():
         make_store_here(lambda message: print(message, flush=True))
     return 0
+
+
+def _check_store() -> None:
+    hide_secrets_in_output()
+    check_uri()
+    with store_errors():
+        check_place()

@@ -14,6 +14,7 @@ from taehv.tracking.bundle import INDEX, REGISTRY, BundleError
 from taehv.tracking.limits import ENDED
 from taehv.tracking.secrets import without_secrets
 from taehv.tracking.store import open_store, tracking_uri
+from taehv.tracking.watchdog import EXCHANGE_SECONDS, bounded
 
 # isort: split
 # store sets MLflow's environment, so mlflow comes after it.
@@ -63,7 +64,8 @@ def export_runs(
         BundleError: a run or the experiment is not in the store, or files that must be there are not.
     """
     if files_of is None:
-        open_store()
+        with bounded(EXCHANGE_SECONDS):
+            open_store()
     exporter = _Exporter(MlflowClient(tracking_uri()), folder, files_of)
     runs = exporter.choose(run_ids, experiment)
     for run in runs:

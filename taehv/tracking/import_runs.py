@@ -13,6 +13,7 @@ from taehv.tracking.bundle import BundleError
 from taehv.tracking.bundle_records import read_bundle, read_points, read_registry
 from taehv.tracking.limits import ENDED, METRIC_BATCH, PARAM_BATCH, batches
 from taehv.tracking.store import open_store, tracking_uri
+from taehv.tracking.watchdog import EXCHANGE_SECONDS, bounded
 from taehv.yaml_files import YamlFileError, read_yaml
 
 # isort: split
@@ -60,7 +61,8 @@ def import_runs(folder: Path) -> Counts:
     """
     runs, models = read_bundle(folder)
     names, versions = read_registry(folder, models)
-    open_store()
+    with bounded(EXCHANGE_SECONDS):
+        open_store()
     importer = _Importer(MlflowClient(tracking_uri()), folder)
     for run in runs:
         importer.find_or_create(run)

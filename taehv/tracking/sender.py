@@ -13,6 +13,7 @@ from taehv.tracking.position import Position, TrackingFolder, read_position
 from taehv.tracking.secrets import without_secrets
 from taehv.tracking.sink import MlflowSink, NotThereYetError, RefusedError
 from taehv.tracking.store import StoreError, tracking_uri
+from taehv.tracking.watchdog import bounded, seconds_for, was_too_slow
 
 # isort: split
 # store sets MLflow's environment, so mlflow comes after it.
@@ -61,6 +62,8 @@ class Sender:
         """What is damaged in the journal, for a person."""
         self.failure: str | None = None
         """Why the store does not take events at the moment."""
+        self.met_slow_store = False
+        """Whether the last failure was that an answer did not come to its end in time."""
         self._say = say
         self._may_change_store = may_change_store
         self._attempts_of_an_event = attempts
@@ -103,8 +106,9 @@ class Sender:
     def close_dead_run(self) -> None:
         """End a run whose process died without a word; everything else must have been delivered."""
         sink = self._connected()
-        sink.send({"kind": "tags", "values": {"interrupted": "the process ended without a word"}})
-        sink.send({"kind": "end", "status": "KILLED", "time": self._last_time})
+        with bounded(seconds_for(0)):
+            sink.send({"kind": "tags", "values": {"interrupted": "the process ended without a word"}})
+            sink.send({"kind": "end", "status": "KILLED", "time": self._last_time})
         self.position.complete = True
         self._note()
 
@@ -202,10 +206,11 @@ class Sender:
         """One batch. Metrics that are refused are taken apart until the refused point is alone."""
         sink, first = self._connected(), events[0]
         try:
-            if first["kind"] == "metrics":
-                sink.send_metrics(events, in_doubt=in_doubt)
-            else:
-                sink.send(first)
+            with bounded(seconds_for(self._bytes_of_files(first))):
+                if first["kind"] == "metrics":
+                    sink.send_metrics(events, in_doubt=in_doubt)
+                else:
+                    sink.send(first)
         except (NotThereYetError, StoreError):
             raise
         except Exception as error:
@@ -226,9 +231,15 @@ class Sender:
         if first["kind"] in ("begin", "end"):
             self.position.complete = first["kind"] == "end"
 
+    def _bytes_of_files(self, event: Event) -> int:
+        files = [self.folder.root / file["file"] for file in event.get("files", [event]) if "file" in file]
+        return sum(file.stat().st_size for file in files if file.is_file())
+
     def _begin_again_if_deleted(self, sink: MlflowSink) -> None:
         """Asks the store; raises what it raises if it does not answer."""
-        if sink.run_is_gone():
+        with bounded(seconds_for(0)):
+            gone = sink.run_is_gone()
+        if gone:
             self._say(f"run {sink.run_id} is no longer in the store; it is made again from the journal")
             self._sink, self.position = None, Position(store=self.position.store)
             raise _BeginAgainError
@@ -251,8 +262,9 @@ class Sender:
         store = without_secrets(tracking_uri())
         if self.position.store not in (None, store):
             self._change_store(store)
-        sink = MlflowSink(self.folder)
-        how = sink.open_run(self._begin or self._lost_begin(), self.position.run_id)
+        with bounded(seconds_for(0)):
+            sink = MlflowSink(self.folder)
+            how = sink.open_run(self._begin or self._lost_begin(), self.position.run_id)
         self._sink = sink
         if how == "continued":
             self._note_run(store, sink.run_id)
@@ -297,6 +309,7 @@ class Sender:
                 f"and sent when it works again\n  {reason}"
             )
         self.failure = reason
+        self.met_slow_store = was_too_slow(error)
         self._attempts += 1
 
 

@@ -217,7 +217,7 @@ class MlflowSink:
         # A continued run keeps its own: MLflow refuses to change a param, and what may differ (another stage's limits)
         # does not touch this run's result, or it would have another fingerprint.
         known = self.client.get_run(self.run_id).data.params
-        values = {key: str(value)[:PARAM_VALUE_LENGTH] for key, value in event["values"].items()}
+        values = {key: _storable(value, PARAM_VALUE_LENGTH) for key, value in event["values"].items()}
         params = [Param(key, value) for key, value in values.items() if key not in known]
         for batch in batches(params, PARAM_BATCH):
             self.client.log_batch(self.run_id, params=batch)
@@ -226,7 +226,7 @@ class MlflowSink:
         self._set_tags(event["values"])
 
     def _set_tags(self, values: dict[str, Any]) -> None:
-        tags = [RunTag(key, str(value)[:TAG_VALUE_LENGTH]) for key, value in values.items()]
+        tags = [RunTag(key, _storable(value, TAG_VALUE_LENGTH)) for key, value in values.items()]
         self.client.log_batch(self.run_id, tags=tags)
 
     def _artifact(self, event: Event) -> None:
@@ -314,3 +314,10 @@ def _latest_steps(run: Run) -> dict[str, int]:
     """The step of each metric's latest value."""
     # MLflow has no public way to it; its own system metrics read it here, too.
     return {metric.key: int(metric.step) for metric in run.data._metric_objs}
+
+
+def _storable(value: object, longest: int) -> str:
+    """As text that every database takes: half a surrogate pair, which stands for a byte of a file name that is no
+    UTF-8, and the character 0, which PostgreSQL refuses, become what Python's source code would say."""
+    text = str(value).encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\x00")
+    return text[:longest]

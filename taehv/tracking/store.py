@@ -116,10 +116,12 @@ def store_errors() -> Iterator[None]:
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
+    from taehv.tracking.watchdog import SlowStoreError
+
     try:
         yield
     # MLflow lets through what a database's driver says, or that there is no driver.
-    except (OSError, MlflowException, SQLAlchemyError, sqlite3.Error, ImportError) as error:
+    except (OSError, MlflowException, SQLAlchemyError, sqlite3.Error, ImportError, SlowStoreError) as error:
         if is_disk_full(error):
             raise
         if isinstance(error, OSError) and error.filename is not None:

@@ -156,7 +156,7 @@ def _is_finished(folder: TrackingFolder) -> bool:
 def _delivered(sender: Sender) -> bool:
     """Whether all of it arrived; so many attempts without a step forward are enough."""
     tries, reached = 0, -1
-    while tries < ATTEMPTS:
+    while tries < ATTEMPTS and not sender.met_slow_store:
         if sender.deliver():
             return True
         tries = tries + 1 if sender.position.next_number == reached else 1

@@ -87,7 +87,9 @@ def test_a_run_says_what_ran_where_with_what(root: Path, tmp_path: Path, monkeyp
     assert info.inputs is not None
     assert info.inputs.dataset_inputs[0].dataset.digest == "ab" * 16
     client = MlflowClient(tracking_uri())
-    names = json.loads(Path(client.download_artifacts(info.info.run_id, "metric_names.json", str(tmp_path))).read_text())
+    names = json.loads(
+        Path(client.download_artifacts(info.info.run_id, "metric_names.json", str(tmp_path))).read_text()
+    )
     assert names["names"] == {renamed: "val/psnr/Gänse (1).mp4"}
     assert [item.path for item in client.list_artifacts(info.info.run_id, "reports")] == ["reports/history.json"]
     assert {"environment.json", "params.resolved.json"} <= {i.path for i in client.list_artifacts(info.info.run_id)}
