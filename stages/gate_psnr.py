@@ -17,6 +17,7 @@ ALIAS = "a800-passed"
 def main() -> int:
     """Exit code 1 where the gate fails, after the verdict was written and tracked."""
     params, profile = load_params(), load_profile()
+    tracking.check_store()
     delete_if_saved("a800_test")
     tested = paths.training_outputs("a800_test")
     verdict = gate.judge(tested, params, paths.DATASET)

@@ -66,7 +66,7 @@ def local_folder(location: str) -> Path | None:
 
 def _is_elsewhere(home: Path, database: Path) -> bool:
     root = main_repository()
-    if home.resolve() == root:
+    if home.resolve() in (root, database.resolve().parent):
         return False
     if not home.exists():
         return True

@@ -7,6 +7,7 @@ that was interrupted is completed by the next one. Nothing is written to the pla
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -62,8 +63,7 @@ def relocate(say: Callable[[str], None]) -> None:
     say(f"{database}: its files were in {home / artifact_root().name}; making the same store here ...")
     _copy_runs(files, new, say)
     backup = database.with_name(database.name + BEFORE)
-    backup.unlink(missing_ok=True)
-    os.link(database, backup)
+    shutil.copy2(database, backup)
     new.replace(database)
     kept = _put_away(files.found)
     _change_positions(home, database)
@@ -117,7 +117,7 @@ def _check_nothing_runs() -> None:
 def _put_away(folders: Iterable[Path]) -> Path | None:
     """The files of the old store, which nothing names any more; returns where they are now."""
     root, aside = artifact_root(), artifact_root().with_name(artifact_root().name + BEFORE)
-    for folder in folders:
+    for folder in dict.fromkeys(folders):
         # A run's are in <run id>/artifacts, a model's in models/<model id>/artifacts.
         if not folder.is_relative_to(root) or folder.parent == root:
             continue

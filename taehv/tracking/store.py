@@ -49,8 +49,12 @@ def tracking_uri() -> str:
 
 
 def artifact_root() -> Path:
-    """Where a database without a server keeps artifacts; frozen into the experiment when it is created."""
-    return main_repository() / "mlartifacts"
+    """Where a database without a server keeps artifacts; frozen into the experiment when it is created.
+
+    Beside a sqlite file: that one may outlive the checkout, which `mlflow run` of a git URI deletes.
+    """
+    file = database_file(tracking_uri())
+    return (main_repository() if file is None else file.parent) / "mlartifacts"
 
 
 def check_uri() -> None:
