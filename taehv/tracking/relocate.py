@@ -17,7 +17,7 @@ from taehv.paths import main_repository
 from taehv.tracking.journal import is_being_written
 from taehv.tracking.place import home_of_files, local_folder
 from taehv.tracking.position import SenderLock, TrackingFolder, position_if_readable
-from taehv.tracking.store import StoreError, artifact_root, database_file, tracking_uri
+from taehv.tracking.store import StoreError, artifact_root, database_file, open_store, tracking_uri
 from taehv.tracking.unsent import tracking_folders
 
 BEFORE = ".before-relocate"
@@ -82,11 +82,23 @@ def _copy_runs(files: MovedFiles, new: Path, say: Callable[[str], None]) -> None
     with tempfile.TemporaryDirectory(dir=new.parent, prefix=".taehv-relocate-") as temporary:
         folder = Path(temporary)
         exported = export_runs(folder, (), None, files_of=files)
+        if not new.exists():
+            _make_empty_store(new)
         with _store_in(new):
             import_runs(folder)
     say(f"{len(exported.runs)} runs, {exported.versions} registered versions")
     for version in exported.versions_left:
         say(f"not taken along: version {version}, which is no model of a run in this store")
+
+
+def _make_empty_store(database: Path) -> None:
+    """It appears when its tables are complete: MLflow refuses a database in which some are missing."""
+    partial = database.with_name(f"{database.name}.tables")
+    for file in (partial, partial.with_name(f"{partial.name}-journal")):
+        file.unlink(missing_ok=True)
+    with _store_in(partial):
+        open_store()
+    partial.rename(database)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from taehv.records import RecordError
 from taehv.tracking.journal import Event, Line, read_lines
@@ -15,19 +15,11 @@ from taehv.tracking.sink import MlflowSink, NotThereYetError, RefusedError
 from taehv.tracking.store import StoreError, tracking_uri
 from taehv.tracking.watchdog import bounded, seconds_for, was_too_slow
 
-# isort: split
-# store sets MLflow's environment, so mlflow comes after it.
-from mlflow.exceptions import MlflowException
-
-from taehv.tracking.lookup import said_by_store
-
 FIRST_WAIT_S = 1.0
 ATTEMPTS_WHILE_STORE_ANSWERS = 10
 """Of one event that fails although the store answers: then it is set aside, and the rest goes on."""
-MAY_BE_SET_ASIDE = ("artifact", "json", "dataset", "model", "model_metrics", "register", "promote", "link")
-MAY_BE_SET_ASIDE_IF_THE_STORE_SAYS_SO = ("metrics", "params", "tags")
-"""They need nothing but the store itself, which may be in trouble for longer than for these attempts; only its own
-INTERNAL_ERROR, which is what it makes of data that its database cannot hold, counts against them."""
+NEVER_SET_ASIDE = ("begin", "end")
+"""Unless the store says that they are invalid: without them a run is none."""
 
 
 class OtherStoreError(Exception):
@@ -112,9 +104,9 @@ class Sender:
         self.position.complete = True
         self._note()
 
-    def retry_refused(self) -> None:
-        """Send once more what was set aside."""
-        wanted = dict(self.position.refused)
+    def retry_refused(self, numbers: Collection[int]) -> None:
+        """Send these once more of what was set aside; what fails again stays there."""
+        wanted, self._attempts_of_an_event = self.position.refused.keys() & set(numbers), 1
         for line in read_lines(self.folder.journal) if wanted else ():
             if line.event is not None and line.event["seq"] in wanted:
                 del self.position.refused[line.event["seq"]]
@@ -214,10 +206,14 @@ class Sender:
         except (NotThereYetError, StoreError):
             raise
         except Exception as error:
-            tried = isinstance(error, RefusedError) or self._attempts + 1 >= self._attempts_of_an_event
-            if not (tried and _may_be_set_aside(first, error)):
+            refused = isinstance(error, RefusedError)
+            if not refused and (first["kind"] in NEVER_SET_ASIDE or self._attempts + 1 < self._attempts_of_an_event):
                 raise
             self._begin_again_if_deleted(sink)
+            if not refused:
+                # It is this event's fault only if the store takes something else now.
+                with bounded(seconds_for(0)):
+                    sink.write_key_again()
             if len(events) > 1:
                 for event in events:
                     self._send([event], in_doubt=True)
@@ -311,11 +307,3 @@ class Sender:
         self.failure = reason
         self.met_slow_store = was_too_slow(error)
         self._attempts += 1
-
-
-def _may_be_set_aside(event: Event, error: Exception) -> bool:
-    """Whether the rest may go on without an event that fails although the store answers."""
-    if isinstance(error, RefusedError) or event["kind"] in MAY_BE_SET_ASIDE:
-        return True
-    broken = isinstance(error, MlflowException) and error.error_code == "INTERNAL_ERROR" and said_by_store(error)
-    return broken and event["kind"] in MAY_BE_SET_ASIDE_IF_THE_STORE_SAYS_SO

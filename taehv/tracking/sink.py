@@ -83,7 +83,7 @@ class MlflowSink:
         self.experiment_id = checked_id(open_store())
         self.client = mlflow.MlflowClient(tracking_uri())
         self.folder = folder
-        self.run_id = ""
+        self.run_id = self._key = ""
         self.model_id: str | None = None
         self._is_server = tracking_uri().startswith("http")
         """Then anything may answer; a database is read by MLflow's own code."""
@@ -97,8 +97,12 @@ class MlflowSink:
             run, how = run_with_tag(self.client, KEY_TAG, begin["key"]), "found"
         if run is None:
             run, how = self._create(begin), "created"
-        self.run_id = checked_id(run.info.run_id)
+        self.run_id, self._key = checked_id(run.info.run_id), begin["key"]
         return how
+
+    def write_key_again(self) -> None:
+        """Write what is there already. Raises what MLflow raises when its store takes nothing."""
+        self.client.set_tag(self.run_id, KEY_TAG, self._key)
 
     def begin(self, event: Event) -> None:
         """The run is running (again)."""

@@ -174,10 +174,11 @@ def _deliver(left: Left, say: Callable[[str], None]) -> str | None:
     sender = Sender(
         left.folder, may_change_store=False, say=lambda message: say(f"{left.stage}: {message}"), attempts=ATTEMPTS
     )
+    refused_before = list(sender.position.refused)
     try:
         if not _delivered(sender):
             return f"MLflow does not take it: {sender.failure}"
-        sender.retry_refused()
+        sender.retry_refused(refused_before)
         if not left.ended and not sender.position.complete and not _goes_on(left):
             sender.close_dead_run()
     except (OtherStoreError, NotThereYetError) as error:

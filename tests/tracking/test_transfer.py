@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Run
-from mlflow_servers import MlflowServer
+from mlflow_servers import MlflowServer, wait_until
 from mutations import mutate
 from postgresql import postgresql
 from safetensors.torch import save_file
 from tests_support import give_new_home
-from tracked_runs import PATIENCE_S, REPOSITORY, sqlite
+from tracked_runs import PATIENCE_S, REPOSITORY, sqlite, start_track, track
 
 from taehv.cli import main
 from taehv.model.init import create_model
@@ -415,3 +415,24 @@ def test_a_laptops_runs_move_to_the_teams_server_on_postgresql(
                 assert everything(server.uri) == everything(sqlite(source))
         finally:
             server.kill()
+
+
+def test_a_relocation_that_was_killed_is_completed_by_the_next(source: Path, tmp_path: Path) -> None:
+    """The store of a copied checkout: it still says that its files are in the original."""
+    root, before = tmp_path / "copy", everything(sqlite(source))
+    shutil.copytree(source, root)
+    refused = track(root, "import", str(source))
+    assert refused.returncode == 1
+    assert str(source) in refused.stderr and str(root) in refused.stderr
+    killed = start_track(root, "relocate")
+    wait_until((root / "mlflow.db.relocating").exists, killed)
+    killed.kill()
+    killed.communicate()
+    assert "taehv track relocate" in track(root, "sync").stderr
+    done = track(root, "relocate")
+    assert done.returncode == 0, done.stderr
+    assert everything(sqlite(root)) == everything(sqlite(source)) == before
+    (model,) = MlflowClient(sqlite(root)).search_logged_models([experiment_id(sqlite(root))])
+    assert model.artifact_location.startswith((root / "mlartifacts").as_uri())
+    assert not list(root.glob(".taehv-*"))
+    assert "nothing to do" in track(root, "relocate").stdout
