@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,8 +78,7 @@ def _copy_runs(files: MovedFiles, new: Path, say: Callable[[str], None]) -> None
     from taehv.tracking.export_runs import export_runs
     from taehv.tracking.import_runs import import_runs
 
-    with tempfile.TemporaryDirectory(dir=new.parent, prefix=".taehv-relocate-") as temporary:
-        folder = Path(temporary)
+    with _empty_folder(new.with_name(".taehv-relocate")) as folder:
         exported = export_runs(folder, (), None, files_of=files)
         if not new.exists():
             _make_empty_store(new)
@@ -89,6 +87,16 @@ def _copy_runs(files: MovedFiles, new: Path, say: Callable[[str], None]) -> None
     say(f"{len(exported.runs)} runs, {exported.versions} registered versions")
     for version in exported.versions_left:
         say(f"not taken along: version {version}, which is no model of a run in this store")
+
+
+@contextmanager
+def _empty_folder(folder: Path) -> Iterator[Path]:
+    """Of a fixed name: what a killed relocation left is deleted by the next."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir()
+    yield folder
+    shutil.rmtree(folder)
 
 
 def _make_empty_store(database: Path) -> None:
