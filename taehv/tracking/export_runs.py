@@ -14,7 +14,7 @@ from taehv.tracking.bundle import INDEX, REGISTRY, BundleError
 from taehv.tracking.limits import ENDED
 from taehv.tracking.secrets import without_secrets
 from taehv.tracking.store import open_store, tracking_uri
-from taehv.tracking.watchdog import EXCHANGE_SECONDS, bounded
+from taehv.tracking.watchdog import exchange
 
 # isort: split
 # store sets MLflow's environment, so mlflow comes after it.
@@ -64,7 +64,7 @@ def export_runs(
         BundleError: a run or the experiment is not in the store, or files that must be there are not.
     """
     if files_of is None:
-        with bounded(EXCHANGE_SECONDS):
+        with exchange():
             open_store()
     exporter = _Exporter(MlflowClient(tracking_uri()), folder, files_of)
     runs = exporter.choose(run_ids, experiment)

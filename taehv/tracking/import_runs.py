@@ -13,7 +13,7 @@ from taehv.tracking.bundle import BundleError
 from taehv.tracking.bundle_records import read_bundle, read_points, read_registry
 from taehv.tracking.limits import ENDED, METRIC_BATCH, PARAM_BATCH, batches
 from taehv.tracking.store import open_store, tracking_uri
-from taehv.tracking.watchdog import EXCHANGE_SECONDS, bounded
+from taehv.tracking.watchdog import exchange
 from taehv.yaml_files import YamlFileError, read_yaml
 
 # isort: split
@@ -61,7 +61,7 @@ def import_runs(folder: Path) -> Counts:
     """
     runs, models = read_bundle(folder)
     names, versions = read_registry(folder, models)
-    with bounded(EXCHANGE_SECONDS):
+    with exchange():
         open_store()
     importer = _Importer(MlflowClient(tracking_uri()), folder)
     for run in runs:

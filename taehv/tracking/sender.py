@@ -13,7 +13,7 @@ from taehv.tracking.position import Position, TrackingFolder, read_position
 from taehv.tracking.secrets import without_secrets
 from taehv.tracking.sink import MlflowSink, NotThereYetError, RefusedError
 from taehv.tracking.store import StoreError, tracking_uri
-from taehv.tracking.watchdog import bounded, seconds_for, was_too_slow
+from taehv.tracking.watchdog import exchange, was_too_slow
 
 FIRST_WAIT_S = 1.0
 ATTEMPTS_WHILE_STORE_ANSWERS = 10
@@ -98,7 +98,7 @@ class Sender:
     def close_dead_run(self) -> None:
         """End a run whose process died without a word; everything else must have been delivered."""
         sink = self._connected()
-        with bounded(seconds_for(0)):
+        with exchange():
             sink.send({"kind": "tags", "values": {"interrupted": "the process ended without a word"}})
             sink.send({"kind": "end", "status": "KILLED", "time": self._last_time})
         self.position.complete = True
@@ -198,7 +198,7 @@ class Sender:
         """One batch. Metrics that are refused are taken apart until the refused point is alone."""
         sink, first = self._connected(), events[0]
         try:
-            with bounded(seconds_for(self._bytes_of_files(first))):
+            with exchange(self._bytes_of_files(first)):
                 if first["kind"] == "metrics":
                     sink.send_metrics(events, in_doubt=in_doubt)
                 else:
@@ -212,7 +212,7 @@ class Sender:
             self._begin_again_if_deleted(sink)
             if not refused:
                 # It is this event's fault only if the store takes something else now.
-                with bounded(seconds_for(0)):
+                with exchange():
                     sink.write_key_again()
             if len(events) > 1:
                 for event in events:
@@ -233,7 +233,7 @@ class Sender:
 
     def _begin_again_if_deleted(self, sink: MlflowSink) -> None:
         """Asks the store; raises what it raises if it does not answer."""
-        with bounded(seconds_for(0)):
+        with exchange():
             gone = sink.run_is_gone()
         if gone:
             self._say(f"run {sink.run_id} is no longer in the store; it is made again from the journal")
@@ -258,7 +258,7 @@ class Sender:
         store = without_secrets(tracking_uri())
         if self.position.store not in (None, store):
             self._change_store(store)
-        with bounded(seconds_for(0)):
+        with exchange():
             sink = MlflowSink(self.folder)
             how = sink.open_run(self._begin or self._lost_begin(), self.position.run_id)
         self._sink = sink

@@ -1,9 +1,9 @@
-"""A bound on whole exchanges with the store.
+"""A bound on whole exchanges with a tracking server.
 
 MLflow's timeouts, like every socket's, are for one receive: a server that sends a byte a second is never too slow for
 them. A thread watches the clock and interrupts the main thread, which then goes on as after any failure; where that
-cannot be interrupted (a database's driver that waits in C) it ends the process, whose journals and positions on disk
-are all that it has.
+cannot be interrupted (it waits in C, or for a library's threads) it ends the process, whose journals and positions on
+disk are all that it has.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType
+
+from taehv.tracking.store import tracking_uri
 
 EXCHANGE_SECONDS = 60.0
 """For what one event needs, beyond its files."""
@@ -30,18 +32,23 @@ class SlowStoreError(Exception):
     """The store did not give a whole answer in time."""
 
 
-def seconds_for(size: int) -> float:
-    """For an exchange with so many bytes of files."""
-    return EXCHANGE_SECONDS + size / BYTES_PER_SECOND
+def exchange(size: int = 0) -> AbstractContextManager[None]:
+    """Around what is one exchange with the store, with so many bytes of files; in the main thread.
+
+    A database is not bounded: MLflow asks it through its driver, which has limits of its own, and the making of its
+    tables must not be interrupted.
+
+    Raises:
+        SlowStoreError: a server took longer. A client library may make an error of its own of it.
+    """
+    if not tracking_uri().startswith("http"):
+        return nullcontext()
+    return bounded(EXCHANGE_SECONDS + size / BYTES_PER_SECOND)
 
 
 @contextmanager
 def bounded(seconds: float) -> Iterator[None]:
-    """Around an exchange, in the main thread.
-
-    Raises:
-        SlowStoreError: it took longer. A client library may make an error of its own of it.
-    """
+    """See ``exchange``."""
     over = threading.Event()
     watcher = threading.Thread(target=_watch, args=(over, seconds), daemon=True)
 

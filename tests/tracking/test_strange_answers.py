@@ -120,7 +120,7 @@ def test_what_a_servers_database_cannot_hold_is_set_aside_and_everything_else_ar
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         for _ in range(2):
             assert not sync(journals(), said.append)
-            assert "no room for this" in said[-1]
+            assert "too many 500 error responses" in said[-1]
             run = run_with(server.uri, key_of(unsent))
             assert run.info.status == "FINISHED"
             assert steps(server.uri, run.info.run_id, "val/psnr") == dict.fromkeys(range(5), 1)
