@@ -33,6 +33,7 @@ def main() -> int:
     params, profile = load_params(), load_profile()
     inputs = RecordedInputs.at_start("evaluate", params)
     check_gpus(profile)
+    tracking.check_store()
     delete_if_saved("a800_test")
     delete_if_saved("h100_train")
     report, compared = measure(params, profile)

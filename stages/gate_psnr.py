@@ -20,6 +20,7 @@ def main() -> int:
     dvc_metrics.delete_earlier("gate_psnr")
     params, profile = load_params(), load_profile()
     inputs = RecordedInputs.at_start("gate_psnr", params)
+    tracking.check_store()
     delete_if_saved("a800_test")
     tested = paths.training_outputs("a800_test")
     verdict = gate.judge(tested, params, paths.DATASET)

@@ -269,6 +269,13 @@ def _add_track(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     bring.add_argument("source", type=Path, metavar="FILE|FOLDER")
     bring.set_defaults(run=_track_import)
+    actions.add_parser(
+        "relocate",
+        help="after this checkout was moved or copied: make its tracking store one whose files are here",
+        description="MLflow writes absolute places into its store. This exports the runs, models and registered "
+        "versions of this checkout's store and imports them into a new one whose files are here. The old store is kept "
+        "beside it, and nothing is written to the old place. Repeat it if it was interrupted.",
+    ).set_defaults(run=_track_relocate)
 
 
 def _track_status(options: argparse.Namespace) -> int:
@@ -293,6 +300,12 @@ def _track_import(options: argparse.Namespace) -> int:
     from taehv.commands import track
 
     return track.bring(options.source)
+
+
+def _track_relocate(_options: argparse.Namespace) -> int:
+    from taehv.commands import track
+
+    return track.relocate()
 
 
 def _add_limits(command: argparse.ArgumentParser) -> None:

@@ -201,13 +201,13 @@ def version_tags(report: Mapping[str, Any], model: str, dataset_sha256: str) -> 
 def _numbers(nested: Mapping[str, Any], prefix: str) -> dict[str, float]:
     flat: dict[str, float] = {}
     for key, value in nested.items():
-        # Where the worst clip lies is no metric, only its PSNR is.
-        if key in ("clip_id", "first_frame", "frame_stride", "frames", "top", "left", "clips"):
-            continue
         path = f"{prefix}/{key}"
         number = finite(value)
         if isinstance(value, Mapping):
             flat |= _numbers(value, path)
+        # Where the worst clip lies is no metric, only its PSNR is.
+        elif key in ("clip_id", "first_frame", "frame_stride", "frames", "top", "left", "clips"):
+            continue
         elif number is not None:
             flat[path] = number
     return flat

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -121,6 +121,66 @@ def proxy_that_loses_answers(server_port: int, every: int) -> Iterator[str]:
                     client, _ = listening.accept()
                     count += 1
                     threading.Thread(target=serve, args=(client, count % every == 0), daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        listening.shutdown(socket.SHUT_RDWR)
+
+
+@contextlib.contextmanager
+def proxy_that_answers(server_port: int, answer: Callable[[bytes], bytes | None]) -> Iterator[str]:
+    """Forwards to a server, but for the requests to which ``answer`` gives an answer of its own."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+
+        def serve(client: socket.socket) -> None:
+            with contextlib.suppress(OSError), client:
+                client.settimeout(20)
+                request = _whole_message(client)
+                own = answer(request) if request else b""
+                if own is not None:
+                    client.sendall(own)
+                    return
+                with socket.create_connection(("127.0.0.1", server_port)) as server:
+                    server.sendall(request.replace(b"Connection: keep-alive", b"Connection: close"))
+                    client.sendall(b"".join(iter(lambda: server.recv(65536), b"")))
+
+        def accept() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    threading.Thread(target=serve, args=(listening.accept()[0],), daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        listening.shutdown(socket.SHUT_RDWR)
+
+
+def json_answer(status: str, body: bytes) -> bytes:
+    """A whole HTTP answer."""
+    head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nConnection: close\r\n"
+    return head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body
+
+
+@contextlib.contextmanager
+def dripping_server(first: bytes) -> Iterator[str]:
+    """The URI of a server that begins every answer with ``first`` and goes on with a byte now and then, for ever."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+
+        def drip(client: socket.socket) -> None:
+            with contextlib.suppress(OSError), client:
+                _whole_message(client)
+                client.sendall(first)
+                while True:
+                    time.sleep(0.2)
+                    client.sendall(b" ")
+
+        def accept() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    threading.Thread(target=drip, args=(listening.accept()[0],), daemon=True).start()
 
         threading.Thread(target=accept, daemon=True).start()
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"

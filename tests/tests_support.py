@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
@@ -81,7 +83,14 @@ class Project:
         return json.loads((self.root / path).read_text(encoding="utf-8"))
 
     def copy(self, target: Path) -> Project:
-        """This project as it is, in another folder, free to be changed."""
+        """This project as if it had been made in another folder, free to be changed."""
+        self.copy_as_it_is(target)
+        if (target / "mlflow.db").exists():
+            give_new_home(target / "mlflow.db", self.root, target)
+        return Project(target)
+
+    def copy_as_it_is(self, target: Path) -> Project:
+        """The files alone: its tracking store still says that artifacts are in the original."""
         shutil.copytree(self.root, target, symlinks=True)
         return Project(target)
 
@@ -91,6 +100,15 @@ class Project:
         params = yaml.safe_load(path.read_text(encoding="utf-8"))
         merge(params, changes)
         path.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+
+
+def give_new_home(database: Path, old: Path, new: Path) -> None:
+    """Change the absolute places that MLflow writes into its database."""
+    places = ("experiments.artifact_location", "runs.artifact_uri", "logged_models.artifact_location")
+    with contextlib.closing(sqlite3.connect(database)) as connection, connection:
+        for place in (*places, "model_versions.storage_location"):
+            table, column = place.split(".")
+            connection.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (str(old), str(new)))
 
 
 def merge(target: dict[str, Any], changes: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from taehv.tracking.place import check_place
 from taehv.tracking.secrets import hide_secrets_in_output
 from taehv.tracking.store import check_uri, store_errors
 from taehv.tracking.sync import journals, sync
@@ -29,8 +30,7 @@ def replay(*, dry_run: bool) -> int:
     Raises:
         StoreError: MLFLOW_TRACKING_URI cannot be used at all.
     """
-    check_uri()
-    hide_secrets_in_output()
+    _check_store()
     lefts = journals()
     if not lefts:
         print(NOTHING)
@@ -51,11 +51,12 @@ def export(target: Path, run_ids: Sequence[str], experiment: str | None) -> int:
     from taehv.tracking.bundle import packed
     from taehv.tracking.export_runs import export_runs
 
-    check_uri()
-    hide_secrets_in_output()
+    _check_store()
     with packed(target) as folder, store_errors():
         written = export_runs(folder, run_ids, experiment)
-    print(f"{target}: {len(written)} runs")
+    print(f"{target}: {len(written.runs)} runs, {written.versions} registered versions")
+    for version in written.versions_left:
+        print(f"not exported: version {version}, which is no model of a run in this store")
     return 0
 
 
@@ -68,9 +69,30 @@ def bring(source: Path) -> int:
     from taehv.tracking.bundle import unpacked
     from taehv.tracking.import_runs import import_runs
 
-    check_uri()
-    hide_secrets_in_output()
+    _check_store()
     with unpacked(source) as folder, store_errors():
         counts = import_runs(folder)
     print(f"{source}: {counts.new} runs imported, {counts.known} were there already")
     return 0
+
+
+def relocate() -> int:
+    """Make the store of a moved or copied checkout one whose files are here.
+
+    Raises:
+        UserError: a stage is running, files are missing, or the store does not work.
+    """
+    from taehv.tracking.relocate import relocate as make_store_here
+
+    check_uri()
+    hide_secrets_in_output()
+    with store_errors():
+        make_store_here(lambda message: print(message, flush=True))
+    return 0
+
+
+def _check_store() -> None:
+    hide_secrets_in_output()
+    check_uri()
+    with store_errors():
+        check_place()

@@ -3,6 +3,7 @@
 export.json                     which runs and models
 runs/<run id>/run.json          what it is;  metrics.jsonl: every point;  artifacts/
 models/<model id>/model.json    what it is, and its metrics;  artifacts/
+registry.json                   registered versions of these models, with their aliases (older exports have none)
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from taehv.errors import UserError
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 INDEX = "export.json"
+REGISTRY = "registry.json"
 
 
 class BundleError(UserError):

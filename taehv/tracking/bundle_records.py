@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from taehv.records import RecordError, read_record
-from taehv.tracking.bundle import INDEX, BundleError
+from taehv.tracking.bundle import INDEX, REGISTRY, BundleError
 
 Kinds = Mapping[str, type | tuple[type, ...]]
 
@@ -58,6 +58,9 @@ METRIC_KEYS: Kinds = {
     "dataset_name": TEXT_OR_NONE,
     "dataset_digest": TEXT_OR_NONE,
 }
+REGISTRY_KEYS: Kinds = {"names": list, "versions": list}
+NAME_KEYS: Kinds = {"name": str, "description": TEXT_OR_NONE, "tags": dict}
+VERSION_KEYS: Kinds = {**NAME_KEYS, "version": int, "model_id": str, "aliases": list}
 MODEL_STATES = ("PENDING", "READY", "FAILED")
 _ID = re.compile(r"[A-Za-z0-9_-]+")
 """One component of a path, and never `..`."""
@@ -100,6 +103,31 @@ def read_points(folder: Path, run_id: str) -> Iterator[Point]:
                 yield key, float(value), time, step
     except (OSError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise BundleError(f"{path} cannot be read: {error}") from error
+
+
+def read_registry(folder: Path, models: Sequence[Record]) -> tuple[list[Record], list[Record]]:
+    """Registered names, and their versions by rising number; none in an export that is older than they are.
+
+    Raises:
+        BundleError: the file is damaged, or says what no export says.
+    """
+    path = folder / REGISTRY
+    if not path.exists():
+        return [], []
+    record = _read(path, REGISTRY_KEYS)
+    known = {model["model_id"] for model in models}
+    for number, item in enumerate(record["names"]):
+        _check(f"{path}: names[{number}]", item, NAME_KEYS)
+        _texts(path, item["tags"])
+    for number, item in enumerate(record["versions"]):
+        where = f"{path}: versions[{number}]"
+        _check(where, item, VERSION_KEYS)
+        _texts(path, item["tags"])
+        if item["model_id"] not in known:
+            raise BundleError(f"{where} is of model {item['model_id'][:60]!r}, which the export does not have")
+        if not all(isinstance(alias, str) for alias in item["aliases"]):
+            raise BundleError(f"{where}: an alias is not a text")
+    return record["names"], sorted(record["versions"], key=lambda item: (item["name"], item["version"]))
 
 
 def _run(path: Path) -> Record:

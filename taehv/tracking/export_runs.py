@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from taehv import atomic
-from taehv.tracking.bundle import INDEX, BundleError
+from taehv.tracking.bundle import INDEX, REGISTRY, BundleError
 from taehv.tracking.limits import ENDED
 from taehv.tracking.secrets import without_secrets
 from taehv.tracking.store import open_store, tracking_uri
+from taehv.tracking.watchdog import exchange
 
 # isort: split
 # store sets MLflow's environment, so mlflow comes after it.
@@ -24,41 +26,65 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from mlflow.utils.uri import is_local_uri
 
-from taehv.tracking.lookup import dataset_inputs, every_page, model_inputs, model_outputs
-from taehv.tracking.sink import KEY_TAG
+from taehv.tracking.lookup import KEY_TAG, dataset_inputs, every_page, model_inputs, model_outputs
+from taehv.tracking.registry import MODEL_URI
 
 PAGE = 1000
 
 
-def export_runs(folder: Path, run_ids: Sequence[str], experiment: str | None) -> list[str]:
-    """Write runs with their models into a folder; returns their ids.
+FilesOf = Callable[[str], Path | None]
+"""From where the store says that a run's or model's files are to the folder where they are; None where there are none.
+"""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written."""
+
+    runs: tuple[str, ...]
+    """Ids."""
+    versions: int
+    """Registered versions."""
+    versions_left: tuple[str, ...]
+    """Registered versions that are no logged model of these runs: name and number."""
+
+
+def export_runs(
+    folder: Path, run_ids: Sequence[str], experiment: str | None, files_of: FilesOf | None = None
+) -> Exported:
+    """Write runs with their models, and their registered versions, into a folder.
 
     Args:
         folder: empty.
         run_ids: these and the runs below them; none means all of the experiment.
         experiment: its name; None means all experiments.
+        files_of: where files are, if not where the store says; None asks MLflow for them.
 
     Raises:
         BundleError: a run or the experiment is not in the store, or files that must be there are not.
     """
-    open_store()
-    exporter = _Exporter(MlflowClient(tracking_uri()), folder)
+    if files_of is None:
+        with exchange():
+            open_store()
+    exporter = _Exporter(MlflowClient(tracking_uri()), folder, files_of)
     runs = exporter.choose(run_ids, experiment)
     for run in runs:
         exporter.write_run(run)
     models = exporter.models_of(runs)
     for model in models:
         exporter.write_model(model)
+    versions, left = exporter.write_registry({str(model.model_id) for model in models})
     written = [str(run.info.run_id) for run in runs]
     index = {"schema": 1, "mlflow": mlflow.__version__, "runs": written, "models": [model.model_id for model in models]}
     atomic.write_json(folder / INDEX, index)
-    return written
+    return Exported(tuple(written), versions, tuple(left if not run_ids and experiment is None else ()))
 
 
 class _Exporter:
-    def __init__(self, client: MlflowClient, folder: Path) -> None:
+    def __init__(self, client: MlflowClient, folder: Path, files_of: FilesOf | None) -> None:
         self._client = client
         self._folder = folder
+        self._files_of = files_of
         self._experiments = {item.experiment_id: item.name for item in client.search_experiments()}
 
     def choose(self, run_ids: Sequence[str], experiment: str | None) -> list[Run]:
@@ -87,11 +113,13 @@ class _Exporter:
             for key in run.data.metrics:
                 for point in self._client.get_metric_history(info.run_id, key):
                     file.write(json.dumps([point.key, point.value, point.timestamp, point.step]) + "\n")
-        if self._client.list_artifacts(info.run_id):
+        if self._copied(info.artifact_uri, place):
+            pass
+        elif self._files_of is None and self._client.list_artifacts(info.run_id):
             (place / "artifacts").mkdir()
             self._client.download_artifacts(info.run_id, "", str(place / "artifacts"))
         # Every stage's run has files, unless the store refused them; a stranger's may have none.
-        elif KEY_TAG in run.data.tags and info.status in ENDED and not _has_its_folder(info.artifact_uri):
+        elif KEY_TAG in run.data.tags and info.status in ENDED and not self._has_its_folder(info.artifact_uri):
             raise BundleError(f"the files of run {info.run_id} {_absent(info.artifact_uri)}")
         content = {
             "schema": 1,
@@ -124,7 +152,9 @@ class _Exporter:
         model = self._client.get_logged_model(model.model_id)
         place = self._folder / "models" / model.model_id
         place.mkdir(parents=True)
-        if self._client.list_logged_model_artifacts(model.model_id):
+        if self._copied(model.artifact_location, place):
+            pass
+        elif self._files_of is None and self._client.list_logged_model_artifacts(model.model_id):
             try:
                 downloaded = mlflow.artifacts.download_artifacts(
                     artifact_uri=model.artifact_location, dst_path=str(place / "download"), tracking_uri=tracking_uri()
@@ -136,6 +166,47 @@ class _Exporter:
         elif model.status == LoggedModelStatus.READY:
             raise BundleError(f"the files of model {model.model_id} {_absent(model.artifact_location)}")
         atomic.write_json(place / "model.json", _describe(model))
+
+    def write_registry(self, model_ids: Collection[str]) -> tuple[int, list[str]]:
+        """Registered versions of these models; returns how many, and the names and numbers of all others."""
+        names, versions, left = [], [], []
+        for known in every_page(lambda token: self._client.search_registered_models(page_token=token)):
+            found = every_page(
+                lambda token, name=known.name: self._client.search_model_versions(  # type: ignore[misc]
+                    f"name = '{name}'", page_token=token
+                )
+            )
+            names.append({"name": known.name, "description": known.description, "tags": known.tags})
+            for version in sorted(found, key=lambda version: int(version.version)):
+                model_id = (version.source or "").removeprefix(MODEL_URI)
+                if model_id not in model_ids:
+                    left.append(f"{known.name} {version.version}")
+                    continue
+                versions.append(
+                    {
+                        "name": known.name,
+                        "version": int(version.version),
+                        "model_id": model_id,
+                        "description": version.description,
+                        "tags": version.tags,
+                        "aliases": [alias for alias, number in known.aliases.items() if number == version.version],
+                    }
+                )
+        taken = {version["name"] for version in versions}
+        content = {"schema": 1, "names": [item for item in names if item["name"] in taken], "versions": versions}
+        atomic.write_json(self._folder / REGISTRY, content)
+        return len(versions), left
+
+    def _copied(self, location: str, place: Path) -> bool:
+        """Whether files were found where ``files_of`` says."""
+        folder = None if self._files_of is None else self._files_of(location)
+        if folder is None or not any(folder.iterdir()):
+            return False
+        shutil.copytree(folder, place / "artifacts")
+        return True
+
+    def _has_its_folder(self, location: str) -> bool:
+        return self._files_of(location) is not None if self._files_of is not None else _has_its_folder(location)
 
 
 def _lineage(run: Run, runs: Mapping[str, Run]) -> list[str]:

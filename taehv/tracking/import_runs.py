@@ -10,9 +10,10 @@ from typing import Any
 import yaml
 
 from taehv.tracking.bundle import BundleError
-from taehv.tracking.bundle_records import read_bundle, read_points
+from taehv.tracking.bundle_records import read_bundle, read_points, read_registry
 from taehv.tracking.limits import ENDED, METRIC_BATCH, PARAM_BATCH, batches
 from taehv.tracking.store import open_store, tracking_uri
+from taehv.tracking.watchdog import exchange
 from taehv.yaml_files import YamlFileError, read_yaml
 
 # isort: split
@@ -36,11 +37,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from taehv.tracking.logged_models import MODEL_TAG
-from taehv.tracking.lookup import model_inputs, model_outputs, model_with_tag, run_with_tag
-from taehv.tracking.sink import KEY_TAG
+from taehv.tracking.lookup import KEY_TAG, ORIGIN_TAG, model_inputs, model_outputs, model_with_tag, run_with_tag
+from taehv.tracking.registry import Registry
 
-ORIGIN_TAG = "taehv.imported_from"
-"""The id that a run or model had in the store that it was exported from."""
 REGISTRY_TAG = "mlflow.modelVersions"
 """Speaks about the other store's registry."""
 
@@ -61,7 +60,9 @@ def import_runs(folder: Path) -> Counts:
         StoreError: MLFLOW_TRACKING_URI cannot be used.
     """
     runs, models = read_bundle(folder)
-    open_store()
+    names, versions = read_registry(folder, models)
+    with exchange():
+        open_store()
     importer = _Importer(MlflowClient(tracking_uri()), folder)
     for run in runs:
         importer.find_or_create(run)
@@ -73,6 +74,7 @@ def import_runs(folder: Path) -> Counts:
         importer.bring_model_metrics(model)
     for run in runs:
         importer.end(run)
+    importer.bring_registry(names, versions)
     return importer.counts
 
 
@@ -261,6 +263,17 @@ class _Importer:
         for run_id, metrics in new.items():
             for batch in batches(metrics, METRIC_BATCH):
                 self._client.log_batch(run_id, metrics=batch)
+
+    def bring_registry(self, names: list[dict[str, Any]], versions: list[dict[str, Any]]) -> None:
+        """Registered versions of models that came from elsewhere; aliases as the registry's rules say."""
+        registry = Registry(self._client)
+        for item in names:
+            registry.bring_name(item["name"], item["description"], item["tags"])
+        for item in versions:
+            if (model_id := self._ids[item["model_id"]]) != item["model_id"]:
+                registry.bring_version(
+                    model_id, item["name"], item["description"], item["tags"], aliases=item["aliases"]
+                )
 
     def end(self, exported: dict[str, Any]) -> None:
         """Status and end time, of a run that has not ended here."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import mlflow
@@ -17,13 +18,17 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 
 from taehv import mlflow_model
-from taehv.tracking.lookup import dataset_inputs, model_inputs, model_outputs, model_with_tag
+from taehv.tracking.limits import METRIC_BATCH, batches
+from taehv.tracking.lookup import checked_id, dataset_inputs, model_inputs, model_outputs, model_with_tag
+from taehv.tracking.metric_names import metric_name
 
 PACKAGE = Path(__file__).parents[1]
 NEEDED = ("torch", "numpy", "safetensors", "mlflow")
 MODEL_TAG = "taehv.model"
 """Run and content: by it a model is found whose creation was not answered."""
 MODEL_TYPE = "video autoencoder"
+SAME_VALUE = 1e-6
+"""Relative: a GPU does not give the same last digits twice."""
 BEST_MODEL = "best_model"
 """How the model's data are called in its artifacts."""
 VALIDATION = "val/"
@@ -67,9 +72,10 @@ class ModelLogger:
         if model.status != LoggedModelStatus.READY:
             self._log_files(best_model, model)
             self._client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
-        measured = [Metric(f"best/{key}", float(value), time, step) for key, value in best.items()]
-        self._link([*measured, *self._validation(run, step)], model.model_id, _dataset(run))
-        return str(model.model_id)
+        measured = [Metric(metric_name(f"best/{key}"), float(value), time, step) for key, value in best.items()]
+        # A training that was killed after its model was logged logs it again at its end, at another time.
+        self._link([*self._new(measured, model.model_id), *self._validation(run, step)], model.model_id, _dataset(run))
+        return checked_id(model.model_id)
 
     def log_metrics(self, run_id: str, model_id: str, values: Mapping[str, float], step: int, time: int) -> None:
         """Numbers that this run found out about another run's model, on this run's data.
@@ -80,8 +86,9 @@ class ModelLogger:
         run = self._client.get_run(self._run_id)
         if model_id not in [known.model_id for known in model_inputs(run)]:
             self._client.log_inputs(self._run_id, models=[LoggedModelInput(model_id)])
-        metrics = [Metric(key, float(value), time, step) for key, value in values.items()]
-        ModelLogger(self._client, run_id)._link(metrics, model_id, _dataset(run))
+        metrics = [Metric(metric_name(key), float(value), time, step) for key, value in values.items()]
+        # Measuring again what was measured says nothing new; the run that did it has its own copy of the numbers.
+        ModelLogger(self._client, run_id)._link(self._new(metrics, model_id, _dataset(run)), model_id, _dataset(run))
 
     def _create(self, run: Run, best_model: Path, identity: str) -> LoggedModel:
         info = json.loads((best_model / "model_info.json").read_text(encoding="utf-8"))
@@ -124,25 +131,34 @@ class ModelLogger:
                 cache.rmdir()
             self._client.log_model_artifacts(model.model_id, str(packed))
 
+    def _new(self, metrics: Sequence[Metric], model_id: str, dataset: Dataset | None = None) -> list[Metric]:
+        """Those that the model does not have yet, at the same step and, where it is given, of the same data."""
+        known = self._client.get_logged_model(model_id).metrics or []
+        digest = None if dataset is None else dataset.digest
+        there = {(m.key, m.step): m.value for m in known if digest in (None, m.dataset_digest)}
+        return [m for m in metrics if not _is_same(there.get((m.key, m.step)), m.value)]
+
     def _validation(self, run: Run, step: int) -> list[Metric]:
-        """What the run's validation said at the model's step."""
+        """What the run's validation said at the model's step, one value of each metric."""
         keys = [key for key in run.data.metrics if key.startswith(VALIDATION)]
         histories = (self._client.get_metric_history(self._run_id, key) for key in keys)
-        return [
-            Metric(point.key, point.value, point.timestamp, point.step)
-            for history in histories
-            for point in history
-            if point.step == step
-        ]
+        points = {point.key: point for history in histories for point in history if point.step == step}
+        return [Metric(point.key, point.value, point.timestamp, point.step) for point in points.values()]
 
     def _link(self, metrics: list[Metric], model_id: str, dataset: Dataset | None) -> None:
         """To the run and to the model. Equal points (time included) are kept once by MLflow's stores."""
         name, digest = (dataset.name, dataset.digest) if dataset is not None else (None, None)
         linked = [Metric(m.key, m.value, m.timestamp, m.step, model_id, name, digest, self._run_id) for m in metrics]
-        if linked:
-            self._client.log_batch(self._run_id, metrics=linked)
+        for batch in batches(linked, METRIC_BATCH):
+            self._client.log_batch(self._run_id, metrics=batch)
 
 
 def _dataset(run: Run) -> Dataset | None:
     inputs = dataset_inputs(run)
     return inputs[0].dataset if inputs else None
+
+
+def _is_same(there: float | None, value: float) -> bool:
+    return there is not None and (
+        math.isclose(there, value, rel_tol=SAME_VALUE) or (math.isnan(there) and math.isnan(value))
+    )

@@ -46,6 +46,8 @@ def read_position(path: Path) -> Position:
         position = Position(**record)
         position.refused = {int(number): str(reason) for number, reason in position.refused.items()}
         position.next_number = int(position.next_number)
+        # What is no MLflow server may once have been believed that it had made a run without an id.
+        position.run_id, position.model_id = position.run_id or None, position.model_id or None
     except (TypeError, ValueError, AttributeError) as error:
         raise RecordError(f"{path} is damaged: {error}") from error
     return position

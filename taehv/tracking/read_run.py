@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
 import tempfile
 from pathlib import Path
 
 from taehv.errors import UserError
 from taehv.parity import RunRecord, read_run
 from taehv.paths import TrainingOutputs
+from taehv.tracking.place import check_place
 from taehv.tracking.secrets import without_secrets
 from taehv.tracking.store import SQLITE, check_uri, tracking_uri
 
@@ -15,6 +17,8 @@ from taehv.tracking.store import SQLITE, check_uri, tracking_uri
 # store sets MLflow's environment, so mlflow comes after it.
 import mlflow
 from mlflow.exceptions import MlflowException
+
+from taehv.tracking.lookup import find_run
 
 
 class RunNotReadableError(UserError):
@@ -26,7 +30,7 @@ def read_tracked_run(run_id: str) -> RunRecord:
 
     Raises:
         RunNotReadableError: the store does not know the run, or it did not leave the files of a finished training.
-        StoreError: MLFLOW_TRACKING_URI cannot be used.
+        StoreError: MLFLOW_TRACKING_URI cannot be used, or the store's files belong to another checkout.
     """
     check_uri()
     uri = tracking_uri()
@@ -34,7 +38,10 @@ def read_tracked_run(run_id: str) -> RunRecord:
         raise RunNotReadableError(f"there is no run {run_id}: nothing has been tracked in {uri} yet")
     client = mlflow.MlflowClient(uri)
     try:
-        run = client.get_run(run_id)
+        check_place()
+        # An id that another store gave it, too: mlflow.json comes along with a training from another machine.
+        run = find_run(client, None, run_id) or client.get_run(run_id)
+        run_id = str(run.info.run_id)
         there = {item.path for item in client.list_artifacts(run_id)}
         with tempfile.TemporaryDirectory() as folder:
             outputs = TrainingOutputs(Path(folder))
@@ -51,6 +58,6 @@ def read_tracked_run(run_id: str) -> RunRecord:
             if older:
                 summary.rename(outputs.summary)
             return read_run(outputs)
-    except MlflowException as error:
+    except (MlflowException, sqlite3.Error) as error:
         reason = without_secrets(str(error)).splitlines()[0]
         raise RunNotReadableError(f"run {run_id} cannot be read from {without_secrets(uri)}: {reason}") from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import mlflow
@@ -67,9 +67,7 @@ class Registry:
         """
         version = self._tagged_version(model_id, name, tags)
         holder = self._holder(name, alias)
-        began = self._run_began(self._client.get_model_version(name, version))
-        later = None if holder is None else self._run_began(holder)
-        if holder is not None and later is not None and began is not None and later > began:
+        if holder is not None and self._began_later(holder, self._client.get_model_version(name, version)):
             stays = f"version {holder.version}, whose run began later, keeps the alias; {reason}"
             self._describe(name, version, alias, stays)
             return version
@@ -98,11 +96,49 @@ class Registry:
         self._describe(name, version, CHAMPION, shown)
         return Decision(decision.replaces, shown)
 
-    def _tagged_version(self, model_id: str, name: str, tags: Mapping[str, str]) -> str:
-        """The model's version, which is registered where there is none yet, with the tags."""
+    def bring_name(self, name: str, description: str | None, tags: Mapping[str, str]) -> None:
+        """A registered model of another store, if there is none of that name."""
+        if not self._client.search_registered_models(f"name = '{name}'"):
+            self._client.create_registered_model(name, dict(tags), description)
+
+    def bring_version(
+        self, model_id: str, name: str, description: str | None, tags: Mapping[str, str], *, aliases: Sequence[str]
+    ) -> None:
+        """A version that another store has of the model, with what is missing of its aliases.
+
+        An alias that another version has here moves to one that is new here if it would had the model been registered
+        here: the champion's to a better one, any other to one whose run began later.
+        """
+        is_new = self._version_of(model_id, name) is None
+        version = self._tagged_version(model_id, name, tags if is_new else {})
+        if is_new and description:
+            self._client.update_model_version(name, version, description)
+        for alias in aliases:
+            holder = self._holder(name, alias)
+            if holder is None or (is_new and self._takes(name, version, alias, tags, holder)):
+                self._client.set_registered_model_alias(name, alias, version)
+
+    def _takes(self, name: str, version: str, alias: str, tags: Mapping[str, str], holder: ModelVersion) -> bool:
+        if alias == CHAMPION:
+            return SCORE in tags and decide(tags, holder.tags).replaces
+        return not self._began_later(holder, self._client.get_model_version(name, version))
+
+    def _began_later(self, one: ModelVersion, other: ModelVersion) -> bool:
+        """Whether both models' runs are known, and that of ``one`` began later."""
+        began = self._run_began(other)
+        later = self._run_began(one)
+        return later is not None and began is not None and later > began
+
+    def _version_of(self, model_id: str, name: str) -> str | None:
         source = f"{MODEL_URI}{model_id}"
         versions = [v for v in self._client.search_model_versions(f"name = '{name}'") if v.source == source]
-        version = str(versions[0].version if versions else mlflow.register_model(source, name).version)
+        return str(versions[0].version) if versions else None
+
+    def _tagged_version(self, model_id: str, name: str, tags: Mapping[str, str]) -> str:
+        """The model's version, which is registered where there is none yet, with the tags."""
+        version = self._version_of(model_id, name)
+        if version is None:
+            version = str(mlflow.register_model(f"{MODEL_URI}{model_id}", name).version)
         for key, value in tags.items():
             self._client.set_model_version_tag(name, version, key, value)
         return version

@@ -7,10 +7,11 @@ import json
 import logging
 import os
 import shutil
+import sqlite3
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +24,11 @@ from taehv.tracking.beside import SenderProcess, patience_from_environment
 from taehv.tracking.environment import describe_environment
 from taehv.tracking.journal import Journal, JournalError
 from taehv.tracking.labels import context_tags, ending_of, parent_from_environment, stage_tags
+from taehv.tracking.metric_names import metric_name
+from taehv.tracking.place import check_place
 from taehv.tracking.position import TrackingFolder, position_if_readable
-from taehv.tracking.store import check_uri
+from taehv.tracking.secrets import without_secrets
+from taehv.tracking.store import check_uri, tracking_uri
 from taehv.tracking.system_metrics import SystemMetrics
 
 if TYPE_CHECKING:
@@ -32,6 +36,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("taehv.tracking")
 
+FULL_NAMES = "metric_names.json"
+MODEL_INFO = "model_info.json"
 UNSENT = "unsent-"
 """How the folders begin that `taehv track sync` sends and deletes."""
 
@@ -57,6 +63,8 @@ class StageRun:
         self.kept_at_start = self._journal.keep()
         """How many events earlier executions left."""
         self._tensorboard = _event_writer(tensorboard)
+        self._full_names: dict[str, str] = {}
+        """By the names that are told to MLflow instead."""
         self.key = next((e["key"] for e in self._journal.events() if e["kind"] == "begin"), uuid.uuid4().hex)
         """The run's identity in every store, known before any store is asked."""
         self._journal.append(
@@ -83,7 +91,15 @@ class StageRun:
         self._sender.look_after()
         if self._tensorboard is not None:
             for key, value in event["values"].items():
-                self._tensorboard.add_scalar(key, value, step)
+                self._tensorboard.add_scalar(metric_name(key), value, step)
+        self._tell_full_names(event["values"])
+
+    def _tell_full_names(self, keys: Iterable[str]) -> None:
+        """The artifact ``FULL_NAMES`` says what a metric is about whose name MLflow would not take."""
+        changed = {name: key for key in keys if (name := metric_name(key)) != key}
+        if not changed.keys() <= self._full_names.keys():
+            self._full_names |= changed
+            self.json_artifact(FULL_NAMES, {"schema": 1, "names": self._full_names})
 
     def keep(self) -> int:
         """Put the journal on disk; returns how many events it holds."""
@@ -118,8 +134,7 @@ class StageRun:
     def model(self, best_model: Path, *, metrics: Mapping[str, float]) -> None:
         """The best model as an MLflow model."""
         files = self._keep([file for file in sorted(best_model.rglob("*")) if file.is_file()], best_model)
-        content = sha256_of_json({file["file"].rpartition("/")[2]: file["sha256"] for file in files})
-        identity = f"{self.key}:{content[:16]}"
+        identity = f"{self.key}:{_content_of(best_model)[:16]}"
         self._journal.append("model", files=files, identity=identity, metrics=dict(metrics))
 
     def link(self, prefix: str, other: TrackingIds) -> None:
@@ -140,12 +155,13 @@ class StageRun:
             alias: moves to the new version.
             tags: of the version.
             reason: why it has the alias; a line of the version's description.
+
+        This run's tag `registered_as` follows when that is done.
         """
         if not model.known:
             return
         name = self._registered_name
         self._journal.append("register", model=vars(model), name=name, alias=alias, tags=dict(tags), reason=reason)
-        self.tags({"registered_as": f"{name}@{alias}"})
 
     def promote(self, model: TrackingIds, *, tags: Mapping[str, str]) -> None:
         """Let another run's model be the champion if its ``tags`` (taehv/tracking/registry.py) say it is better.
@@ -212,6 +228,20 @@ class StageRun:
         return kept
 
 
+def check_store() -> None:
+    """What can be known of the store before work begins, without loading MLflow and without waiting for a server.
+
+    Raises:
+        StoreError: MLFLOW_TRACKING_URI cannot be used at all, or the store's files belong to another checkout.
+    """
+    check_uri()
+    try:
+        check_place()
+    except sqlite3.Error as error:
+        # Locked or damaged: the sender looks again before it writes anything, and goes on trying.
+        log.warning("WARNING: tracking: %s cannot be read now: %s", without_secrets(tracking_uri()), error)
+
+
 @contextlib.contextmanager
 def stage_run(
     stage: StageName,
@@ -234,10 +264,10 @@ def stage_run(
         tensorboard: folder for event files.
 
     Raises:
-        StoreError: MLFLOW_TRACKING_URI cannot be used at all.
+        StoreError: MLFLOW_TRACKING_URI cannot be used at all, or the store's files belong to another checkout.
         JournalError: the journal cannot be written.
     """
-    check_uri()
+    check_store()
     unsent = main_repository() / ".work" / stage / f"{UNSENT}{time.time_ns()}-{os.getpid()}"
     tracking = TrackingFolder(folder.resolve() if folder is not None else unsent)
     run = StageRun(stage, params, tracking, tensorboard)
@@ -285,6 +315,18 @@ def _leave(folder: TrackingFolder, unsent: Path, *, complete: bool, resumable: b
         "WARNING: MLflow has not got everything of this run. It is kept in %s; send it with: taehv track sync",
         folder.root,
     )
+
+
+def _content_of(best_model: Path) -> str:
+    """What makes two models the same: everything but the time at which model_info.json was written."""
+    content: dict[str, Any] = {}
+    for file in sorted(best_model.rglob("*")):
+        if file.name == MODEL_INFO:
+            info = json.loads(file.read_text(encoding="utf-8"))
+            content[file.name] = {key: value for key, value in info.items() if key != "time"}
+        elif file.is_file():
+            content[file.relative_to(best_model).as_posix()] = sha256_of_file(file)
+    return sha256_of_json(content)
 
 
 def _event_writer(folder: Path | None) -> SummaryWriter | None:

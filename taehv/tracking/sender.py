@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from taehv.records import RecordError
 from taehv.tracking.journal import Event, Line, read_lines
@@ -13,11 +13,13 @@ from taehv.tracking.position import Position, TrackingFolder, read_position
 from taehv.tracking.secrets import without_secrets
 from taehv.tracking.sink import MlflowSink, NotThereYetError, RefusedError
 from taehv.tracking.store import StoreError, tracking_uri
+from taehv.tracking.watchdog import exchange, was_too_slow
 
 FIRST_WAIT_S = 1.0
 ATTEMPTS_WHILE_STORE_ANSWERS = 10
-"""Of one file or model that fails although the store answers: then it is set aside, and the rest goes on."""
-MAY_BE_SET_ASIDE = ("artifact", "json", "dataset", "model", "model_metrics", "register", "promote", "link")
+"""Of one event that fails although the store answers: then it is set aside, and the rest goes on."""
+NEVER_SET_ASIDE = ("begin", "end")
+"""Unless the store says that they are invalid: without them a run is none."""
 
 
 class OtherStoreError(Exception):
@@ -31,21 +33,32 @@ class _BeginAgainError(Exception):
 class Sender:
     """Delivers one journal. It holds a position, never the events: memory does not grow with an outage."""
 
-    def __init__(self, folder: TrackingFolder, *, may_change_store: bool, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        folder: TrackingFolder,
+        *,
+        may_change_store: bool,
+        say: Callable[[str], None],
+        attempts: int = ATTEMPTS_WHILE_STORE_ANSWERS,
+    ) -> None:
         """Start where the last sender ended.
 
         Args:
             folder: whose journal.
             may_change_store: a living run follows MLFLOW_TRACKING_URI; what is left of a dead one does not.
             say: takes what a person must read.
+            attempts: of one event that fails although the store answers.
         """
         self.folder = folder
         self.losses: list[str] = []
         """What is damaged in the journal, for a person."""
         self.failure: str | None = None
         """Why the store does not take events at the moment."""
+        self.met_slow_store = False
+        """Whether the last failure was that an answer did not come to its end in time."""
         self._say = say
         self._may_change_store = may_change_store
+        self._attempts_of_an_event = attempts
         self._sink: MlflowSink | None = None
         self._begin: Event | None = None
         self._last_time = 0
@@ -85,19 +98,25 @@ class Sender:
     def close_dead_run(self) -> None:
         """End a run whose process died without a word; everything else must have been delivered."""
         sink = self._connected()
-        sink.send({"kind": "tags", "values": {"interrupted": "the process ended without a word"}})
-        sink.send({"kind": "end", "status": "KILLED", "time": self._last_time})
+        with exchange():
+            sink.send({"kind": "tags", "values": {"interrupted": "the process ended without a word"}})
+            sink.send({"kind": "end", "status": "KILLED", "time": self._last_time})
         self.position.complete = True
         self._note()
 
-    def retry_refused(self) -> None:
-        """Send once more what was set aside."""
-        wanted = dict(self.position.refused)
+    def retry_refused(self, numbers: Collection[int]) -> None:
+        """Send these once more of what was set aside; what fails again stays there."""
+        wanted, self._attempts_of_an_event = self.position.refused.keys() & set(numbers), 1
         for line in read_lines(self.folder.journal) if wanted else ():
             if line.event is not None and line.event["seq"] in wanted:
                 del self.position.refused[line.event["seq"]]
-                self._send([line.event], in_doubt=True)
+                try:
+                    self._send([line.event], in_doubt=True)
+                except _BeginAgainError:
+                    self._arrived, self._in_doubt = None, True
+                    return self._send_all()
                 self._note()
+        return None
 
     def _read_position(self) -> Position:
         try:
@@ -179,12 +198,22 @@ class Sender:
         """One batch. Metrics that are refused are taken apart until the refused point is alone."""
         sink, first = self._connected(), events[0]
         try:
-            if first["kind"] == "metrics":
-                sink.send_metrics(events, in_doubt=in_doubt)
-            else:
-                sink.send(first)
-        except RefusedError as error:
+            with exchange(self._bytes_of_files(first)):
+                if first["kind"] == "metrics":
+                    sink.send_metrics(events, in_doubt=in_doubt)
+                else:
+                    sink.send(first)
+        except (NotThereYetError, StoreError):
+            raise
+        except Exception as error:
+            refused = isinstance(error, RefusedError)
+            if not refused and (first["kind"] in NEVER_SET_ASIDE or self._attempts + 1 < self._attempts_of_an_event):
+                raise
             self._begin_again_if_deleted(sink)
+            if not refused:
+                # It is this event's fault only if the store takes something else now.
+                with exchange():
+                    sink.write_key_again()
             if len(events) > 1:
                 for event in events:
                     self._send([event], in_doubt=True)
@@ -193,27 +222,27 @@ class Sender:
                     self._send([{**first, "values": {key: value}}], in_doubt=True)
             else:
                 self._set_aside(first, error)
-        except (NotThereYetError, StoreError):
-            raise
-        except Exception as error:
-            if first["kind"] not in MAY_BE_SET_ASIDE or self._attempts < ATTEMPTS_WHILE_STORE_ANSWERS:
-                raise
-            self._begin_again_if_deleted(sink)
-            self._set_aside(first, error)
         if first["kind"] == "model":
             self.position.model_id = sink.model_id
         if first["kind"] in ("begin", "end"):
             self.position.complete = first["kind"] == "end"
 
+    def _bytes_of_files(self, event: Event) -> int:
+        files = [self.folder.root / file["file"] for file in event.get("files", [event]) if "file" in file]
+        return sum(file.stat().st_size for file in files if file.is_file())
+
     def _begin_again_if_deleted(self, sink: MlflowSink) -> None:
         """Asks the store; raises what it raises if it does not answer."""
-        if sink.run_is_gone():
+        with exchange():
+            gone = sink.run_is_gone()
+        if gone:
             self._say(f"run {sink.run_id} is no longer in the store; it is made again from the journal")
             self._sink, self.position = None, Position(store=self.position.store)
             raise _BeginAgainError
 
     def _set_aside(self, event: Event, error: Exception) -> None:
-        reason = without_secrets(f"{type(error).__name__}: {error}")[:300]
+        said = str(error) if isinstance(error, RefusedError) else f"{type(error).__name__}: {error}"
+        reason = without_secrets(said)[:300]
         self.position.refused[event["seq"]] = f"{event['kind']}: {reason}"
         self._say(f"event {event['seq']} ({event['kind']}) was not taken and is set aside: {reason}")
 
@@ -229,8 +258,9 @@ class Sender:
         store = without_secrets(tracking_uri())
         if self.position.store not in (None, store):
             self._change_store(store)
-        sink = MlflowSink(self.folder)
-        how = sink.open_run(self._begin or self._lost_begin(), self.position.run_id)
+        with exchange():
+            sink = MlflowSink(self.folder)
+            how = sink.open_run(self._begin or self._lost_begin(), self.position.run_id)
         self._sink = sink
         if how == "continued":
             self._note_run(store, sink.run_id)
@@ -275,4 +305,5 @@ class Sender:
                 f"and sent when it works again\n  {reason}"
             )
         self.failure = reason
+        self.met_slow_store = was_too_slow(error)
         self._attempts += 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,20 +11,32 @@ from typing import Any
 from taehv import paths
 from taehv.fingerprint import sha256_of_file
 from taehv.tracking.journal import Event
+from taehv.tracking.metric_names import metric_name
 from taehv.tracking.position import TrackingFolder
 from taehv.tracking.store import open_store, tracking_uri
 
 # isort: split
 # store sets MLflow's environment, so mlflow comes after it.
 import mlflow
-from mlflow.entities import Dataset, DatasetInput, InputTag, LifecycleStage, Metric, Param, Run, RunTag
-from mlflow.exceptions import MlflowException, RestException
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID
 
 from taehv.tracking.limits import PARAM_BATCH, batches
 from taehv.tracking.logged_models import ModelLogger
-from taehv.tracking.lookup import run_with_tag
+from taehv.tracking.lookup import (
+    GONE,
+    KEY_TAG,
+    AnswerError,
+    checked_id,
+    find_model,
+    find_run,
+    living_run,
+    run_with_tag,
+    said_by_store,
+)
 from taehv.tracking.registry import Registry
+from taehv.tracking.unsent import is_still_to_come
 
 PARAM_VALUE_LENGTH = 6000
 """MLflow's limit per value; a longer one is refused."""
@@ -36,13 +47,17 @@ DIGEST_LENGTH = 32
 PROFILE_FACTS = ("splits", "quarantined", "bytes", "split_rule")
 """What of dataset.json MLflow's UI shows as the dataset's profile."""
 
-KEY_TAG = "taehv.key"
-"""The run's own identity, made before any server is asked: by it a run is found whose creation was not answered."""
 ENDED_TAGS = ("failed", "failure_reason", "interrupted")
 """What says how a run ended; a continued run has not."""
 
-REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE", "MALFORMED_REQUEST")
-RUN_GONE = ("RESOURCE_DOES_NOT_EXIST",)
+REFUSALS = (
+    "INVALID_PARAMETER_VALUE",
+    "BAD_REQUEST",
+    "RESOURCE_ALREADY_EXISTS",
+    "INVALID_STATE",
+    "MALFORMED_REQUEST",
+    GONE,
+)
 
 Point = tuple[str, int]
 
@@ -65,23 +80,29 @@ class MlflowSink:
             taehv.tracking.store.StoreError: the URI cannot be used.
             Exception: whatever MLflow raises when its store does not answer.
         """
-        self.experiment_id = open_store()
+        self.experiment_id = checked_id(open_store())
         self.client = mlflow.MlflowClient(tracking_uri())
         self.folder = folder
-        self.run_id = ""
+        self.run_id = self._key = ""
         self.model_id: str | None = None
+        self._is_server = tracking_uri().startswith("http")
+        """Then anything may answer; a database is read by MLflow's own code."""
         self._histories: dict[str, set[int]] = {}
 
     def open_run(self, begin: Event, known_run_id: str | None) -> str:
         """Find or create the run that a `begin` event asks for. Returns how: `continued`, `found` or `created`."""
-        run = None if known_run_id is None else self._living_run(known_run_id)
+        run = None if known_run_id is None else living_run(self.client, known_run_id)
         how = "continued"
         if run is None:
             run, how = run_with_tag(self.client, KEY_TAG, begin["key"]), "found"
         if run is None:
             run, how = self._create(begin), "created"
-        self.run_id = str(run.info.run_id)
+        self.run_id, self._key = checked_id(run.info.run_id), begin["key"]
         return how
+
+    def write_key_again(self) -> None:
+        """Write what is there already. Raises what MLflow raises when its store takes nothing."""
+        self.client.set_tag(self.run_id, KEY_TAG, self._key)
 
     def begin(self, event: Event) -> None:
         """The run is running (again)."""
@@ -120,6 +141,10 @@ class MlflowSink:
         if handler is None:
             raise RefusedError(f"this version of taehv does not know events of kind {event['kind']}")
         self._judged(lambda: handler(event))
+        if self._is_server:
+            status = self._run_as_the_store_has_it().info.status
+            if event["kind"] == "end" and status != event["status"]:
+                raise AnswerError(f"it took the run's end and says that the run is {status}: is this an MLflow server?")
 
     def send_metrics(self, events: Sequence[Event], *, in_doubt: bool) -> None:
         """Points of any number of events, at most ``limits.METRIC_BATCH``.
@@ -130,7 +155,7 @@ class MlflowSink:
         """
         metrics = [
             # MLflow turns infinities into the largest float; the journal keeps what they were.
-            Metric(allowed(key), value, event["time"], event["step"])
+            Metric(metric_name(key), value, event["time"], event["step"])
             for event in events
             for key, value in event["values"].items()
             if not math.isinf(value)
@@ -141,6 +166,20 @@ class MlflowSink:
         self._histories.clear()
         if metrics:
             self._judged(lambda: self.client.log_batch(self.run_id, metrics=metrics))
+            if self._is_server:
+                self._check_arrival(metrics)
+
+    def _check_arrival(self, sent: Sequence[Metric]) -> None:
+        """A proxy, or another program on the port, may answer a batch as an MLflow server does: with `{}`."""
+        last = {metric.key: metric.step for metric in sorted(sent, key=lambda metric: metric.step)}
+        there = _latest_steps(self._run_as_the_store_has_it())
+        if absent := [key for key, step in last.items() if there.get(key, step - 1) < step]:
+            raise AnswerError(f"it took {absent[0]} and does not have it: is this an MLflow server?")
+
+    def _run_as_the_store_has_it(self) -> Run:
+        run = self.client.get_run(self.run_id)
+        checked_id(run.info.run_id, self.run_id)
+        return run
 
     def _points(self, wanted: Sequence[Metric]) -> set[Point]:
         """Which points the store has, at least those of ``wanted``.
@@ -150,8 +189,7 @@ class MlflowSink:
         not begin from the start each time.
         """
         first = {metric.key: metric.step for metric in sorted(wanted, key=lambda metric: -metric.step)}
-        # MLflow has no public way to the step of a latest value; its own system metrics read it here, too.
-        latest = {metric.key: metric.step for metric in self.client.get_run(self.run_id).data._metric_objs}
+        latest = _latest_steps(self._run_as_the_store_has_it())
         for key, step in first.items():
             if key in latest and latest[key] >= step and key not in self._histories:
                 self._histories[key] = {int(item.step) for item in self.client.get_metric_history(self.run_id, key)}
@@ -159,30 +197,21 @@ class MlflowSink:
 
     def run_is_gone(self) -> bool:
         """Whether somebody deleted the run. Raises what MLflow raises when its store does not answer."""
-        return self._living_run(self.run_id) is None
+        return living_run(self.client, self.run_id) is None
 
     def _judged(self, call: Callable[[], Any]) -> None:
         """Tell "never" from "not now"."""
         try:
             call()
         except MlflowException as error:
-            if _from_store(error) and error.error_code in (*REFUSALS, *RUN_GONE):
+            if said_by_store(error) and error.error_code in REFUSALS:
                 raise RefusedError(error.message) from error
             raise
-
-    def _living_run(self, run_id: str) -> Run | None:
-        try:
-            run = self.client.get_run(run_id)
-        except MlflowException as error:
-            if _from_store(error) and error.error_code in RUN_GONE:
-                return None
-            raise
-        return run if run.info.lifecycle_stage == LifecycleStage.ACTIVE else None
 
     def _create(self, begin: Event) -> Run:
         experiment_id, tags = self.experiment_id, {KEY_TAG: begin["key"], **begin["tags"]}
         parent = begin["parent_run_id"]
-        if parent is not None and (parent_run := self._living_run(parent)) is not None:
+        if parent is not None and (parent_run := living_run(self.client, parent)) is not None:
             # The UI nests runs only within one experiment.
             experiment_id = parent_run.info.experiment_id
             tags[MLFLOW_PARENT_RUN_ID] = parent
@@ -192,7 +221,7 @@ class MlflowSink:
         # A continued run keeps its own: MLflow refuses to change a param, and what may differ (another stage's limits)
         # does not touch this run's result, or it would have another fingerprint.
         known = self.client.get_run(self.run_id).data.params
-        values = {key: str(value)[:PARAM_VALUE_LENGTH] for key, value in event["values"].items()}
+        values = {key: _storable(value, PARAM_VALUE_LENGTH) for key, value in event["values"].items()}
         params = [Param(key, value) for key, value in values.items() if key not in known]
         for batch in batches(params, PARAM_BATCH):
             self.client.log_batch(self.run_id, params=batch)
@@ -201,7 +230,7 @@ class MlflowSink:
         self._set_tags(event["values"])
 
     def _set_tags(self, values: dict[str, Any]) -> None:
-        tags = [RunTag(key, str(value)[:TAG_VALUE_LENGTH]) for key, value in values.items()]
+        tags = [RunTag(key, _storable(value, TAG_VALUE_LENGTH)) for key, value in values.items()]
         self.client.log_batch(self.run_id, tags=tags)
 
     def _artifact(self, event: Event) -> None:
@@ -252,6 +281,7 @@ class MlflowSink:
         _, model_id = self._ids_of(event["model"])
         tags, reason = event.get("tags", {}), event.get("reason", "passed")
         Registry(self.client).register(model_id, event["name"], event["alias"], tags, reason)
+        self._set_tags({"registered_as": f"{event['name']}@{event['alias']}"})
 
     def _promote(self, event: Event) -> None:
         """A version that becomes the champion if it is better than the present one; the run says how it went."""
@@ -260,30 +290,38 @@ class MlflowSink:
         self._set_tags({"champion": decision.reason})
 
     def _ids_of(self, other: dict[str, Any]) -> tuple[str, str]:
-        """Run and model of another tracked run: what was known when it ended, or what its key finds now."""
-        run_id, model_id = other["run_id"], other["model_id"]
-        if run_id is not None and model_id is not None:
-            return run_id, model_id
-        run = run_with_tag(self.client, KEY_TAG, other["key"])
-        if run is None:
-            raise NotThereYetError(f"the run with {KEY_TAG} {other['key']}")
-        outputs = run.outputs.model_outputs if run.outputs is not None else []
-        models = [self.client.get_logged_model(output.model_id) for output in outputs]
-        ready = [model.model_id for model in models if str(model.status) == "READY"]
-        if not ready:
-            raise NotThereYetError(f"the model of run {run.info.run_id}")
-        return str(run.info.run_id), str(ready[-1])
+        """Run and model of another tracked run, under the ids that they have in this store.
+
+        The ids that were known when the other run ended may be those of another machine's store.
+
+        Raises:
+            NotThereYetError: a journal of this repository still has to bring them.
+            RefusedError: they are not here, and nothing of this repository will bring them.
+        """
+        run = find_run(self.client, other["key"], other["run_id"])
+        model_id = None if run is None else find_model(self.client, run, other["model_id"])
+        if run is not None and model_id is not None:
+            return str(run.info.run_id), model_id
+        what = f"the run with {KEY_TAG} {other['key']}" if run is None else f"the model of run {run.info.run_id}"
+        if is_still_to_come(other["key"]):
+            raise NotThereYetError(what)
+        raise RefusedError(
+            f"{what} is not in this store; bring it with taehv track export where it is, and taehv track import here, "
+            "then: taehv track sync"
+        )
 
     def _end(self, event: Event) -> None:
         self.client.set_terminated(self.run_id, event["status"], event["time"])
 
 
-def allowed(key: str) -> str:
-    """MLflow refuses some characters in a metric's name, which a video's file name may hold."""
-    parts = re.sub(r"[^\w\-. /]", "_", key, flags=re.ASCII).split("/")
-    return "/".join("_" if part in (".", "..") else part for part in parts if part)
+def _latest_steps(run: Run) -> dict[str, int]:
+    """The step of each metric's latest value."""
+    # MLflow has no public way to it; its own system metrics read it here, too.
+    return {metric.key: int(metric.step) for metric in run.data._metric_objs}
 
 
-def _from_store(error: MlflowException) -> bool:
-    """Whether MLflow itself says so, and not a proxy before it."""
-    return isinstance(error, RestException) or not tracking_uri().startswith("http")
+def _storable(value: object, longest: int) -> str:
+    """As text that every database takes: half a surrogate pair, which stands for a byte of a file name that is no
+    UTF-8, and the character 0, which PostgreSQL refuses, become what Python's source code would say."""
+    text = str(value).encode("utf-8", "backslashreplace").decode("utf-8").replace("\0", "\\x00")
+    return text[:longest]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
 
@@ -48,8 +49,12 @@ def tracking_uri() -> str:
 
 
 def artifact_root() -> Path:
-    """Where a database without a server keeps artifacts; frozen into the experiment when it is created."""
-    return main_repository() / "mlartifacts"
+    """Where a database without a server keeps artifacts; frozen into the experiment when it is created.
+
+    Beside a sqlite file: that one may outlive the checkout, which `mlflow run` of a git URI deletes.
+    """
+    file = database_file(tracking_uri())
+    return (main_repository() if file is None else file.parent) / "mlartifacts"
 
 
 def check_uri() -> None:
@@ -82,13 +87,17 @@ def open_store(experiment: str | None = None) -> str:
         experiment: its name; None is MLFLOW_EXPERIMENT_NAME, or `taehv`.
 
     Raises:
-        StoreError: the URI is not one that MLflow can use.
+        StoreError: the URI is not one that MLflow can use, or the store's files belong to another checkout.
         OSError: a server does not answer.
+        sqlite3.Error: the database cannot be read.
         mlflow.exceptions.MlflowException: the store answers, but not as it should.
     """
     import mlflow
 
+    from taehv.tracking.place import check_place
+
     check_uri()
+    check_place()
     uri = tracking_uri()
     _check_server_answers(uri)
     mlflow.set_tracking_uri(uri)
@@ -111,10 +120,12 @@ def store_errors() -> Iterator[None]:
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
+    from taehv.tracking.watchdog import SlowStoreError
+
     try:
         yield
     # MLflow lets through what a database's driver says, or that there is no driver.
-    except (OSError, MlflowException, SQLAlchemyError, ImportError) as error:
+    except (OSError, MlflowException, SQLAlchemyError, sqlite3.Error, ImportError, SlowStoreError) as error:
         if is_disk_full(error):
             raise
         if isinstance(error, OSError) and error.filename is not None:
@@ -156,3 +167,14 @@ def _check_server_answers(uri: str) -> None:
     port = parts.port or (443 if parts.scheme == "https" else 80)
     with socket.create_connection((parts.hostname or "localhost", port), timeout=CONNECT_SECONDS):
         pass
+
+
+def database_file(uri: str) -> Path | None:
+    """The file of a sqlite URI, as SQLAlchemy reads it; None for any other store.
+
+    What follows a question mark are options, and %41 is an A. sqlite's own kind of URI (`file:...`) stays as it is.
+    """
+    scheme, separator, rest = uri.partition(":///")
+    if scheme.split("+")[0] != "sqlite" or not separator or rest.startswith("file:"):
+        return None
+    return Path(unquote(rest.partition("?")[0]))

@@ -6,13 +6,19 @@ import contextlib
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from taehv.paths import main_repository
 from taehv.tracking.journal import has_ended, is_being_written, read_lines
 from taehv.tracking.position import Position, SenderLock, TrackingFolder, position_if_readable
 from taehv.tracking.secrets import without_secrets
+from taehv.tracking.unsent import tracking_folders
+
+if TYPE_CHECKING:
+    from taehv.tracking.sender import Sender
 
 ATTEMPTS = 3
+"""Of one event, and of reaching the store."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +62,11 @@ class Left:
 
 def journals() -> list[Left]:
     """All journals of the main repository, in the order in which their runs began."""
-    work = main_repository() / ".work"
-    found = [*work.glob("*/unsent-*/journal.jsonl"), *work.glob("*/*/tracking/journal.jsonl")]
     lefts = []
-    for path in found:
+    for folder in tracking_folders():
         # A stage that ends deletes or moves its journal, and another sync deletes what it has sent, at any moment.
         with contextlib.suppress(FileNotFoundError):
-            lefts.append(_look_at(TrackingFolder(path.parent)))
+            lefts.append(_look_at(folder))
     return sorted(lefts, key=lambda left: left.begun)
 
 
@@ -149,6 +153,17 @@ def _is_finished(folder: TrackingFolder) -> bool:
     return bool(last) and last[0] is not None and last[0]["kind"] == "end" and last[0]["status"] == "FINISHED"
 
 
+def _delivered(sender: Sender) -> bool:
+    """Whether all of it arrived; so many attempts without a step forward are enough."""
+    tries, reached = 0, -1
+    while tries < ATTEMPTS and not sender.met_slow_store:
+        if sender.deliver():
+            return True
+        tries = tries + 1 if sender.position.next_number == reached else 1
+        reached = sender.position.next_number
+    return False
+
+
 def _deliver(left: Left, say: Callable[[str], None]) -> str | None:
     """Send one journal; what is wrong, or None."""
     from taehv.tracking.sender import OtherStoreError, Sender
@@ -156,14 +171,14 @@ def _deliver(left: Left, say: Callable[[str], None]) -> str | None:
 
     if left.events == 0:
         return None if not left.losses else "no line of the journal is readable"
-    sender = Sender(left.folder, may_change_store=False, say=lambda message: say(f"{left.stage}: {message}"))
+    sender = Sender(
+        left.folder, may_change_store=False, say=lambda message: say(f"{left.stage}: {message}"), attempts=ATTEMPTS
+    )
+    refused_before = list(sender.position.refused)
     try:
-        for _ in range(ATTEMPTS):
-            if sender.deliver():
-                break
-        else:
-            return "MLflow does not take it"
-        sender.retry_refused()
+        if not _delivered(sender):
+            return f"MLflow does not take it: {sender.failure}"
+        sender.retry_refused(refused_before)
         if not left.ended and not sender.position.complete and not _goes_on(left):
             sender.close_dead_run()
     except (OtherStoreError, NotThereYetError) as error:
@@ -171,7 +186,11 @@ def _deliver(left: Left, say: Callable[[str], None]) -> str | None:
     except Exception as error:
         return without_secrets(f"MLflow does not take it: {type(error).__name__}: {error}")[:300]
     if sender.position.refused:
-        return f"the store refused: {'; '.join(sender.position.refused.values())}"
+        refused = "; ".join(dict.fromkeys(sender.position.refused.values()))
+        return (
+            f"the store refused, and everything else has arrived: {refused}. taehv track sync tries these again; "
+            "delete the folder to give them up"
+        )
     if sender.losses:
         return f"everything readable has arrived, but {'; '.join(sender.losses)}"
     return None

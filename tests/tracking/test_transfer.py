@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Run
-from mlflow_servers import MlflowServer
+from mlflow_servers import MlflowServer, wait_until
 from mutations import mutate
 from postgresql import postgresql
 from safetensors.torch import save_file
-from tracked_runs import PATIENCE_S, REPOSITORY, sqlite
+from tests_support import give_new_home
+from tracked_runs import PATIENCE_S, REPOSITORY, sqlite, start_track, track
 
 from taehv.cli import main
 from taehv.model.init import create_model
@@ -44,11 +45,16 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "mlflow.db"
 
 
+def copy_store(database: Path, root: Path) -> None:
+    shutil.copyfile(database, root / "mlflow.db")
+    give_new_home(root / "mlflow.db", database.parent, root)
+
+
 @pytest.fixture(scope="module")
 def source(empty: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A pipeline's runs (a parent, a training with its model, an evaluation of it) and a stranger's run."""
     root = tmp_path_factory.mktemp("source")
-    shutil.copyfile(empty, root / "mlflow.db")
+    copy_store(empty, root)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DVC_ROOT", str(root))
         patch.setenv("TAEHV_TRACKING_DRAIN_SECONDS", str(PATIENCE_S))
@@ -81,6 +87,8 @@ def fill(root: Path, patch: pytest.MonkeyPatch) -> None:
         evaluated.dataset(dataset, "test")
         evaluated.link("a800_test", ids)
         evaluated.model_metrics(ids, 4, {"test/psnr_db": 25.0})
+        evaluated.register(ids, "h100-passed", tags={"test_psnr_db": "25.0"}, reason="passed")
+        evaluated.promote(ids, tags={"test_psnr_db": "25.0"})
         evaluated.fail("not good enough")
     client.set_terminated(parent.info.run_id, "FAILED")
     stranger = client.create_run("0", start_time=1_600_000_000_000, tags={"mlflow.user": "somebody"}).info.run_id
@@ -104,6 +112,7 @@ def everything(uri: str) -> Everything:
     models = client.search_logged_models(list(experiments))
     names |= {model.model_id: f"model of {names[model.source_run_id]}" for model in models}
     return {
+        "registry": sorted(registered(client, names)),
         "runs": sorted((describe(client, run, experiments, names) for run in runs), key=lambda run: str(run["name"])),
         "models": [
             {
@@ -121,6 +130,14 @@ def everything(uri: str) -> Everything:
             for model in models
         ],
     }
+
+
+def registered(client: MlflowClient, names: dict[str, str]) -> Iterator[tuple[Any, ...]]:
+    for model in client.search_registered_models():
+        for version in client.search_model_versions(f"name = '{model.name}'"):
+            aliases = sorted(alias for alias, number in model.aliases.items() if number == version.version)
+            of = names[str(version.source).removeprefix("models:/")]
+            yield model.name, int(version.version), of, version.description, sorted(version.tags.items()), aliases
 
 
 def describe(client: MlflowClient, run: Run, experiments: dict[str, str], names: dict[str, str]) -> dict[str, Any]:
@@ -178,7 +195,7 @@ def transfer(monkeypatch: pytest.MonkeyPatch, root: Path, uri: str, *command: st
 def test_an_export_holds_everything_and_importing_it_again_changes_nothing(
     name: str, source: Path, empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copyfile(empty, tmp_path / "mlflow.db")
+    copy_store(empty, tmp_path)
     bundle = str(tmp_path / name)
     assert transfer(monkeypatch, source, sqlite(source), "export", bundle) == 0
     for _ in range(2):
@@ -198,7 +215,7 @@ def test_an_export_holds_everything_and_importing_it_again_changes_nothing(
 def test_an_import_that_was_interrupted_is_completed_by_the_next(
     source: Path, empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copyfile(empty, tmp_path / "mlflow.db")
+    copy_store(empty, tmp_path)
     bundle = tmp_path / "export"
     assert transfer(monkeypatch, source, sqlite(source), "export", str(bundle)) == 0
     points = sorted(bundle.glob("runs/*/metrics.jsonl"))[-1]
@@ -265,7 +282,7 @@ def test_files_that_are_not_there_end_the_export(
 def test_importing_again_leaves_what_was_changed_since(
     source: Path, empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copyfile(empty, tmp_path / "mlflow.db")
+    copy_store(empty, tmp_path)
     bundle = str(tmp_path / "export")
     assert transfer(monkeypatch, source, sqlite(source), "export", bundle) == 0
     assert transfer(monkeypatch, tmp_path, sqlite(tmp_path), "import", bundle) == 0
@@ -286,7 +303,7 @@ def test_importing_again_leaves_what_was_changed_since(
 @pytest.fixture
 def bundle(source: Path, empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An export, and an empty store in ``tmp_path`` to bring it into."""
-    shutil.copyfile(empty, tmp_path / "mlflow.db")
+    copy_store(empty, tmp_path)
     exported = tmp_path / "export"
     assert transfer(monkeypatch, source, sqlite(source), "export", str(exported)) == 0
     return exported
@@ -312,6 +329,8 @@ HOSTILE: dict[str, tuple[str, Callable[[dict[str, Any]], object]]] = {
     "a dataset of another kind": ("runs/*/run.json", lambda run: run.update(datasets=[{"dataset": {}, "tags": {}}])),
     "a model of another run": ("models/*/model.json", lambda model: model.update(source_run_id="0" * 32)),
     "a model of a new kind": ("models/*/model.json", lambda model: model.update(status="LOST")),
+    "a version of a model elsewhere": ("registry.json", lambda file: file["versions"][0].update(model_id="..")),
+    "an alias that is a number": ("registry.json", lambda file: file["versions"][0].update(aliases=[1])),
     "a model's metric that is a word": ("models/*/model.json", lambda model: model["metrics"][0].update(value="high")),
 }
 
@@ -396,3 +415,24 @@ def test_a_laptops_runs_move_to_the_teams_server_on_postgresql(
                 assert everything(server.uri) == everything(sqlite(source))
         finally:
             server.kill()
+
+
+def test_a_relocation_that_was_killed_is_completed_by_the_next(source: Path, tmp_path: Path) -> None:
+    """The store of a copied checkout: it still says that its files are in the original."""
+    root, before = tmp_path / "copy", everything(sqlite(source))
+    shutil.copytree(source, root)
+    refused = track(root, "import", str(source))
+    assert refused.returncode == 1
+    assert str(source) in refused.stderr and str(root) in refused.stderr
+    killed = start_track(root, "relocate")
+    wait_until((root / "mlflow.db.relocating").exists, killed)
+    killed.kill()
+    killed.communicate()
+    assert "taehv track relocate" in track(root, "sync").stderr
+    done = track(root, "relocate")
+    assert done.returncode == 0, done.stderr
+    assert everything(sqlite(root)) == everything(sqlite(source)) == before
+    (model,) = MlflowClient(sqlite(root)).search_logged_models([experiment_id(sqlite(root))])
+    assert model.artifact_location.startswith((root / "mlartifacts").as_uri())
+    assert not list(root.glob(".taehv-*"))
+    assert "nothing to do" in track(root, "relocate").stdout

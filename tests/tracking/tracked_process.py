@@ -6,6 +6,7 @@ python tracked_process.py FOLDER FIRST_STEP LAST_STEP [wait | until FILE | fail 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 import time
@@ -29,12 +30,16 @@ def main() -> None:
         step, parent = first, os.getppid()
         while step <= last:
             run.metrics(step, {"train/loss": 1.0 / step, "val/psnr": 20.0 + step})
+            for number, video in enumerate(json.loads(os.environ.get("TRACKED_PROCESS_VIDEOS", "[]"))):
+                run.metrics(step, {f"val/psnr/{video}": float(step + number)})
             step += 1
             waiting = how == "until" and not Path(more[0]).exists() and os.getppid() == parent
             if waiting and step == last + 1:
                 last += 1
                 time.sleep(0.02)
         print("logged", step - 1, flush=True)
+        if "TRACKED_PROCESS_MODEL" in os.environ:
+            run.model(Path(os.environ["TRACKED_PROCESS_MODEL"]), metrics={"step": last, "psnr_db": 20.0 + last})
         if how == "fail":
             uri = os.environ["MLFLOW_TRACKING_URI"]
             run.artifact(Path(__file__))
