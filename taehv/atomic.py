@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -10,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from taehv.errors import writing
+
+LONGEST_NAME = 255
+"""Bytes, of ext4, XFS, btrfs, APFS and NTFS."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -27,7 +31,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         DiskFullError: there is no space left for it.
     """
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    partial = path.with_name(_partial_name(path))
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -37,6 +41,15 @@ def replacing(path: Path) -> Iterator[Path]:
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
+
+
+def _partial_name(path: Path) -> str:
+    """Hidden, of the same suffix, and no longer than a file system takes (255 bytes) where ``path``'s own is not."""
+    name = f".{path.stem}.partial{path.suffix}"
+    if len(os.fsencode(name)) <= LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:32]
+    return f".{digest}.partial{path.suffix if len(os.fsencode(path.suffix)) < LONGEST_NAME // 2 else ''}"
 
 
 def write_json(path: Path, value: Any) -> None:

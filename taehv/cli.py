@@ -18,10 +18,13 @@ from taehv.data.sources import FolderFiles, SampleFiles, VideoFiles, videos_in_a
 from taehv.errors import UserError, exit_code
 from taehv.model.folded import FoldedTAEHV
 from taehv.params import DEFAULT_LIMITS, VideoLimits
+from taehv.text_encoding import use_utf8
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns the exit code: 1 for an error the user can mend, 2 for wrong usage or params."""
+    if arguments is None:
+        use_utf8()
     options = _parser().parse_args(arguments)
     return exit_code(lambda: int(options.run(options)))
 

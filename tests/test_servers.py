@@ -53,7 +53,7 @@ def test_the_mlflow_ui_listens_on_this_machine_alone(tmp_path: Path) -> None:
 
 def ui(folder: Path, uri: str) -> subprocess.CompletedProcess[str]:
     """`make ui` with a MLFLOW_TRACKING_URI."""
-    environment = {**os.environ, "DVC_ROOT": str(folder), "MLFLOW_TRACKING_URI": uri, "PYTHONPATH": str(REPOSITORY)}
+    environment = {**os.environ, "TAEHV_ROOT": str(folder), "MLFLOW_TRACKING_URI": uri, "PYTHONPATH": str(REPOSITORY)}
     command = [sys.executable, "-m", "taehv.tracking.ui", "--port", str(free_port())]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=SECONDS)
 
@@ -83,7 +83,7 @@ def test_a_server_shows_its_own_ui(tmp_path: Path) -> None:
 def test_tensorboard_listens_on_this_machine_alone(tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     makefile = (REPOSITORY / "Makefile").read_text()
-    found = re.search(r"\$\(BIN\)/tensorboard (.+)", makefile)
+    found = re.search(r"\$\(BIN\)/tensorboard\" (.+?) \$\(if", makefile)
     assert found is not None
     port = free_port()
     command = [sys.executable, "-m", "tensorboard.main", *found[1].split(), "--port", str(port)]

@@ -112,7 +112,7 @@ def _finite_or_null(value: Any) -> Any:
 
 def _replace(target: Path, source: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    if target.is_dir():
+    if target.is_dir() and not target.is_symlink():
         shutil.rmtree(target)
     else:
         target.unlink(missing_ok=True)

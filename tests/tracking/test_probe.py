@@ -25,7 +25,7 @@ BOTH_WAYS = pytest.mark.parametrize("look", [probe_store, reach_store])
 @pytest.fixture(autouse=True)
 def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setenv("TAEHV_ROOT", str(tmp_path))
 
 
 class RefusingServer(BaseHTTPRequestHandler):

@@ -21,7 +21,7 @@ from taehv.tracking.store import is_database, tracking_uri
 def test_a_relative_database_is_one_of_the_main_repository(
     given: str, wanted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setenv("TAEHV_ROOT", str(tmp_path))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
     assert tracking_uri() == wanted.format(root=tmp_path)
 

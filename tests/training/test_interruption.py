@@ -15,6 +15,8 @@ import yaml
 from mlflow import MlflowClient
 from tests_support import Project, wait_for
 
+from taehv.launched import mark
+
 pytestmark = pytest.mark.slow
 
 STAGE_PROCESS = str(Path(__file__).parent / "stage_process.py")
@@ -90,7 +92,7 @@ def in_processes(project: Project, processes: int, *arguments: str) -> subproces
     if processes == 1:
         return start(project, STAGE_PROCESS, *arguments)
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    return start(project, *launcher, STAGE_PROCESS, *arguments)
+    return start(project, *launcher, STAGE_PROCESS, *arguments, **mark(processes))
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +116,35 @@ def test_killed_at_every_delicate_moment_it_ends_with_the_same_bits(
         output, _ = process.communicate()
         assert process.returncode == (-signal.SIGKILL if processes == 1 else 1), f"{moment} was not reached:\n{output}"
     project.run("stages.a800_test")
+    assert bits(project) == uninterrupted[processes]
+
+
+LEFT_BY_A_CLUSTER = {
+    **{"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "192.0.2.1", "MASTER_PORT": "9"},
+    **{"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RUN_ID": "1", "PET_NNODES": "4", "PET_MAX_RESTARTS": "9"},
+    **{
+        "OMPI_COMM_WORLD_SIZE": "4",
+        "PMI_SIZE": "4",
+        "ACCELERATE_MIXED_PRECISION": "bf16",
+        "ACCELERATE_USE_CPU": "false",
+    },
+    **{
+        "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4",
+        "ACCELERATE_USE_FSDP": "true",
+        "ACCELERATE_DYNAMO_BACKEND": "EAGER",
+    },
+}
+"""Of a job that runs one process of ours per machine, of an MPI, and of somebody's `accelerate config`."""
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_what_a_cluster_left_in_the_environment_changes_neither_processes_nor_bits(
+    tiny_project: Project, uninterrupted: dict[int, list[bytes]], processes: int
+) -> None:
+    project = with_profile(tiny_project, processes)
+    left = LEFT_BY_A_CLUSTER if processes == 2 else {**LEFT_BY_A_CLUSTER, "WORLD_SIZE": "2"}
+    project.run("stages.a800_test", **left)
+    assert project.json("runs/a800_test/metrics.json")["batch"]["processes"] == processes
     assert bits(project) == uninterrupted[processes]
 
 
@@ -155,7 +186,7 @@ def test_signals_that_come_together_are_one_request(tiny_project: Project) -> No
 def test_a_second_request_reaches_the_workers_of_torchs_launcher(tiny_project: Project) -> None:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [sys.executable, *launcher, STAGE_PROCESS, "a800_test", "hang", "a step", "2"]
-    process = start(tiny_project, "-c", f"from taehv.launch import run_training\nrun_training({command!r})")
+    process = start(tiny_project, "-c", f"from taehv.launch import run_training\nrun_training({command!r}, 2)")
     wait_until_it_hangs(process)
     below = psutil.Process(process.pid).children(recursive=True)
     ask_until_it_ends(process)
