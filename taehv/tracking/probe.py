@@ -6,19 +6,17 @@ import contextlib
 import email.utils
 import http.client
 import os
-import queue
 import sqlite3
 import tempfile
-import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar, cast
 from urllib.parse import urlsplit, urlunsplit
 
+from taehv.tracking.deadline import within
 from taehv.tracking.secrets import without_secrets
 from taehv.tracking.store import (
     NOT_TESTED,
@@ -37,7 +35,6 @@ REQUEST_SECONDS = 3
 """For one answer of a server, from the question to its last byte; the first that takes longer ends the probe."""
 PROBE_SECONDS = 20
 """For all that MLflow asks and writes; a slow database needs a few, a new one makes its tables meanwhile."""
-Answer = TypeVar("Answer")
 NOT_YET = "will be created by the first stage"
 
 
@@ -124,33 +121,6 @@ def reach_store() -> Probe:
 
 def _untested(uri: str) -> str | None:
     return None if scheme_of(uri) in TESTED else NOT_TESTED
-
-
-def within(seconds: float, call: Callable[[], Answer]) -> Answer:
-    """What ``call`` returns or raises, if it comes in time.
-
-    A socket's timeout bounds each receive, not the answer: a server that sends a byte a second never runs into it. The
-    call goes on in a thread that does not keep the program from ending, and nobody listens to it any more.
-
-    Raises:
-        TimeoutError: it did not come in time.
-    """
-    answers: queue.SimpleQueue[tuple[Answer | None, BaseException | None]] = queue.SimpleQueue()
-
-    def run() -> None:
-        try:
-            answers.put((call(), None))
-        except BaseException as error:
-            answers.put((None, error))
-
-    threading.Thread(target=run, daemon=True).start()
-    try:
-        answer, error = answers.get(timeout=seconds)
-    except queue.Empty:
-        raise TimeoutError(f"no whole answer within {seconds:g} s") from None
-    if error is not None:
-        raise error
-    return cast(Answer, answer)
 
 
 def _take_write_lock(database: Path) -> None:

@@ -15,6 +15,7 @@ from filelock import FileLock
 
 from taehv.errors import UserError, is_disk_full
 from taehv.paths import main_repository
+from taehv.tracking.deadline import bound_answers_to_mlflow
 from taehv.tracking.secrets import without_secrets
 
 if TYPE_CHECKING:
@@ -133,6 +134,7 @@ def open_store(experiment: str | None = None) -> str:
     import mlflow
 
     check_uri()
+    bound_answers_to_mlflow()
     uri = tracking_uri()
     _check_server_answers(uri)
     mlflow.set_tracking_uri(uri)
