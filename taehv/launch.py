@@ -91,16 +91,14 @@ def run_if_launcher_needed(profile: Profile, stage: TrainingStage) -> int | None
         ConfigError: the profile's GPUs are not on this machine.
         UserError: the launcher above this process has started another number of processes than the profile says.
     """
-    started = launched.launched_processes()
-    if started is not None:
-        if started != profile.processes:
-            raise UserError(
-                f"{started} training processes were started, but profile {profile.name} has {profile.processes} now; "
-                "run the same command again"
-            )
-        return None
     check_gpus(profile)
-    if profile.launcher == "inline":
+    started = launched.launched_processes()
+    if started is not None and started != profile.processes:
+        raise UserError(
+            f"{started} training process(es) were started, but profile {profile.name} has {profile.processes}: start "
+            f"the stage itself, which starts them (python -m stages.{stage}), or choose another profile"
+        )
+    if started is not None or profile.launcher == "inline":
         return None
     return run_training(training_command(profile, stage), profile.processes)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, MutableMapping
+from pathlib import PurePath
 
 import psutil
 
@@ -28,17 +29,23 @@ _GROUP_PREFIXES = ("TORCHELASTIC_", "PMI_", "OMPI_COMM_WORLD_", "MV2_COMM_WORLD_
 _SETTINGS = frozenset({"FORK_LAUNCHED"})
 _SETTINGS_PREFIXES = ("ACCELERATE_", "FSDP_", "MEGATRON_LM_", "PARALLELISM_CONFIG_", "FP8_", "PET_")
 """With these accelerate computes otherwise, and torch's launcher (PET_) starts otherwise."""
+_LAUNCHERS = frozenset({"torchrun", "accelerate"})
+_LAUNCHER_MODULES = frozenset({"torch.distributed.run", "accelerate.commands.launch"})
 _KEPT = frozenset({"TORCHELASTIC_ERROR_FILE"})
 
 
 def launched_processes() -> int | None:
-    """How many training processes our launcher started, if this is one of them; None elsewhere.
+    """How many training processes a launcher started, if this is one of them; None elsewhere.
 
-    A variable that a descendant of an ended launcher inherited does not count: its process must be above this one.
+    What the environment says counts only where the process tree says it too: ours must be above this process, or
+    torch's launcher, which somebody has started by hand, be its parent.
 
     Raises:
         UserError: the variable is not one that the launcher writes.
     """
+    world, parent = os.environ.get("WORLD_SIZE", ""), psutil.Process().parent()
+    if world.isdecimal() and parent is not None and _is_torchs_launcher(parent):
+        return int(world)
     text = os.environ.get(VARIABLE)
     if text is None:
         return None
@@ -49,6 +56,15 @@ def launched_processes() -> int | None:
         )
     above = {process.pid for process in psutil.Process().parents()}
     return int(count) if int(pid) in above else None
+
+
+def _is_torchs_launcher(process: psutil.Process) -> bool:
+    try:
+        command = process.cmdline()
+    except psutil.Error:
+        return False
+    modules = {command[i + 1] for i, word in enumerate(command[:-1]) if word == "-m"}
+    return bool(modules & _LAUNCHER_MODULES or {PurePath(word).name for word in command[:2]} & _LAUNCHERS)
 
 
 def mark(processes: int) -> dict[str, str]:

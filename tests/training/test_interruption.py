@@ -15,8 +15,6 @@ import yaml
 from mlflow import MlflowClient
 from tests_support import Project, wait_for
 
-from taehv.launched import mark
-
 pytestmark = pytest.mark.slow
 
 STAGE_PROCESS = str(Path(__file__).parent / "stage_process.py")
@@ -92,7 +90,7 @@ def in_processes(project: Project, processes: int, *arguments: str) -> subproces
     if processes == 1:
         return start(project, STAGE_PROCESS, *arguments)
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    return start(project, *launcher, STAGE_PROCESS, *arguments, **mark(processes))
+    return start(project, *launcher, STAGE_PROCESS, *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -137,15 +135,39 @@ LEFT_BY_A_CLUSTER = {
 """Of a job that runs one process of ours per machine, of an MPI, and of somebody's `accelerate config`."""
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+SOMEBODYS_ACCELERATE_CONFIG = {
+    **{
+        "compute_environment": "LOCAL_MACHINE",
+        "distributed_type": "DEEPSPEED",
+        "mixed_precision": "fp16",
+        "debug": False,
+    },
+    **{"num_machines": 2, "machine_rank": 1, "main_process_ip": "192.0.2.1", "main_process_port": 9, "use_cpu": False},
+    **{"num_processes": 16, "deepspeed_config": {"zero_stage": 3, "gradient_accumulation_steps": 4}},
+}
+
+
+@pytest.mark.parametrize("launcher", ["inline", "accelerate"])
 def test_what_a_cluster_left_in_the_environment_changes_neither_processes_nor_bits(
-    tiny_project: Project, uninterrupted: dict[int, list[bytes]], processes: int
+    tiny_project: Project, uninterrupted: dict[int, list[bytes]], tmp_path: Path, launcher: str
 ) -> None:
+    processes = 1 if launcher == "inline" else 2
     project = with_profile(tiny_project, processes)
-    left = LEFT_BY_A_CLUSTER if processes == 2 else {**LEFT_BY_A_CLUSTER, "WORLD_SIZE": "2"}
+    profile = project.root / "profiles/local.yaml"
+    profile.write_text(profile.read_text().replace("launcher: torchrun", f"launcher: {launcher}"))
+    (tmp_path / "accelerate").mkdir()
+    (tmp_path / "accelerate/default_config.yaml").write_text(yaml.safe_dump(SOMEBODYS_ACCELERATE_CONFIG))
+    left = LEFT_BY_A_CLUSTER | {"HF_HOME": str(tmp_path), "WORLD_SIZE": "2" if processes == 1 else "1"}
     project.run("stages.a800_test", **left)
     assert project.json("runs/a800_test/metrics.json")["batch"]["processes"] == processes
     assert bits(project) == uninterrupted[processes]
+
+
+def test_another_number_of_processes_than_the_profile_has_does_not_train(tiny_project: Project) -> None:
+    project = with_profile(tiny_project, 2)
+    output, _ = in_processes(project, 3, "a800_test", "SIGTERM", "a step").communicate()
+    assert "3 training process(es) were started, but profile local has 2: start" in output
+    assert not list(project.root.glob(".work/a800_test/*/rolling"))
 
 
 @pytest.mark.parametrize(("number", "code"), [("SIGTERM", 143), ("SIGUSR1", 143), ("SIGINT", 130), ("SIGHUP", 143)])
