@@ -53,7 +53,7 @@ def bound_answers_to_mlflow() -> None:
     """
     import requests
 
-    ask = requests.Session.request
+    ask: Callable[..., requests.Response] = requests.Session.request
 
     @functools.wraps(ask)
     def bounded(session: requests.Session, *args: Any, **kwargs: Any) -> requests.Response:
@@ -66,4 +66,4 @@ def bound_answers_to_mlflow() -> None:
         except TimeoutError as error:
             raise requests.exceptions.ReadTimeout(str(error)) from error
 
-    requests.Session.request = bounded  # type: ignore[method-assign]
+    requests.Session.request = bounded  # type: ignore[method-assign,assignment]

@@ -158,7 +158,7 @@ def test_what_a_cluster_left_in_the_environment_changes_neither_processes_nor_bi
     (tmp_path / "accelerate").mkdir()
     (tmp_path / "accelerate/default_config.yaml").write_text(yaml.safe_dump(SOMEBODYS_ACCELERATE_CONFIG))
     left = LEFT_BY_A_CLUSTER | {"HF_HOME": str(tmp_path), "WORLD_SIZE": "2" if processes == 1 else "1"}
-    project.run("stages.a800_test", **left)
+    project.run("stages.a800_test", check=True, **left)
     assert project.json("runs/a800_test/metrics.json")["batch"]["processes"] == processes
     assert bits(project) == uninterrupted[processes]
 
