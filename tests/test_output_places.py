@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,17 @@ from taehv import output_places
 from taehv.doctor.repository import check_repository
 from taehv.errors import UserError
 
+REPOSITORY = Path(__file__).parent.parent
+
 
 @pytest.fixture
-def here(project: Project, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(project.root)
-    return project.root
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    root = tmp_path / "project"
+    (root / "data").mkdir(parents=True)
+    (root / ".dvc").mkdir()
+    shutil.copy(REPOSITORY / "dvc.yaml", root)
+    monkeypatch.chdir(root)
+    return root
 
 
 @pytest.mark.parametrize(
