@@ -33,7 +33,7 @@ from taehv.tracking.store import (
 
 REQUEST_SECONDS = 3
 """For one answer of a server, from the question to its last byte; the first that takes longer ends the probe."""
-PROBE_SECONDS = 20
+PROBE_SECONDS = 30
 """For all that MLflow asks and writes; a slow database needs a few, a new one makes its tables meanwhile."""
 NOT_YET = "will be created by the first stage"
 
@@ -74,6 +74,8 @@ def probe_store() -> Probe:
                 _write_beside(database.parent)
                 what = NOT_YET
             else:
+                import mlflow  # noqa: F401  # takes seconds, which are not the store's
+
                 within(PROBE_SECONDS, lambda: _write_and_remove_tag(uri, open_store()))
             artifacts = local_artifacts()
             if artifacts is not None:
