@@ -136,9 +136,12 @@ def test_what_no_store_is_registered_for_is_refused(uri: str, monkeypatch: pytes
 
 
 PLUGIN = """
-from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 def store(store_uri=None, artifact_uri=None):
-    return SqlAlchemyStore("sqlite:///" + store_uri.removeprefix("team-store://"), artifact_uri)
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+    return SqlAlchemyStore("sqlite:///" + store_uri.removeprefix("team-store://"), artifact_uri or "artifacts")
+def registry(store_uri=None, tracking_uri=None):
+    from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
+    return SqlAlchemyStore("sqlite:///" + store_uri.removeprefix("team-store://"))
 """
 
 
@@ -148,7 +151,10 @@ def test_a_store_that_an_installed_package_brings_is_used(tmp_path: Path) -> Non
     package = tmp_path / "team_store-1.0.dist-info"
     package.mkdir()
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: team-store\nVersion: 1.0\n")
-    (package / "entry_points.txt").write_text("[mlflow.tracking_store]\nteam-store = team_store:store\n")
+    (package / "entry_points.txt").write_text(
+        "[mlflow.tracking_store]\nteam-store = team_store:store\n"
+        "[mlflow.model_registry_store]\nteam-store = team_store:registry\n"
+    )
     program = "from taehv.tracking.store import open_store; print('experiment', open_store())"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
     environment |= {"PYTHONPATH": f"{REPOSITORY}:{tmp_path}", "MLFLOW_TRACKING_URI": f"team-store://{tmp_path}/team.db"}
