@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["DVC_ROOT"] = folder
+        os.environ["TAEHV_ROOT"] = folder
         trainer = trainer_with_adversary(options.threads)
         seconds: dict[bool, list[float]] = {False: [], True: []}
         step = 1

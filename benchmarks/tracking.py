@@ -131,7 +131,7 @@ def opened(stack: contextlib.ExitStack, root: Path) -> Iterator[list[Store]]:
     stores = [Store("no tracking")]
     params, profile = load_params(REPOSITORY / "params.yaml"), load_profile("local", REPOSITORY / "profiles")
     for name, uri in uris.items():
-        environment = {"DVC_ROOT": str(root), "TAEHV_TRACKING_DRAIN_SECONDS": "5"}
+        environment = {"TAEHV_ROOT": str(root), "TAEHV_TRACKING_DRAIN_SECONDS": "5"}
         environment |= {} if uri is None else {"MLFLOW_TRACKING_URI": uri}
         known = set(psutil.Process().children())
         with mock.patch.dict(os.environ, environment):

@@ -33,6 +33,7 @@ sys.path.insert(0, str(REPOSITORY))
 import torch  # noqa: E402
 import yaml  # noqa: E402
 from accelerate import Accelerator  # noqa: E402
+from accelerate.state import AcceleratorState  # noqa: E402
 from torch import Tensor  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
@@ -123,6 +124,8 @@ def build(setting: Setting, device: torch.device) -> Callable[[int], object]:
     params = setting.params()
     scale = params.active
     variant, dtype = VARIANTS[scale.model.variant], DTYPES[scale.precision]
+    # accelerate keeps the precision of a process's first Accelerator, and refuses another one.
+    AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="bf16" if scale.precision == "bf16" else "no")
     student = create_model(variant, scale.model.width, scale.model.init, seed=0).to(device, dtype)
     objective = Objective(student, params.loss, scale.distillation, scale.perceptual, scale.seraena)

@@ -137,7 +137,7 @@ def run_unless_done(planned: dict[str, Any]) -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-c", "from benchmarks.trainings import train; train()"]
-        environment = os.environ | {"DVC_ROOT": folder, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+        environment = os.environ | {"TAEHV_ROOT": folder, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
         finished = subprocess.run(
             command, cwd=REPOSITORY, env=environment, input=json.dumps(planned), text=True, capture_output=True
         )
@@ -200,7 +200,7 @@ def prepared_without(source: str, params: Params, profile: Profile) -> tuple[Pat
     """Clips and teacher of the other sources alone, made below the child's own folder."""
     from taehv.data.prepare import prepare
 
-    os.chdir(os.environ["DVC_ROOT"])
+    os.chdir(os.environ["TAEHV_ROOT"])
     others = [name for name in NAMES if name != source]
     write_manifest(paths.MANIFEST, describe(SampleFiles(sample_videos()), others))
     samples = params.active.validation.samples * len(others) // len(NAMES)

@@ -72,7 +72,7 @@ def run(processes: int, steps: int) -> dict[str, Any]:
         report = Path(folder) / "report.json"
         launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
         command = [sys.executable, "-m", *launcher, __file__, "--steps", str(steps), "--report", str(report)]
-        environment = os.environ | {"DVC_ROOT": folder, "PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1"}
+        environment = os.environ | {"TAEHV_ROOT": folder, "PYTHONPATH": str(Path.cwd()), "OMP_NUM_THREADS": "1"}
         subprocess.run(command, env=environment, check=True, stdout=sys.stderr)
         found: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
         return found

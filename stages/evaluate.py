@@ -97,4 +97,4 @@ def track(params: Params, profile: Profile, report: dict[str, Any], compared: Pa
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_stage(main, __doc__)

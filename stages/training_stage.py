@@ -19,7 +19,8 @@ from taehv import atomic, dvc_metrics, launch, paths, tracking
 from taehv.codecs import round_trip
 from taehv.data.store import ClipStore
 from taehv.doctor.start import check_before_training
-from taehv.errors import UserError
+from taehv.errors import UserError, is_disk_full
+from taehv.launched import launched_processes
 from taehv.model.weights import load_model
 from taehv.params import Params, TrainingStage, load_params
 from taehv.paths import TrainingOutputs
@@ -63,7 +64,7 @@ def run_training_stage(
     continued = continue_from(params)
     job = TrainingJob(stage, params, profile, dataset_sha256(), paths.CLIPS, paths.TEACHER, continued, resume)
     origin = origin_of(job, inputs)
-    if "RANK" not in os.environ and publish_again(job, origin):
+    if launched_processes() is None and publish_again(job, origin):
         inputs.refuse_edits(_kept(job))
         return 0
     check_before_training(job)
@@ -123,7 +124,7 @@ def dataset_sha256() -> str:
     try:
         return str(json.loads(paths.DATASET.read_text(encoding="utf-8"))["dataset_sha256"])
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{paths.DATASET} is missing or unreadable; run: dvc repro prepare_data") from error
+        raise UserError(f"{paths.DATASET} is missing or unreadable; run: dvc repro -f prepare_data") from error
 
 
 def train(
@@ -145,7 +146,9 @@ def train(
         if outcome.steps_here == 0:
             summary = summary_of_before(work, outcome.state.progress.step) or summary
         write_summary(work, job, summary)
-        draw_samples(work, accelerator.device)
+        missing = draw_samples_or_say_why(work, accelerator.device)
+        if missing is not None:
+            run.tags({"samples_missing": missing})
         for path in (work.history, work.summary, work.log, work.params, work.samples):
             run.artifact(path)
         run.model(work.best_model, metrics=summary["best"])
@@ -182,12 +185,28 @@ class EditWarning:
         )
 
 
+def draw_samples_or_say_why(work: TrainingOutputs, device: torch.device) -> str | None:
+    """Draw them; what went wrong otherwise. The training is done and must not be lost for want of a picture.
+
+    Raises:
+        Exception: the disk is full: then nothing can be published either, and a later start goes on from here.
+    """
+    try:
+        draw_samples(work, device)
+    except Exception as error:
+        if is_disk_full(error):
+            raise
+        log.exception("WARNING: not all strips of frames could be drawn; the training is complete without them")
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
 def draw_samples(work: TrainingOutputs, device: torch.device) -> None:
     """A strip of frames of one validation clip per source: original, best model, error."""
-    model, _ = load_model(work.best_model)
     # Not over files of an earlier execution: they may be links into DVC's cache.
     shutil.rmtree(work.samples, ignore_errors=True)
     work.samples.mkdir(parents=True)
+    model, _ = load_model(work.best_model)
     codec = {"best model": round_trip(model.to(device))}
     for example in make_examples(ClipStore.open(paths.CLIPS, "val"), codec, device):
         write_strip(example, work.samples / f"{example.file_stem}.png")

@@ -15,7 +15,7 @@ from taehv.errors import UserError, writing
 from taehv.user_files import kind_of, shown
 
 _NAME_BYTES = 255
-"""The longest name that Linux file systems take."""
+"""The longest name that ext4, XFS, btrfs, APFS and NTFS take."""
 
 
 def write_text(path: Path, text: str) -> None:

@@ -30,11 +30,14 @@ from taehv.params import (
     InterlacedRule,
     VideoLimits,
 )
+from taehv.text_encoding import use_utf8
 from taehv.user_files import is_utf8, shown
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns the exit code: 1 for an error the user can mend, 2 for wrong usage or params."""
+    if arguments is None:
+        use_utf8()
     options = _parser().parse_args(arguments)
     return exit_code(lambda: int(options.run(options)))
 

@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from taehv import stop_signals
 from taehv.strict_config import ConfigError
+from taehv.text_encoding import use_utf8
 
 EXIT_FAILED = 1
 EXIT_BAD_CONFIG = 2
@@ -109,5 +110,6 @@ def exit_code(main: Callable[[], int]) -> int:
 
 
 def exit_with(main: Callable[[], int]) -> NoReturn:
-    """Exit with ``exit_code``."""
+    """The whole of a program: UTF-8, ``main``, and the end with ``exit_code``."""
+    use_utf8()
     sys.exit(exit_code(main))

@@ -105,7 +105,7 @@ def read_verdict(path: Path) -> Verdict:
         diagnosis = "\n".join(record["diagnosis"])
         passed = record["passed"]
     except (RecordError, KeyError, TypeError) as error:
-        raise GateRefusal(f"no usable gate verdict: {error}; run: dvc repro gate_psnr") from error
+        raise GateRefusal(f"no usable gate verdict: {error}; run: dvc repro -f -s gate_psnr") from error
     verdict = Verdict(checks=checks, diagnosis=diagnosis, **fields)
     if passed is not verdict.passed or not checks:
         raise GateRefusal(
@@ -135,7 +135,9 @@ def check_fresh(verdict_path: Path, outputs: TrainingOutputs, params: Params, da
         )
     changed = [_INPUT_NAMES[name] for name in now if now[name] != verdict.inputs.get(name)]
     if changed:
-        raise GateRefusal(f"the gate's verdict is stale: {', '.join(changed)} changed since; run: dvc repro gate_psnr")
+        raise GateRefusal(
+            f"the gate's verdict is stale: {', '.join(changed)} changed since; run: dvc repro -f -s gate_psnr"
+        )
     return verdict
 
 

@@ -213,8 +213,7 @@ def _identity_checks(evidence: Evidence, params: Params) -> list[Check]:
     for name, limit in wanted.items():
         value = evidence.summary.get(name)
         what = name.removesuffix("_sha256")
-        reason = (
-            None if value == limit else evidence.summary_problem or f"the run used another {what}: dvc repro a800_test"
-        )
+        again = f"the run used another {what}: dvc repro -f -s a800_test"
+        reason = None if value == limit else evidence.summary_problem or again
         checks.append(Check(f"run_of_this_{what}", value, limit, f"{limit[:12]}...", value == limit, reason=reason))
     return checks

@@ -16,13 +16,16 @@ from collections.abc import Callable, Mapping, Sequence
 
 import psutil
 
-from taehv import stop_signals
-from taehv.errors import UserError, exit_with
+from taehv import dvc_locks, dvc_yaml, launched, output_places, paths, stop_signals
+from taehv.errors import EXIT_BAD_CONFIG, UserError, exit_with
 from taehv.params import Params, TrainingStage, load_params
 from taehv.profiles import DEFAULT_PROFILE, ENVIRONMENT_VARIABLE, PROFILES_FOLDER, Profile, load_profile
 from taehv.strict_config import ConfigError, Problem
 from taehv.training.slots import micro_batches, slots_of_rank
 
+ACCELERATE_CONFIG = paths.PROFILES / "accelerate" / "nothing.yaml"
+OF_ANOTHER_DVC = ("DVC_ROOT", "DVC_STAGE", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV")
+"""What a DVC sets for its stages; ours would take those of another, of which the launcher is a stage, for its own."""
 SECONDS_TO_STOP_IN = 300
 """Before torch's launcher kills workers that were asked to stop. Its own 30 s are less than a step, a validation, a
 checkpoint and what is left to tell the tracking store (at most 60 s) can take together. It waits as long where one
@@ -30,15 +33,30 @@ worker has failed and the others hang in an exchange with it, so not longer than
 
 
 def training_command(profile: Profile, stage: TrainingStage) -> list[str]:
-    """How the training processes of a stage are started. Precision is the scale's business, set inside the code."""
+    """How the training processes of a stage are started. Precision is the scale's business, set inside the code.
+
+    accelerate gets a configuration file that says nothing, or it would take the user's own (`accelerate config`).
+    """
     module = ["-m", f"stages.{stage}"]
     if profile.launcher == "inline":
         return [sys.executable, *module]
     count = str(profile.processes)
     if profile.launcher == "torchrun":
         return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", count, *module]
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
-    return [*launch, "--num_processes", count, "--mixed_precision", "no", "--dynamo_backend", "no", *module]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ACCELERATE_CONFIG)]
+    return [
+        *launch,
+        "--multi_gpu",
+        "--num_machines",
+        "1",
+        "--num_processes",
+        count,
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+        *module,
+    ]
 
 
 def pipeline_command(profile: Profile, targets: Sequence[str] = (), overrides: Sequence[str] = ()) -> list[str]:
@@ -71,13 +89,18 @@ def run_if_launcher_needed(profile: Profile, stage: TrainingStage) -> int | None
 
     Raises:
         ConfigError: the profile's GPUs are not on this machine.
+        UserError: the launcher above this process has started another number of processes than the profile says.
     """
-    if "RANK" in os.environ:
-        return None
     check_gpus(profile)
-    if profile.launcher == "inline":
+    started = launched.launched_processes()
+    if started is not None and started != profile.processes:
+        raise UserError(
+            f"{started} training process(es) were started, but profile {profile.name} has {profile.processes}: start "
+            f"the stage itself, which starts them (python -m stages.{stage}), or choose another profile"
+        )
+    if started is not None or profile.launcher == "inline":
         return None
-    return run_training(training_command(profile, stage))
+    return run_training(training_command(profile, stage), profile.processes)
 
 
 def check_gpus(profile: Profile) -> None:
@@ -127,6 +150,15 @@ def describe(profile: Profile, params: Params, targets: Sequence[str] = (), over
     return "\n".join(lines)
 
 
+def fits(profile: Profile, params: Params) -> bool:
+    """Whether the scale of params.yaml runs on the profile."""
+    try:
+        describe_batch(profile, params.active.batch.global_)
+    except ConfigError:
+        return False
+    return True
+
+
 def describe_batch(profile: Profile, global_batch: int) -> str:
     """How the global batch is shared out.
 
@@ -170,21 +202,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     profile, overrides = load_profile(options.profile), split_overrides(options.set)
     params = overridden_params(overrides) if overrides else load_params()
+    check_targets(options.targets or profile.targets)
     if options.dry_run:
         print(describe(profile, params, options.targets, overrides))
-        return 0
+        return 0 if fits(profile, params) else EXIT_BAD_CONFIG
     if overrides:
         check_git()
     check_gpus(profile)
     describe_batch(profile, params.active.batch.global_)
-    environment = {**os.environ, ENVIRONMENT_VARIABLE: profile.name}
+    output_places.check()
+    for done in dvc_locks.mend_lock_lists():
+        print(done, file=sys.stderr)
+    environment = {**launched.without_inherited(os.environ), ENVIRONMENT_VARIABLE: profile.name}
+    for name in () if paths.is_run_by_our_dvc() else OF_ANOTHER_DVC:
+        environment.pop(name, None)
     return run_pipeline(pipeline_command(profile, options.targets, overrides), environment)
 
 
-def run_training(command: Sequence[str]) -> int:
-    """Run the launcher of training processes; a request to stop reaches it once, as SIGTERM."""
-    patient = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(SECONDS_TO_STOP_IN), **os.environ}
-    return _run(command, patient, lambda pid: _terminate([pid]))
+def check_targets(targets: Sequence[str]) -> None:
+    """Raises UserError where dvc.yaml has no such stage."""
+    known = dvc_yaml.declared_stages()
+    unknown = [target for target in targets if target not in known]
+    if unknown:
+        raise UserError(f"{', '.join(unknown)}: no such stage; {paths.DVC_YAML} has {', '.join(known)}")
+
+
+def run_training(command: Sequence[str], processes: int) -> int:
+    """Run the launcher of so many training processes; a request to stop reaches it once, as SIGTERM."""
+    patient = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(SECONDS_TO_STOP_IN), **launched.without_inherited(os.environ)}
+    return _run(command, {**patient, **launched.mark(processes)}, lambda pid: _terminate([pid]))
 
 
 def run_pipeline(command: Sequence[str], environment: Mapping[str, str]) -> int:

@@ -30,13 +30,34 @@ REPORT_METRICS = REPORTS / "metrics.json"
 REPORT_PARAMS = REPORTS / "params.resolved.yaml"
 
 
+DVC_EXPERIMENTS = Path(".dvc/tmp/exps")
+"""Below a repository: where DVC runs its queued and temporary experiments, each in a copy."""
+MAIN_REPOSITORY_VARIABLE = "TAEHV_ROOT"
+"""For a copy that somebody else than DVC has made: the repository that it is a copy of."""
+
+
 def main_repository() -> Path:
     """The repository that the user works in.
 
-    Queued and temporary DVC experiments run in a copy elsewhere; DVC_ROOT then names the main repository, where
-    stores that outlive the copy belong (the tracking database, work in progress).
+    Queued and temporary DVC experiments run in a copy; DVC_ROOT then names the main repository, where stores that
+    outlive the copy belong (the tracking database, work in progress).
     """
-    return Path(os.environ.get("DVC_ROOT", ".")).resolve()
+    named = os.environ.get(MAIN_REPOSITORY_VARIABLE)
+    if named:
+        return Path(named).resolve()
+    return Path(os.environ["DVC_ROOT"] if is_run_by_our_dvc() else ".").resolve()
+
+
+def is_run_by_our_dvc() -> bool:
+    """Whether DVC_ROOT is about the repository that we work in.
+
+    Another project's DVC, of which this is a stage, sets it too, and a shell keeps what somebody exported: it counts
+    where it names the working directory, or the repository whose experiments' folder the working directory is in.
+    """
+    root, here = os.environ.get("DVC_ROOT"), Path.cwd().resolve()
+    if not root:
+        return False
+    return here == Path(root).resolve() or here.is_relative_to((Path(root) / DVC_EXPERIMENTS).resolve())
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from taehv import paths
+from taehv.params import STAGE_KEYS
 from taehv.strict_config import Bounds, ConfigError, Problem, Reading, read
 from taehv.yaml_files import YamlFileError, read_yaml
 
@@ -62,7 +63,7 @@ def load_profile(name: str | None = None, folder: Path = PROFILES_FOLDER) -> Pro
     """
     name = name or os.environ.get(ENVIRONMENT_VARIABLE) or DEFAULT_PROFILE
     path = folder / f"{name}.yaml"
-    if not path.is_file():
+    if Path(name).name != name or not path.is_file():
         known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml"))) or f"none in {folder}"
         raise ConfigError("profile", [Problem("profile", f"must be one of {known}, got {name!r}")])
     try:
@@ -80,6 +81,9 @@ def load_profile(name: str | None = None, folder: Path = PROFILES_FOLDER) -> Pro
         reading.values["processes"],
     ):
         reading.reject("gpus", f"must be 0 or equal to processes ({reading.values['processes']})")
+    unknown = [target for target in reading.values.get("targets") or () if target not in STAGE_KEYS]
+    if unknown:
+        reading.reject("targets", f"must be stages ({', '.join(STAGE_KEYS)}), got {', '.join(unknown)}")
     if reading.problems or profile is None:
         raise ConfigError(str(path), reading.problems)
     return profile

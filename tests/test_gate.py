@@ -306,7 +306,7 @@ class TestFreshness:
         assert json.loads(file.read_text()) == {"step": 1000, "passed": False}
 
     def test_no_verdict_is_refused(self, run: FinishedRun, tmp_path: Path) -> None:
-        assert "dvc repro gate_psnr" in self.refusal(tmp_path / "nothing.json", run)
+        assert "dvc repro -f -s gate_psnr" in self.refusal(tmp_path / "nothing.json", run)
 
     def test_a_failed_verdict_is_refused_with_its_failed_checks(self, run: FinishedRun, verdict_path: Path) -> None:
         run.write_history(with_last(psnr=4.2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,17 @@ def test_a_profile_that_is_not_there_lists_those_that_are() -> None:
         load_profile("b200", PROFILES)
 
 
+@pytest.mark.parametrize("name", ["../outside", "/{folder}/outside", "./mine", "inside/mine", ".."])
+def test_a_profile_is_a_file_of_the_folder_and_nothing_else(name: str, tmp_path: Path) -> None:
+    profiles = tmp_path / "profiles"
+    (profiles / "inside").mkdir(parents=True)
+    for folder in (profiles, profiles / "inside"):
+        changed(folder)
+    shutil.copy(profiles / "mine.yaml", tmp_path / "outside.yaml")
+    with pytest.raises(ConfigError, match="profile: must be one of mine, got"):
+        load_profile(name.format(folder=tmp_path), profiles)
+
+
 @pytest.mark.parametrize(
     ("values", "key"),
     [
@@ -49,6 +61,8 @@ def test_a_profile_that_is_not_there_lists_those_that_are() -> None:
         ({"gpus": 3, "launcher": "torchrun", "processes": 2}, "gpus"),
         ({"per_device": 1.5}, "per_device"),
         ({"learning_rate": 0.1}, "learning_rate"),
+        ({"targets": ["--force"]}, "targets"),
+        ({"targets": ["gate_psnr", "foo"]}, "targets"),
     ],
 )
 def test_a_wrong_profile_names_the_key(values: dict[str, object], key: str, tmp_path: Path) -> None:

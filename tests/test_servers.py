@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 from mlflow_servers import MlflowServer, free_port
+from tests_support import wait_for
 
 REPOSITORY = Path(__file__).parent.parent
 SECONDS = 180
@@ -53,9 +54,50 @@ def test_the_mlflow_ui_listens_on_this_machine_alone(tmp_path: Path) -> None:
 
 def ui(folder: Path, uri: str) -> subprocess.CompletedProcess[str]:
     """`make ui` with a MLFLOW_TRACKING_URI."""
-    environment = {**os.environ, "DVC_ROOT": str(folder), "MLFLOW_TRACKING_URI": uri, "PYTHONPATH": str(REPOSITORY)}
+    environment = {**os.environ, "TAEHV_ROOT": str(folder), "MLFLOW_TRACKING_URI": uri, "PYTHONPATH": str(REPOSITORY)}
     command = [sys.executable, "-m", "taehv.tracking.ui", "--port", str(free_port())]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=SECONDS)
+
+
+def test_a_port_that_somebody_has_is_told_before_the_address_is_shown(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        environment = {**os.environ, "TAEHV_ROOT": str(tmp_path), "PYTHONPATH": str(REPOSITORY)}
+        command = [sys.executable, "-m", "taehv.tracking.ui", "--port", str(port)]
+        result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=SECONDS)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == (
+        f"error: nothing can listen on 127.0.0.1:{port} (Address already in use; process {os.getpid()} has it): "
+        f"end what is there, or choose another port with make ui PORT={port + 1}\n"
+    )
+
+
+@pytest.mark.slow
+def test_the_address_of_the_store_is_on_no_command_line_of_the_ui(tmp_path: Path) -> None:
+    """Every user of the machine can read command lines; a database's address has its password."""
+    uri = f"sqlite:///{tmp_path}/secret-place.db"
+    port = free_port()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "DVC_"))}
+    environment |= {"MLFLOW_TRACKING_URI": uri, "MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-m", "taehv.tracking.ui", "--port", str(port)]
+    with (tmp_path / "log").open("wb") as log:
+        server = subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        wait_for(lambda: answers(port), "the UI", seconds=SECONDS)
+        main = psutil.Process(server.pid)
+        shown = [" ".join(process.cmdline()) for process in (main, *main.children(recursive=True))]
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+    assert len(shown) > 1 and any("mlflow" in line for line in shown)
+    assert [line for line in shown if "secret-place" in line] == []
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.mark.slow
@@ -83,7 +125,7 @@ def test_a_server_shows_its_own_ui(tmp_path: Path) -> None:
 def test_tensorboard_listens_on_this_machine_alone(tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     makefile = (REPOSITORY / "Makefile").read_text()
-    found = re.search(r"\$\(BIN\)/tensorboard (.+)", makefile)
+    found = re.search(r"\$\(BIN\)/tensorboard\" (.+?) \$\(if", makefile)
     assert found is not None
     port = free_port()
     command = [sys.executable, "-m", "tensorboard.main", *found[1].split(), "--port", str(port)]

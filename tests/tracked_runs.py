@@ -23,7 +23,7 @@ PATIENCE_S = 600.0
 def environment(root: Path, **more: str) -> dict[str, str]:
     """A stage's environment, with ``root`` as the main repository."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "DVC_", "TAEHV_"))}
-    own = {"PYTHONPATH": str(REPOSITORY), "DVC_ROOT": str(root), "MLFLOW_DISABLE_TELEMETRY": "true"}
+    own = {"PYTHONPATH": str(REPOSITORY), "TAEHV_ROOT": str(root), "MLFLOW_DISABLE_TELEMETRY": "true"}
     return {**kept, **own, "TAEHV_TRACKING_DRAIN_SECONDS": str(PATIENCE_S), **more}
 
 

@@ -18,7 +18,8 @@ from taehv.params import STAGE_KEYS, Params, flatten, is_below, resolved
 from taehv.teachers import TeacherError, load_teacher
 from taehv.teachers.pca import WEIGHTS
 
-PREPARE = "run: dvc repro prepare_data (on a second machine: dvc pull prepare_data)"
+# Forced: DVC goes by names, sizes and time stamps, and leaves what it takes for up to date.
+PREPARE = "run: dvc repro -f prepare_data (on a second machine: dvc pull prepare_data)"
 # The folders first: DVC leaves a damaged file whose time stamp it knows.
 AGAIN = (
     "run: rm -rf data/clips data/teacher && dvc checkout --force data/clips data/teacher data/dataset.json, "

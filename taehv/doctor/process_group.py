@@ -16,6 +16,7 @@ import torch
 
 from taehv.doctor.examination import Examination
 from taehv.doctor.finding import Finding
+from taehv.launched import without_inherited
 
 TIMEOUT_S = 60.0
 POLL_S = 0.05
@@ -83,7 +84,11 @@ class _Worker:
 
 def _start(rank: int, processes: int, port: int, command: Sequence[str], folder: Path) -> _Worker:
     group = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **{key: str(value) for key, value in group.items()}}
+    environment = {
+        **without_inherited(os.environ),
+        "OMP_NUM_THREADS": "1",
+        **{key: str(value) for key, value in group.items()},
+    }
     out, err = folder / f"{rank}.out", folder / f"{rank}.err"
     with out.open("wb") as stdout, err.open("wb") as stderr:
         return _Worker(rank, subprocess.Popen(command, env=environment, stdout=stdout, stderr=stderr), out, err)

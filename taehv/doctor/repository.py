@@ -8,9 +8,10 @@ from pathlib import Path
 
 import yaml
 
-from taehv import paths
+from taehv import dvc_locks, output_places, paths
 from taehv.doctor.examination import Examination
 from taehv.doctor.finding import Finding, listed
+from taehv.errors import UserError
 from taehv.params import STAGE_KEYS
 from taehv.tracking import current_git
 
@@ -20,8 +21,8 @@ EXPERIMENT = "DVC_EXP_NAME"
 
 
 def check_repository(examination: Examination) -> list[Finding]:
-    """One line about git, one about DVC, one about dvc.yaml."""
-    return [_check_git(), _check_dvc(), _check_dvc_yaml()]
+    """One line about git, one about DVC, one about dvc.yaml, and what DVC could not save."""
+    return [_check_git(), _check_dvc(), _check_dvc_yaml(), *_check_output_places()]
 
 
 def _check_git() -> Finding:
@@ -51,6 +52,14 @@ def changed_files() -> list[str]:
 def _check_dvc() -> Finding:
     if not Path(".dvc").is_dir():
         return Finding("DVC", "fail", "not initialised: there is no .dvc folder", "work in a clone, or run: dvc init")
+    for path, problem in dvc_locks.damaged_lock_lists().items():
+        alive = dvc_locks.living_dvc()
+        if alive:
+            return Finding(
+                "DVC", "fail", f"{path} {problem}", f"wait for {', '.join(alive)}, which runs DVC here, or end it"
+            )
+        advice = f"python -m taehv.launch deletes it at its start, no DVC is alive here; before dvc repro: rm {path}"
+        return Finding("DVC", "fail", f"{path} {problem}", advice)
     return Finding("DVC", "pass", "initialised")
 
 
@@ -75,6 +84,16 @@ def _check_dvc_yaml() -> Finding:
     return Finding("dvc.yaml", "pass", "its params are those that the results depend on")
 
 
+def _check_output_places() -> list[Finding]:
+    try:
+        output_places.check()
+    except UserError as error:
+        problem, _, advice = str(error).partition(": ")
+        return [Finding("outputs", "fail", problem, advice)]
+    return []
+
+
 def _git(*arguments: str) -> list[str]:
-    done = subprocess.run(["git", *arguments], check=True, capture_output=True, text=True)
+    command = ["git", *arguments]
+    done = subprocess.run(command, check=True, capture_output=True, encoding="utf-8", errors="replace")
     return [line for line in done.stdout.splitlines() if line]

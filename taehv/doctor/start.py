@@ -9,6 +9,7 @@ from taehv.doctor.checks import examine
 from taehv.doctor.examination import Examination
 from taehv.doctor.report import has_failed, lines, summary
 from taehv.errors import UserError
+from taehv.launched import launched_processes
 from taehv.training.console import start_logging
 from taehv.training.job import TrainingJob
 
@@ -23,7 +24,7 @@ def check_before_training(job: TrainingJob) -> None:
     Raises:
         UserError: a check failed; the message lists all that did.
     """
-    if "RANK" in os.environ:
+    if launched_processes() is not None:
         return  # the launching process has looked
     if os.environ.get(SKIP) == "1":
         start_logging(job.work.log, main_process=True)

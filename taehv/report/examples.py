@@ -19,6 +19,9 @@ from taehv.metrics import psnr_per_clip
 MAX_EXAMPLES = 8
 """Sources shown; of more, evenly spaced ones."""
 
+MAX_STEM = 80
+"""Characters of a source's path in file names, its end, where paths differ; file systems take 255 bytes in all."""
+
 Video = npt.NDArray[np.uint8]
 """(T, H, W, 3) RGB."""
 
@@ -42,8 +45,9 @@ class Example:
 
     @property
     def file_stem(self) -> str:
-        """Usable as a file name, unique within a split."""
-        return f"{re.sub(r'[^A-Za-z0-9]+', '_', self.record.source).strip('_')}_{self.record.clip_id}"
+        """Usable as a file name however long the source's path is, unique within a split by the clip's number."""
+        readable = re.sub(r"[^A-Za-z0-9]+", "_", self.record.source).strip("_")
+        return f"{readable[-MAX_STEM:].lstrip('_') or 'clip'}_{self.record.clip_id}"
 
 
 @torch.no_grad()

@@ -58,4 +58,6 @@ def describe_environment() -> dict[str, Any]:
 
 
 def _git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], check=True, capture_output=True, text=True).stdout.strip()
+    command = ["git", *arguments]
+    done = subprocess.run(command, check=True, capture_output=True, encoding="utf-8", errors="replace")
+    return done.stdout.strip()

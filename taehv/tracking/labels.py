@@ -35,8 +35,14 @@ def ending_of(error: BaseException) -> Ending:
 
 
 def parent_from_environment() -> str | None:
-    """The `mlflow run` that started us. Taken out of the environment, or every stage would write into that one run."""
-    return os.environ.pop("MLFLOW_RUN_ID", None)
+    """The `mlflow run` that started us. Taken out of the environment, or every stage would write into that one run.
+
+    It also names its experiment, `Default` (0) where nobody has chosen one; that is then no choice of ours either.
+    """
+    parent = os.environ.pop("MLFLOW_RUN_ID", None)
+    if parent is not None and os.environ.get("MLFLOW_EXPERIMENT_ID") == "0":
+        del os.environ["MLFLOW_EXPERIMENT_ID"]
+    return parent
 
 
 def context_tags(stage: StageName) -> dict[str, str]:

@@ -16,11 +16,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
+from taehv.tracking.deadline import within
 from taehv.tracking.secrets import without_secrets
-from taehv.tracking.store import SQLITE, StoreError, artifact_root, check_uri, is_database, open_store, tracking_uri
+from taehv.tracking.store import (
+    NOT_TESTED,
+    TESTED,
+    StoreError,
+    artifact_root,
+    check_uri,
+    database_file,
+    is_database,
+    open_store,
+    scheme_of,
+    tracking_uri,
+)
 
 REQUEST_SECONDS = 3
-"""For one answer of a server; the first that takes longer ends the probe."""
+"""For one answer of a server, from the question to its last byte; the first that takes longer ends the probe."""
+PROBE_SECONDS = 30
+"""For all that MLflow asks and writes; a slow database needs a few, a new one makes its tables meanwhile."""
 NOT_YET = "will be created by the first stage"
 
 
@@ -43,6 +57,8 @@ class Probe:
     """Why it does not answer, or does not let us write."""
     server_ahead_s: float | None = None
     """The server's clock minus ours, in seconds, to one second; None without a server that says."""
+    untested: str | None = None
+    """What to know about a kind of store that the project was never tested with."""
 
 
 def probe_store() -> Probe:
@@ -52,11 +68,15 @@ def probe_store() -> Probe:
     what = "written and restored"
     try:
         with _impatient():
-            if _is_missing_database(uri):
-                _write_beside(Path(uri.removeprefix(SQLITE)).parent)
+            check_uri()
+            database = database_file(uri)
+            if database is not None and not database.exists():
+                _write_beside(database.parent)
                 what = NOT_YET
             else:
-                _write_and_remove_tag(uri, open_store())
+                import mlflow  # noqa: F401  # takes seconds, which are not the store's
+
+                within(PROBE_SECONDS, lambda: _write_and_remove_tag(uri, open_store()))
             artifacts = local_artifacts()
             if artifacts is not None:
                 _write_beside(artifacts)
@@ -69,7 +89,7 @@ def probe_store() -> Probe:
         ahead = server_ahead(uri)
     except DateError as error:
         what = f"{what}; {error}"
-    return Probe(shown, time.monotonic() - started, what, server_ahead_s=ahead)
+    return Probe(shown, time.monotonic() - started, what, server_ahead_s=ahead, untested=_untested(uri))
 
 
 def reach_store() -> Probe:
@@ -77,6 +97,7 @@ def reach_store() -> Probe:
     uri = tracking_uri()
     shown, started = without_secrets(uri), time.monotonic()
     dead, ahead, what = None, None, "not tried: neither a server nor a database file"
+    database = database_file(uri)
     try:
         check_uri()
     except StoreError as error:
@@ -89,15 +110,19 @@ def reach_store() -> Probe:
             what = f"answers; {error}"
         except OSError as error:
             dead = f"{type(error).__name__}: {_first_line(error)}"
-    elif _is_missing_database(uri):
+    elif database is not None and not database.exists():
         what = NOT_YET
-    elif uri.startswith(SQLITE):
+    elif database is not None:
         what = "can be written"
         try:
-            _take_write_lock(Path(uri.removeprefix(SQLITE)))
+            _take_write_lock(database)
         except sqlite3.Error as error:
             dead = f"{type(error).__name__}: {_first_line(error)}"
-    return Probe(shown, time.monotonic() - started, what, dead=dead, server_ahead_s=ahead)
+    return Probe(shown, time.monotonic() - started, what, dead=dead, server_ahead_s=ahead, untested=_untested(uri))
+
+
+def _untested(uri: str) -> str | None:
+    return None if scheme_of(uri) in TESTED else NOT_TESTED
 
 
 def _take_write_lock(database: Path) -> None:
@@ -144,10 +169,6 @@ def _is_server(uri: str) -> bool:
     return urlsplit(uri).scheme in ("http", "https")
 
 
-def _is_missing_database(uri: str) -> bool:
-    return uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists()
-
-
 def _write_beside(folder: Path) -> None:
     """Write and delete a file in the folder, or in the nearest one above it that exists."""
     while not folder.exists():
@@ -177,19 +198,25 @@ def ask_date(uri: str) -> float | None:
         OSError: there is no answer, or none in HTTP.
         DateError: its date cannot be read.
     """
+    date = within(REQUEST_SECONDS, lambda: _date_of_answer(uri))
+    return None if date is None else _seconds_since_1970(date) - time.time()
+
+
+def _date_of_answer(uri: str) -> str | None:
     parts = urlsplit(uri)
     bare = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/") + "/health", "", ""))
     try:
         with urllib.request.urlopen(bare, timeout=REQUEST_SECONDS) as answer:
-            date = answer.headers["Date"]
+            date: str | None = answer.headers["Date"]
     except urllib.error.HTTPError as refusal:
-        date = refusal.headers["Date"]
+        with refusal:
+            date = refusal.headers["Date"]
     except (http.client.InvalidURL, UnicodeError) as error:
         raise ConnectionError(f"it is not an address that can be asked: {error}") from error
     except http.client.HTTPException as error:
         said = f"what answers there is no HTTP server ({type(error).__name__}: {error})"
         raise ConnectionError(said) from error
-    return None if date is None else _seconds_since_1970(date) - time.time()
+    return date
 
 
 def _seconds_since_1970(date: str) -> float:

@@ -11,7 +11,7 @@ from taehv.parity import RunRecord, read_run
 from taehv.paths import TrainingOutputs
 from taehv.tracking.place import check_place
 from taehv.tracking.secrets import without_secrets
-from taehv.tracking.store import SQLITE, check_uri, tracking_uri
+from taehv.tracking.store import check_uri, database_file, tracking_uri
 
 # isort: split
 # store sets MLflow's environment, so mlflow comes after it.
@@ -34,7 +34,8 @@ def read_tracked_run(run_id: str) -> RunRecord:
     """
     check_uri()
     uri = tracking_uri()
-    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists():
+    database = database_file(uri)
+    if database is not None and not database.exists():
         raise RunNotReadableError(f"there is no run {run_id}: nothing has been tracked in {uri} yet")
     client = mlflow.MlflowClient(uri)
     try:

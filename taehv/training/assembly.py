@@ -13,6 +13,7 @@ from taehv.data.sampler import SlotSampler
 from taehv.data.store import ClipStore
 from taehv.errors import UserError
 from taehv.fingerprint import sha256_of_file
+from taehv.launched import forget_inherited
 from taehv.losses.objective import Objective
 from taehv.machine import available_cores
 from taehv.metrics import Lpips, lpips_backbone_file
@@ -41,16 +42,24 @@ class Parts:
 
 
 def start_accelerator(job: TrainingJob) -> Accelerator:
-    """The processes of this run, checked: a launcher that silently starts fewer than it was asked for is an error."""
+    """The processes of this run, as many as the profile says: a launcher that silently starts fewer is an error.
+
+    What accelerate would take from the environment (mixed precision, DeepSpeed, compilation, gradient accumulation) is
+    taken out of it: results depend on params.yaml alone.
+
+    Raises:
+        UserError: another number of processes found each other.
+    """
+    forget_inherited(os.environ, keep_group=True)
     threads = job.profile.threads or max(1, available_cores() // job.profile.processes)
     torch.set_num_threads(threads)
     mixed = "bf16" if job.params.active.precision == "bf16" else "no"
     accelerator = Accelerator(cpu=job.profile.gpus == 0, mixed_precision=mixed)
-    expected = int(os.environ.get("WORLD_SIZE", "1"))
+    expected = job.profile.processes
     if accelerator.num_processes != expected:
         raise UserError(
-            f"{accelerator.num_processes} training process(es) found each other, but {expected} were started; "
-            "start the stage through its profile's launcher (python -m taehv.launch --profile NAME)"
+            f"{accelerator.num_processes} training process(es) found each other, but profile {job.profile.name} has "
+            f"{expected}; start the stage through its profile's launcher (python -m taehv.launch --profile NAME)"
         )
     return accelerator
 

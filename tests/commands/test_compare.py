@@ -73,7 +73,7 @@ def test_a_run_of_mlflow_compares_like_the_files_that_it_came_from(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setenv("TAEHV_ROOT", str(tmp_path))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert main(["compare", "a800_test", "0123456789abcdef0123456789abcdef"]) == 1
     assert "nothing has been tracked" in capsys.readouterr().err

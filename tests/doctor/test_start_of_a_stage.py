@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from tests_support import Project
 
+from taehv.launched import mark
+
 pytestmark = pytest.mark.slow
 
 BEGIN = """
@@ -110,5 +112,11 @@ def test_it_can_be_skipped_and_says_so(tiny_project: Project) -> None:
 
 
 def test_the_processes_that_a_launcher_started_do_not_look_again(tiny_project: Project) -> None:
-    result = begin(with_another_hash(tiny_project), RANK="0")
+    result = begin(with_another_hash(tiny_project), **mark(processes=1))
     assert result.stdout == "training begins\n"
+
+
+def test_a_cluster_that_left_its_rank_is_no_launcher_of_ours(tiny_project: Project) -> None:
+    result = begin(with_another_hash(tiny_project), RANK="0", WORLD_SIZE="1")
+    assert result.returncode == 1
+    assert "a800_test does not start" in result.stderr

@@ -82,7 +82,7 @@ def test_the_servers_clock_may_differ_by_a_minute(ahead: float | None, levels: l
 
 def test_the_clock_is_looked_at_without_git_or_a_lock_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setenv("TAEHV_ROOT", str(tmp_path))
     assert found(check_clock(examination()), "clock").level == "pass"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from clip_stores import write_test_store
 from finished_run import GOOD_HISTORY, history_row, make_params
 from matplotlib.image import imread
 
-from taehv import codecs
+from taehv import atomic, codecs
 from taehv.parity import Difference, Parity, StepDelta
 from taehv.report.curves import BAND_STEPS, CURVES, series, write_curves
 from taehv.report.examples import MAX_EXAMPLES, Example, make_examples
@@ -31,6 +32,26 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
     """Both sources of a small store, decoded by an exact codec and by mean colour."""
     store = write_test_store(tmp_path_factory.mktemp("clips"))
     return make_examples(store, {"exact": lambda frames: frames, "mean colour": codecs.mean_colour(9)}, CPU)
+
+
+@pytest.mark.parametrize("source", ["a" * 240 + ".mp4", "/".join(["folder" * 20] * 30) + "/x.mp4", "视频" * 60, "%%%"])
+def test_a_source_of_any_name_has_files_of_its_own_that_every_file_system_takes(
+    examples: list[Example], source: str, tmp_path: Path
+) -> None:
+    named = [
+        dataclasses.replace(example, record=dataclasses.replace(example.record, source=source)) for example in examples
+    ]
+    assert len({example.file_stem for example in named}) == len(named)
+    for example in named:
+        write_strip(example, tmp_path / f"{example.file_stem}.png")
+        write_side_by_side(example, "exact", tmp_path / f"{example.file_stem}.mp4")
+    assert len(list(tmp_path.iterdir())) == 2 * len(named)
+
+
+@pytest.mark.parametrize("name", ["a" * 251 + ".mp4", "长" * 83 + ".mp4", "x." + "y" * 253])
+def test_a_file_may_have_the_longest_name_that_the_file_system_takes(name: str, tmp_path: Path) -> None:
+    atomic.write_text(tmp_path / name, "whole")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 class TestExamples:

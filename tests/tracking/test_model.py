@@ -63,7 +63,7 @@ def model_id(root: Path) -> Iterator[str]:
     dataset.write_text(json.dumps(DATASET))
     params, profile = load_params(REPOSITORY / "params.yaml"), load_profile("local", REPOSITORY / "profiles")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DVC_ROOT", str(root))
+        patch.setenv("TAEHV_ROOT", str(root))
         patch.setenv("TAEHV_TRACKING_DRAIN_SECONDS", str(PATIENCE_S))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         with stage_run("a800_test", params, profile) as trained:

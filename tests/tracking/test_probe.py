@@ -14,7 +14,10 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
+from taehv.tracking import probe as probe_module
+from taehv.tracking.deadline import within
 from taehv.tracking.probe import Probe, local_artifacts, probe_store, reach_store, server_ahead
 from taehv.tracking.store import open_store, tracking_uri
 
@@ -25,7 +28,7 @@ BOTH_WAYS = pytest.mark.parametrize("look", [probe_store, reach_store])
 @pytest.fixture(autouse=True)
 def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setenv("TAEHV_ROOT", str(tmp_path))
 
 
 class RefusingServer(BaseHTTPRequestHandler):
@@ -171,6 +174,80 @@ def test_artifacts_are_on_this_machine_only_with_a_database_here(
     assert local_artifacts() == tmp_path / "mlartifacts"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     assert local_artifacts() is None
+
+
+@contextlib.contextmanager
+def dripping(before: bytes, seconds: float = 0.5) -> Iterator[str]:
+    """The URI of a server that says something at once, and then a byte now and then, for ever."""
+    stopped = threading.Event()
+
+    def serve(listening: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = listening.accept()
+                threading.Thread(target=drip, args=(client,), daemon=True).start()
+
+    def drip(client: socket.socket) -> None:
+        with client, contextlib.suppress(OSError):
+            client.recv(65536)
+            client.sendall(before)
+            while not stopped.wait(seconds):
+                client.sendall(b"x")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=serve, args=(listening,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            stopped.set()
+            listening.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+DRIPS = {
+    "header": b"HTTP/1.0 200 OK\r\nX-Slow: ",
+    "body": b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n",
+    "error's body": b"HTTP/1.0 500 Error\r\nContent-Length: 100000\r\n\r\n",
+}
+
+
+@pytest.mark.slow
+@BOTH_WAYS
+@pytest.mark.parametrize("part", DRIPS)
+def test_a_server_that_answers_a_byte_now_and_then_is_given_up(
+    look: Look, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A socket's timeout bounds each receive, and none of these is late."""
+    monkeypatch.setattr(probe_module, "PROBE_SECONDS", 6)
+    with dripping(DRIPS[part]) as uri:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        started = time.monotonic()
+        probe = look()
+    assert time.monotonic() - started < 30
+    # Its date can be asked where the header comes at once: then it answers, and only MLflow finds it dead.
+    if look is probe_store or part == "header":
+        assert probe.dead is not None and "within" in probe.dead
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", DRIPS)
+def test_mlflows_client_gives_up_such_a_server_too(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `taehv track sync` and the sender beside a stage ask with."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with dripping(DRIPS[part]) as uri:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        started = time.monotonic()
+        with pytest.raises(MlflowException, match="no whole answer within 4 s|timed out"):
+            open_store()
+    assert time.monotonic() - started < 30
+
+
+def test_a_call_that_comes_in_time_answers_or_raises_as_it_would_alone() -> None:
+    assert within(5, lambda: 7) == 7
+    with pytest.raises(KeyError, match="NOT_THERE"):
+        within(5, lambda: os.environ["NOT_THERE"])
 
 
 def test_a_database_that_somebody_else_is_writing_is_told_after_a_moment(tmp_path: Path) -> None:

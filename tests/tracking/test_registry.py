@@ -40,7 +40,7 @@ def test_a_champion_without_a_score_was_chosen_by_hand_and_stays(tags: dict[str,
 
 @pytest.mark.slow
 def test_the_registry_moves_the_alias_and_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setenv("TAEHV_ROOT", str(tmp_path))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     experiment = open_store()
     client = MlflowClient(tracking_uri())
@@ -87,7 +87,7 @@ def test_the_registry_moves_the_alias_and_says_why(tmp_path: Path, monkeypatch: 
 def test_an_event_that_is_sent_late_takes_no_alias_from_a_newer_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setenv("TAEHV_ROOT", str(tmp_path))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     experiment = open_store()
     client = MlflowClient(tracking_uri())

@@ -48,7 +48,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def environment(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("DVC_ROOT", str(root))
+    monkeypatch.setenv("TAEHV_ROOT", str(root))
     monkeypatch.setenv("TAEHV_TRACKING_DRAIN_SECONDS", str(PATIENCE_S))
 
 

@@ -42,7 +42,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def environment(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DVC_ROOT", str(root))
+    monkeypatch.setenv("TAEHV_ROOT", str(root))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("TAEHV_TRACKING_DRAIN_SECONDS", "0")
 
@@ -57,7 +57,7 @@ def unsent(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a run leaves that met no server."""
     root = tmp_path_factory.mktemp("unsent")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DVC_ROOT", str(root))
+        patch.setenv("TAEHV_ROOT", str(root))
         patch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
         patch.setenv("TAEHV_TRACKING_DRAIN_SECONDS", "0")
         with stage_run("evaluate", PARAMS, PROFILE) as run:

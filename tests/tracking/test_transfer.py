@@ -39,7 +39,7 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with no runs, to be copied: making its tables takes seconds."""
     root = tmp_path_factory.mktemp("empty")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DVC_ROOT", str(root))
+        patch.setenv("TAEHV_ROOT", str(root))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         open_store("another")
     return root / "mlflow.db"
@@ -56,7 +56,7 @@ def source(empty: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pa
     root = tmp_path_factory.mktemp("source")
     copy_store(empty, root)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DVC_ROOT", str(root))
+        patch.setenv("TAEHV_ROOT", str(root))
         patch.setenv("TAEHV_TRACKING_DRAIN_SECONDS", str(PATIENCE_S))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         fill(root, patch)
@@ -186,7 +186,7 @@ def experiment_id(uri: str) -> str:
 
 def transfer(monkeypatch: pytest.MonkeyPatch, root: Path, uri: str, *command: str) -> int:
     """`taehv track ...` on a store."""
-    monkeypatch.setenv("DVC_ROOT", str(root))
+    monkeypatch.setenv("TAEHV_ROOT", str(root))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     return main(["track", *command])
 

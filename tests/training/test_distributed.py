@@ -79,7 +79,7 @@ def train(
     write_profile(project, processes, per_device)
     launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     root = str(project.root / (work or f"work-{folder.name}"))
-    environment = {"TAEHV_PROFILE": "test", "DVC_ROOT": root, "PYTHONPATH": "."}
+    environment = {"TAEHV_PROFILE": "test", "TAEHV_ROOT": root, "PYTHONPATH": "."}
     result = project.run(*launcher, WORKER, str(folder), *arguments, check=check, **environment)
     return Run(result, [json.loads(path.read_text()) for path in sorted(folder.iterdir())])
 

@@ -142,6 +142,59 @@ def test_killed_between_its_last_words_and_its_end_it_publishes_one_and_the_same
     assert [path.name for path in published.parent.rglob("*.partial")] == []
 
 
+LEFT_BY_A_CLUSTER = {
+    **{"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "192.0.2.1", "MASTER_PORT": "9"},
+    **{"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RUN_ID": "1", "PET_NNODES": "4", "PET_MAX_RESTARTS": "9"},
+    **{
+        "OMPI_COMM_WORLD_SIZE": "4",
+        "PMI_SIZE": "4",
+        "ACCELERATE_MIXED_PRECISION": "bf16",
+        "ACCELERATE_USE_CPU": "false",
+    },
+    **{
+        "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4",
+        "ACCELERATE_USE_FSDP": "true",
+        "ACCELERATE_DYNAMO_BACKEND": "EAGER",
+    },
+}
+"""Of a job that runs one process of ours per machine, of an MPI, and of somebody's `accelerate config`."""
+
+
+SOMEBODYS_ACCELERATE_CONFIG = {
+    **{
+        "compute_environment": "LOCAL_MACHINE",
+        "distributed_type": "DEEPSPEED",
+        "mixed_precision": "fp16",
+        "debug": False,
+    },
+    **{"num_machines": 2, "machine_rank": 1, "main_process_ip": "192.0.2.1", "main_process_port": 9, "use_cpu": False},
+    **{"num_processes": 16, "deepspeed_config": {"zero_stage": 3, "gradient_accumulation_steps": 4}},
+}
+
+
+@pytest.mark.parametrize("launcher", ["inline", "accelerate"])
+def test_what_a_cluster_left_in_the_environment_changes_neither_processes_nor_bits(
+    tiny_project: Project, uninterrupted: dict[int, list[bytes]], tmp_path: Path, launcher: str
+) -> None:
+    processes = 1 if launcher == "inline" else 2
+    project = with_profile(tiny_project, processes)
+    profile = project.root / "profiles/local.yaml"
+    profile.write_text(profile.read_text().replace("launcher: torchrun", f"launcher: {launcher}"))
+    (tmp_path / "accelerate").mkdir()
+    (tmp_path / "accelerate/default_config.yaml").write_text(yaml.safe_dump(SOMEBODYS_ACCELERATE_CONFIG))
+    left = LEFT_BY_A_CLUSTER | {"HF_HOME": str(tmp_path), "WORLD_SIZE": "2" if processes == 1 else "1"}
+    project.run("stages.a800_test", check=True, **left)
+    assert project.json("runs/a800_test/summary.json")["batch"]["processes"] == processes
+    assert bits(project) == uninterrupted[processes]
+
+
+def test_another_number_of_processes_than_the_profile_has_does_not_train(tiny_project: Project) -> None:
+    project = with_profile(tiny_project, 2)
+    output, _ = in_processes(project, 3, "a800_test", "SIGTERM", "a step").communicate()
+    assert "3 training process(es) were started, but profile local has 2: start" in output
+    assert not list(project.root.glob(".work/a800_test/*/rolling"))
+
+
 @pytest.mark.parametrize(("number", "code"), [("SIGTERM", 143), ("SIGUSR1", 143), ("SIGINT", 130), ("SIGHUP", 143)])
 def test_a_request_to_stop_finishes_the_step_saves_and_says_how_to_go_on(
     tiny_project: Project, uninterrupted: dict[int, list[bytes]], number: str, code: int
@@ -180,7 +233,7 @@ def test_signals_that_come_together_are_one_request(tiny_project: Project) -> No
 def test_a_second_request_reaches_the_workers_of_torchs_launcher(tiny_project: Project) -> None:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [sys.executable, *launcher, STAGE_PROCESS, "a800_test", "hang", "a step", "2"]
-    process = start(tiny_project, "-c", f"from taehv.launch import run_training\nrun_training({command!r})")
+    process = start(tiny_project, "-c", f"from taehv.launch import run_training\nrun_training({command!r}, 2)")
     wait_until_it_hangs(process)
     below = psutil.Process(process.pid).children(recursive=True)
     ask_until_it_ends(process)

@@ -1,0 +1,26 @@
+"""Benchmarks that nobody runs for months still run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent
+STEPS = """
+import torch
+from benchmarks.train_step import Setting, build
+for precision in ("bf16", "fp32", "bf16"):
+    step = build(Setting("embedded", 32, 32, 2, precision, ("recon",)), torch.device("cpu"))
+    step(1)
+    print(precision)
+"""
+
+
+@pytest.mark.slow
+def test_the_table_of_a_training_step_has_two_precisions_in_one_process() -> None:
+    """accelerate refuses another precision than the first one ("AcceleratorState has already been initialized")."""
+    result = subprocess.run([sys.executable, "-c", STEPS], cwd=REPOSITORY, capture_output=True, text=True)
+    assert result.stdout.split() == ["bf16", "fp32", "bf16"], result.stderr
