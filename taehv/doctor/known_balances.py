@@ -57,7 +57,7 @@ def judge_teacher(params: Params) -> Iterator[Finding]:
             "teacher",
             "warn",
             "pca, a linear codec fitted to the clips, is all that scale full can be distilled from so far: no "
-            "diffusion model uses its latents, so the trained model can show that pipeline and machine work, and no previews",
+            "diffusion model uses its latents, so the result shows that pipeline and machine work, and cannot preview",
             "train to prove the configuration, not to get a preview decoder; for that take a published checkpoint "
             "(README.md, Use a model) until a diffusion model's autoencoder can be the teacher",
         )
