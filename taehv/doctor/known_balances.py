@@ -43,7 +43,24 @@ def check_known_balances(examination: Examination) -> list[Finding]:
         *judge_schedule(params),
         *judge_averaging(params),
     ]
-    return [_check_batch(examination), *(findings or [Finding("balance", "pass", "no known bad combination")])]
+    return [
+        _check_batch(examination),
+        *judge_teacher(params),
+        *(findings or [Finding("balance", "pass", "no known bad combination")]),
+    ]
+
+
+def judge_teacher(params: Params) -> Iterator[Finding]:
+    """The full scale is meant to imitate a diffusion model's autoencoder, which is not here yet."""
+    if params.scale == "full" and params.active.teacher.name == "pca":
+        yield Finding(
+            "teacher",
+            "warn",
+            "pca, a linear codec fitted to the clips, is all that scale full can be distilled from so far: no "
+            "diffusion model uses its latents, so the result shows that pipeline and machine work, and cannot preview",
+            "train to prove the configuration, not to get a preview decoder; for that take a published checkpoint "
+            "(README.md, Use a model) until a diffusion model's autoencoder can be the teacher",
+        )
 
 
 def judge_loss_weights(params: Params) -> Iterator[Finding]:
@@ -144,10 +161,11 @@ def _decay_finding(optim: Optim, what: str, last: int) -> Finding:
 
 
 def _check_batch(examination: Examination) -> Finding:
-    """The arithmetic of a step on this profile."""
+    """The arithmetic of a step on this profile, and how its processes share the work."""
     try:
         shown = launch.describe_batch(examination.profile, examination.params.active.batch.global_)
     except ConfigError as error:
         advice = "use a profile with fewer processes, or raise the scale's batch.global"
         return Finding("batch", "fail", str(error.problems[0]), advice)
-    return Finding("batch", "pass", shown)
+    engine = "; plain data parallelism, DeepSpeed is not used yet" if examination.profile.processes > 1 else ""
+    return Finding("batch", "pass", shown + engine)

@@ -12,7 +12,7 @@ from taehv.params import Gate
 from taehv.parity import Parity, RunRecord
 from taehv.report.curves import write_curves
 from taehv.report.examples import Example
-from taehv.report.html import render
+from taehv.report.html import ShownClip, render
 from taehv.report.strips import write_strip
 from taehv.report.video import write_side_by_side
 
@@ -27,6 +27,9 @@ def write_report(
 ) -> None:
     """Write index.html, figures/*.png and videos/*.mp4; those of an earlier report are removed.
 
+    The page holds the figures and videos itself, so that it can be sent, and shown by MLflow, as one file. The files
+    beside it are for talks and papers.
+
     Args:
         folder: reports/.
         evaluation: evaluation.json.
@@ -38,15 +41,22 @@ def write_report(
     figures, videos = folder / "figures", folder / "videos"
     for stale in (figures, videos):
         shutil.rmtree(stale, ignore_errors=True)
-    write_curves({name: run.history for name, run in runs.items()}, gate, figures / "curves.png")
-    for example in examples:
-        write_strip(example, figures / f"{example.file_stem}.png")
-        write_side_by_side(example, next(iter(example.decoded)), videos / f"{example.file_stem}.mp4")
+    curves = figures / "curves.png"
+    write_curves({name: run.history for name, run in runs.items()}, gate, curves)
     page = render(
         evaluation,
         parity,
         {name: run.summary for name, run in runs.items()},
-        strips=[f"figures/{example.file_stem}.png" for example in examples],
-        videos=[f"videos/{example.file_stem}.mp4" for example in examples],
+        curves=curves.read_bytes(),
+        clips=[_draw(example, figures, videos) for example in examples],
     )
     atomic.write_text(folder / "index.html", page)
+
+
+def _draw(example: Example, figures: Path, videos: Path) -> ShownClip:
+    strip, video = figures / f"{example.file_stem}.png", videos / f"{example.file_stem}.mp4"
+    shown = next(iter(example.decoded))
+    write_strip(example, strip)
+    write_side_by_side(example, shown, video)
+    title = f"{example.record.source}, from frame {example.record.first_frame}"
+    return ShownClip(title, shown, strip.read_bytes(), video.read_bytes())

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
 from typing import Any
@@ -18,24 +21,42 @@ CODEC_COLUMNS = (
 )
 PARITY_WORDS = {"pass": "pass", "warn": "warning", "fail": "fail", "not_comparable": "not comparable"}
 MAX_PARITY_ROWS = 40
+NUMBER = re.compile(r"-|[-+]?[0-9][0-9,]*(\.[0-9]+)?")
 Named = list[tuple[str, Mapping[str, Any]]]
+
+
+@dataclass(frozen=True)
+class ShownClip:
+    """One test clip of the page.
+
+    Attributes:
+        title: its source and first frame.
+        codec: whose reconstruction the video's right half shows.
+        strip: a PNG file.
+        video: an MP4 file, original left and reconstruction right.
+    """
+
+    title: str
+    codec: str
+    strip: bytes
+    video: bytes
 
 
 def render(
     evaluation: Mapping[str, Any],
     parity: Parity,
     runs: Mapping[str, Mapping[str, Any]],
-    strips: Sequence[str],
-    videos: Sequence[str],
+    curves: bytes,
+    clips: Sequence[ShownClip],
 ) -> str:
-    """The page.
+    """The page: one file that refers to nothing outside itself.
 
     Args:
         evaluation: evaluation.json.
         parity: parity.json.
         runs: summary.json of each training run.
-        strips: picture files, relative to the page.
-        videos: video files, relative to the page.
+        curves: the PNG file of the validation curves.
+        clips: the test clips to show.
     """
     style = files("taehv.report").joinpath("report.css").read_text(encoding="utf-8")
     body = "\n".join(
@@ -43,9 +64,9 @@ def render(
             _header(evaluation, parity),
             _section("Test clips", _codec_table(evaluation), _gap_table(evaluation), _test_note(evaluation)),
             _section("By source", _source_table(evaluation), _worst_table(evaluation)),
-            _section("Validation while training", _image("figures/curves.png", "validation curves"), _CURVE_NOTE),
+            _section("Validation while training", _image(curves, "validation curves"), _CURVE_NOTE),
             _section("Parity of the two runs", _parity_text(parity), _parity_table(parity), _difference_table(parity)),
-            _section("Reconstructions", _PICTURE_NOTE, *(_image(path, "strip") for path in strips), _videos(videos)),
+            _section("Reconstructions", _PICTURE_NOTE, *(_strip(clip) for clip in clips), _videos(clips)),
             _section("Runs", _run_table(runs)),
         ]
     )
@@ -73,9 +94,7 @@ _CURVE_NOTE = (
     '<p class="note">PSNR and SSIM of the averaged weights on the validation clips. The bands are what the training '
     "guide expects of the full scale (480x720 pixels, the whole model); other scales need not follow them.</p>"
 )
-_PICTURE_NOTE = (
-    '<p class="note">The first test clip of each source. Videos play slowed down: original left, h100_train right.</p>'
-)
+_PICTURE_NOTE = '<p class="note">The first test clip of each source. Videos play slowed down.</p>'
 
 
 def _header(evaluation: Mapping[str, Any], parity: Parity) -> str:
@@ -207,11 +226,23 @@ def _dig(nested: Any, path: Iterable[str]) -> Any:
     return "-" if nested is None else nested
 
 
-def _videos(paths: Sequence[str]) -> str:
-    players = "".join(
-        f'<video src="{escape(path)}" autoplay loop muted playsinline controls></video>' for path in paths
+def _strip(clip: ShownClip) -> str:
+    return _figure(clip.title, _image(clip.strip, f"{clip.title}: frames, reconstructions and their errors"))
+
+
+def _videos(clips: Sequence[ShownClip]) -> str:
+    players = (
+        _figure(
+            f"{clip.title}: original left, {clip.codec} right",
+            f'<video src="{_data_uri("video/mp4", clip.video)}" autoplay loop muted playsinline controls></video>',
+        )
+        for clip in clips
     )
-    return f'<div class="videos">{players}</div>'
+    return f'<div class="videos">{"".join(players)}</div>'
+
+
+def _figure(caption: str, content: str) -> str:
+    return f"<figure>{content}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
 def _section(title: str, *parts: str) -> str:
@@ -219,14 +250,25 @@ def _section(title: str, *parts: str) -> str:
     return f"<section>\n<h2>{escape(title)}</h2>\n{content}\n</section>"
 
 
-def _image(path: str, alt: str) -> str:
-    return f'<img src="{escape(path)}" alt="{escape(alt)}">'
+def _image(png: bytes, alt: str) -> str:
+    return f'<div class="scroll"><img src="{_data_uri("image/png", png)}" alt="{escape(alt)}"></div>'
+
+
+def _data_uri(media_type: str, content: bytes) -> str:
+    """The file itself as an address. MLflow shows HTML from a blob, where an address beside the page leads nowhere."""
+    return f"data:{media_type};base64,{b64encode(content).decode('ascii')}"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = ["<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in head) + "</tr>"]
-    lines += ["<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows]
+    lines += ["<tr>" + "".join(_cell(cell) for cell in row) + "</tr>" for row in rows]
     return '<div class="scroll"><table>\n' + "\n".join(lines) + "\n</table></div>"
+
+
+def _cell(text: str) -> str:
+    """Numbers stay in one line on any screen; only words and hashes may be broken."""
+    kind = ' class="number"' if NUMBER.fullmatch(text) else ""
+    return f"<td{kind}>{escape(text)}</td>"
 
 
 def _number(value: float | None, digits: int, unit: str = "") -> str:

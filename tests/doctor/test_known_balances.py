@@ -16,10 +16,22 @@ def embedded(**sections: Any) -> dict[str, Any]:
     return {"scales": {"embedded": sections}}
 
 
-@pytest.mark.parametrize("scale", ["embedded", "full"])
-def test_the_shipped_parameters_have_no_warning(scale: str) -> None:
-    findings = check_known_balances(examination(changed_params({"scale": scale})))
-    assert levels(findings) == {"batch": "pass", "balance": "pass"}
+def test_the_embedded_parameters_have_no_warning() -> None:
+    assert levels(check_known_balances(examination())) == {"batch": "pass", "balance": "pass"}
+
+
+def test_the_full_scales_only_warning_is_that_no_diffusion_model_uses_its_teacher() -> None:
+    findings = check_known_balances(examination(changed_params({"scale": "full"})))
+    assert levels(findings) == {"batch": "pass", "teacher": "warn", "balance": "pass"}
+    finding = found(findings, "teacher")
+    assert "pca" in finding.detail and "no diffusion model uses its latents" in finding.detail
+    assert finding.what_to_do is not None and "published checkpoint" in finding.what_to_do
+
+
+def test_several_processes_are_said_to_share_the_batch_without_deepspeed() -> None:
+    eight = changed_profile("h100")
+    finding = found(check_known_balances(examination(changed_params({"scale": "full"}), eight)), "batch")
+    assert finding.level == "pass" and "DeepSpeed is not used yet" in finding.detail
 
 
 def test_the_legacy_balance_warns_with_what_was_reported_and_what_was_measured() -> None:
