@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
@@ -35,6 +37,16 @@ TINY: dict[str, Any] = {
     },
 }
 """Changes to params.yaml after which the pipeline takes seconds: same videos, same code, small numbers."""
+
+
+PLACES_IN_A_STORE = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+"""Table and column of MLflow 3.17's databases."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +93,10 @@ class Project:
         return json.loads((self.root / path).read_text(encoding="utf-8"))
 
     def copy(self, target: Path) -> Project:
-        """This project as it is, in another folder, free to be changed."""
+        """This project as it is, in another folder, free to be changed: its store, too, says that it is there."""
         shutil.copytree(self.root, target, symlinks=True)
+        if (target / "mlflow.db").exists():
+            move_store(target / "mlflow.db", self.root, target)
         return Project(target)
 
     def change_params(self, changes: Mapping[str, Any]) -> None:
@@ -99,6 +113,14 @@ def merge(target: dict[str, Any], changes: Mapping[str, Any]) -> None:
             merge(target[key], value)
         else:
             target[key] = value
+
+
+def move_store(database: Path, here: Path, there: Path) -> None:
+    """MLflow writes down where artifacts are, from the root of the file system."""
+    with contextlib.closing(sqlite3.connect(database)) as connection, connection:
+        for table, column in PLACES_IN_A_STORE:
+            changed = f"UPDATE {table} SET {column} = replace({column}, ?, ?)"
+            connection.execute(changed, (f"{here}/", f"{there}/"))
 
 
 def wait_for(condition: Callable[[], object], what: str, seconds: float = 300.0) -> None:

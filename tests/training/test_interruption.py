@@ -12,7 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from built_once import built_once
 from mlflow import MlflowClient
+from mlflow.entities import Run
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tests_support import Project, wait_for
 
 pytestmark = pytest.mark.slow
@@ -93,47 +96,71 @@ def in_processes(project: Project, processes: int, *arguments: str) -> subproces
     return start(project, *launcher, STAGE_PROCESS, *arguments)
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(prepared_tiny_project: Project, tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[bytes]]:
-    """What one process, and two, leave when nothing happens to them."""
-    left = {}
-    for processes in (1, 2):
-        project = prepared_tiny_project.copy(tmp_path_factory.mktemp("uninterrupted") / "project")
-        with_profile(project, processes).run("stages.a800_test")
-        left[processes] = bits(project)
-    return left
+@pytest.fixture(scope="session")
+def of_two_processes(prepared_tiny_project: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A training of two processes to which nothing happens."""
+
+    def build(folder: Path) -> None:
+        with_profile(prepared_tiny_project.copy(folder / "project"), processes=2).run("stages.a800_test")
+
+    return Project(built_once(tmp_path_factory, "of-two-processes", build) / "project")
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize(
+    ("processes", "moments"),
+    [(1, MOMENTS), (2, MOMENTS_OF_TWO[:2]), pytest.param(2, MOMENTS_OF_TWO[2:], marks=pytest.mark.soak)],
+    ids=["1", "2", "2, later"],
+)
 def test_killed_at_every_delicate_moment_it_ends_with_the_same_bits(
-    tiny_project: Project, uninterrupted: dict[int, list[bytes]], processes: int
+    tiny_project: Project, request: pytest.FixtureRequest, processes: int, moments: list[tuple[str, int]]
 ) -> None:
     project = with_profile(tiny_project, processes)
-    for moment, count in MOMENTS if processes == 1 else MOMENTS_OF_TWO:
+    for moment, count in moments:
         process = in_processes(project, processes, "a800_test", "SIGKILL", moment, str(count))
         output, _ = process.communicate()
         assert process.returncode == (-signal.SIGKILL if processes == 1 else 1), f"{moment} was not reached:\n{output}"
-    project.run("stages.a800_test")
-    assert bits(project) == uninterrupted[processes]
+    assert "resumed unfinished work" in project.run("stages.a800_test").stdout
+    assert bits(project) == bits(request.getfixturevalue("finished" if processes == 1 else "of_two_processes"))
+    assert not list(project.root.glob(".work/a800_test/*/rolling"))
+    events = EventAccumulator(str(project.root / "runs/a800_test/tensorboard")).Reload()
+    for tag in ("train/loss", "val/psnr"):
+        steps = [point.step for point in events.Scalars(tag)]
+        assert steps == sorted(set(steps)), f"TensorBoard shows a step of {tag} twice"
 
 
-@pytest.mark.parametrize(("number", "code"), [("SIGTERM", 143), ("SIGUSR1", 143), ("SIGINT", 130), ("SIGHUP", 143)])
+REQUESTS = [("SIGTERM", 143), ("SIGUSR1", 143), ("SIGINT", 130), ("SIGHUP", 143), ("SIGTERM+SIGTERM", 143)]
+"""The last one: Slurm and systemd signal all processes, of which some are also asked by the one that started them."""
+
+
 def test_a_request_to_stop_finishes_the_step_saves_and_says_how_to_go_on(
-    tiny_project: Project, uninterrupted: dict[int, list[bytes]], number: str, code: int
+    tiny_project: Project, finished: Project
 ) -> None:
-    process = start(tiny_project, STAGE_PROCESS, "a800_test", number, "a step", "5")
-    output, _ = process.communicate()
-    assert process.returncode == code, output
-    assert f"stopped by {number}: a800_test is at step 5" in output
-    assert checkpoints(tiny_project) == [5]
+    """One training, stopped by each signal in turn: one MLflow run, with the bits of one that was never stopped."""
     client = MlflowClient(f"sqlite:///{tiny_project.root}/mlflow.db")
+    known = set()
+    for number, (names, code) in enumerate(REQUESTS, start=1):
+        name, step = names.partition("+")[0], 3 * number
+        process = start(tiny_project, STAGE_PROCESS, "a800_test", names, "a step", "3")
+        output, _ = process.communicate()
+        assert process.returncode == code, output
+        assert f"stopped by {name}: a800_test is at step {step}" in output
+        assert checkpoints(tiny_project)[-1] == step
+        run = run_of(client)
+        assert (run.info.status, run.data.tags["interrupted"]) == ("KILLED", name)
+        known.add(run.info.run_id)
+    tiny_project.run("stages.a800_test")
+    assert bits(tiny_project) == bits(finished)
+    run = run_of(client)
+    assert run.info.status == "FINISHED", "the same MLflow run went on"
+    assert known == {run.info.run_id}
+
+
+def run_of(client: MlflowClient) -> Run:
+    """The only run of a800_test."""
     experiment = client.get_experiment_by_name("taehv")
     assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id], "tags.stage = 'a800_test'")
-    assert (run.info.status, run.data.tags["interrupted"]) == ("KILLED", number)
-    tiny_project.run("stages.a800_test")
-    assert bits(tiny_project) == uninterrupted[1]
-    assert client.get_run(run.info.run_id).info.status == "FINISHED", "the same MLflow run went on"
+    return run
 
 
 def test_a_second_request_ends_it_at_once(tiny_project: Project) -> None:
@@ -142,14 +169,6 @@ def test_a_second_request_ends_it_at_once(tiny_project: Project) -> None:
     ask_until_it_ends(process)
     assert process.returncode == 143
     assert checkpoints(tiny_project) == []
-
-
-def test_signals_that_come_together_are_one_request(tiny_project: Project) -> None:
-    """Slurm and systemd signal all processes, of which some are also asked by the one that started them."""
-    process = start(tiny_project, STAGE_PROCESS, "a800_test", "SIGTERM+SIGTERM", "a step", "5")
-    output, _ = process.communicate()
-    assert process.returncode == 143, output
-    assert checkpoints(tiny_project) == [5]
 
 
 def test_a_second_request_reaches_the_workers_of_torchs_launcher(tiny_project: Project) -> None:
@@ -164,7 +183,7 @@ def test_a_second_request_reaches_the_workers_of_torchs_launcher(tiny_project: P
 
 
 def test_the_end_of_the_shell_and_its_terminal_are_no_request_under_nohup(
-    tiny_project: Project, uninterrupted: dict[int, list[bytes]]
+    tiny_project: Project, finished: Project
 ) -> None:
     project = with_profile(tiny_project)
     stage = f"nohup {sys.executable} {STAGE_PROCESS} a800_test SIGHUP 'a step' 5 > nohup.log 2>&1"
@@ -180,11 +199,11 @@ def test_the_end_of_the_shell_and_its_terminal_are_no_request_under_nohup(
     wait_for(lambda: checkpoints(project), "a checkpoint")
     shell.kill()
     trainer.wait()
-    assert bits(project) == uninterrupted[1], (project.root / "nohup.log").read_text()
+    assert bits(project) == bits(finished), (project.root / "nohup.log").read_text()
 
 
 def test_with_several_processes_a_request_to_the_stage_stops_all_of_them(
-    tiny_project: Project, uninterrupted: dict[int, list[bytes]]
+    tiny_project: Project, of_two_processes: Project
 ) -> None:
     project = with_profile(tiny_project, processes=2)
     process = start(project, "-m", "stages.a800_test")
@@ -197,12 +216,16 @@ def test_with_several_processes_a_request_to_the_stage_stops_all_of_them(
     _, alive = psutil.wait_procs(trainers, timeout=60)
     assert alive == []
     project.run("stages.a800_test")
-    assert bits(project) == uninterrupted[2]
+    assert bits(project) == bits(of_two_processes)
 
 
-@pytest.mark.parametrize("starter", [["dvc", "repro"], ["taehv.launch"]], ids=["dvc", "the launcher"])
+@pytest.mark.parametrize(
+    "starter",
+    [pytest.param(["dvc", "repro"], marks=pytest.mark.soak), ["taehv.launch"]],
+    ids=["dvc", "the launcher"],
+)
 def test_the_death_of_who_started_it_stops_the_training_with_a_checkpoint(
-    tiny_project: Project, uninterrupted: dict[int, list[bytes]], starter: list[str]
+    tiny_project: Project, finished: Project, starter: list[str]
 ) -> None:
     project = with_profile(tiny_project)
     process = start(project, "-m", *starter, "a800_test")
@@ -215,7 +238,7 @@ def test_the_death_of_who_started_it_stops_the_training_with_a_checkpoint(
     log = next(project.root.glob(".work/a800_test/*/train.log")).read_text()
     assert "step     24" not in log
     project.run("stages.a800_test")
-    assert bits(project) == uninterrupted[1]
+    assert bits(project) == bits(finished)
 
 
 def test_a_second_trainer_is_refused_and_the_lock_of_a_killed_one_is_taken_over(tiny_project: Project) -> None:
@@ -231,7 +254,7 @@ def test_a_second_trainer_is_refused_and_the_lock_of_a_killed_one_is_taken_over(
 
 
 def test_resume_goes_back_to_a_named_checkpoint_and_refuses_one_that_is_not_there(
-    tiny_project: Project, uninterrupted: dict[int, list[bytes]]
+    tiny_project: Project, finished: Project
 ) -> None:
     project = with_profile(tiny_project)
     start(project, STAGE_PROCESS, "a800_test", "SIGTERM", "a step", "9").wait()
@@ -242,4 +265,4 @@ def test_resume_goes_back_to_a_named_checkpoint_and_refuses_one_that_is_not_ther
     assert "step-99" in absent.stderr
     result = project.run("stages.a800_test", "--resume", str(folder / f"step-{older}"))
     assert f"step-{older} at step {older}" in result.stdout
-    assert bits(project) == uninterrupted[1]
+    assert bits(project) == bits(finished)
