@@ -70,8 +70,12 @@ def test_half_of_what_a_killed_process_built_is_built_anew(
         assert list(folder.iterdir()) == []
         (folder / "half").touch()
 
+    def build_and_die(folder: Path) -> None:
+        build(folder)
+        os.kill(os.getpid(), signal.SIGKILL)
+
     child = os.fork()
     if child == 0:
-        built_once(tmp_path_factory, "killed", lambda folder: (build(folder), os.kill(os.getpid(), signal.SIGKILL)))
+        built_once(tmp_path_factory, "killed", build_and_die)
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
     assert list(built_once(tmp_path_factory, "killed", build).iterdir()) == [tmp_path / "built-once/killed/half"]
