@@ -39,16 +39,6 @@ TINY: dict[str, Any] = {
 """Changes to params.yaml after which the pipeline takes seconds: same videos, same code, small numbers."""
 
 
-PLACES_IN_A_STORE = (
-    ("experiments", "artifact_location"),
-    ("runs", "artifact_uri"),
-    ("logged_models", "artifact_location"),
-    ("model_versions", "source"),
-    ("model_versions", "storage_location"),
-)
-"""Table and column of MLflow 3.17's databases."""
-
-
 @dataclass(frozen=True)
 class Project:
     """A copy of this repository with a git history of its own."""
@@ -93,10 +83,15 @@ class Project:
         return json.loads((self.root / path).read_text(encoding="utf-8"))
 
     def copy(self, target: Path) -> Project:
-        """This project as it is, in another folder, free to be changed: its store, too, says that it is there."""
-        shutil.copytree(self.root, target, symlinks=True)
+        """This project as if it had been made in another folder, free to be changed."""
+        self.copy_as_it_is(target)
         if (target / "mlflow.db").exists():
-            move_store(target / "mlflow.db", self.root, target)
+            give_new_home(target / "mlflow.db", self.root, target)
+        return Project(target)
+
+    def copy_as_it_is(self, target: Path) -> Project:
+        """The files alone: its tracking store still says that artifacts are in the original."""
+        shutil.copytree(self.root, target, symlinks=True)
         return Project(target)
 
     def change_params(self, changes: Mapping[str, Any]) -> None:
@@ -107,20 +102,21 @@ class Project:
         path.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
 
 
+def give_new_home(database: Path, old: Path, new: Path) -> None:
+    """Change the absolute places that MLflow writes into its database."""
+    places = ("experiments.artifact_location", "runs.artifact_uri", "logged_models.artifact_location")
+    with contextlib.closing(sqlite3.connect(database)) as connection, connection:
+        for place in (*places, "model_versions.storage_location"):
+            table, column = place.split(".")
+            connection.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (str(old), str(new)))
+
+
 def merge(target: dict[str, Any], changes: Mapping[str, Any]) -> None:
     for key, value in changes.items():
         if isinstance(value, Mapping) and isinstance(target.get(key), dict):
             merge(target[key], value)
         else:
             target[key] = value
-
-
-def move_store(database: Path, here: Path, there: Path) -> None:
-    """MLflow writes down where artifacts are, from the root of the file system."""
-    with contextlib.closing(sqlite3.connect(database)) as connection, connection:
-        for table, column in PLACES_IN_A_STORE:
-            changed = f"UPDATE {table} SET {column} = replace({column}, ?, ?)"
-            connection.execute(changed, (f"{here}/", f"{there}/"))
 
 
 def wait_for(condition: Callable[[], object], what: str, seconds: float = 300.0) -> None:
