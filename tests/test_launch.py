@@ -199,7 +199,12 @@ def asked(project: Project) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(signal.SIGTERM, 143), (signal.SIGUSR1, 143), (signal.SIGINT, 130), (signal.SIGHUP, 143)],
+    [
+        (signal.SIGTERM, 143),
+        (signal.SIGHUP, 143),
+        pytest.param(signal.SIGUSR1, 143, marks=pytest.mark.soak),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.soak),  # the interrupt key's test sends it, too
+    ],
 )
 def test_a_request_to_stop_reaches_the_stage_and_dvc_ends_with_it(
     project: Project, number: signal.Signals, code: int

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 HELD_PREPARATION = str(Path(__file__).parent / "held_preparation.py")
 
 
-@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), pytest.param("SIGINT", 130, marks=pytest.mark.soak)])
 def test_prepare_data_ends_with_its_workers_and_its_run_is_killed(project: Project, name: str, code: int) -> None:
     process = subprocess.Popen(
         [sys.executable, HELD_PREPARATION],

@@ -146,7 +146,11 @@ exit_with(lambda: int(not stage.measure(make_params(), profile)))
 """
 
 
-@pytest.mark.parametrize("limit", ["size=4k", "size=40k", "size=120k", "nr_inodes=3", "nr_inodes=6"])
+@pytest.mark.parametrize(
+    "limit",
+    ["size=40k", "nr_inodes=3"]
+    + [pytest.param(limit, marks=pytest.mark.soak) for limit in ("size=4k", "size=120k", "nr_inodes=6")],
+)
 def test_a_report_that_does_not_fit_says_so(tmp_path: Path, limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
     needs_small_disks()
     monkeypatch.chdir(tmp_path)

@@ -18,8 +18,8 @@ from taehv.data.splits import SPLITS
 from taehv.data.store import ClipStore
 
 REPOSITORY = Path(__file__).parents[2]
-SHORT = range(25)
-LONG = [range(first, first + 95) for first in range(25, 500, 95)]
+SHORT = range(10)
+LONG = [range(first, first + 98) for first in range(10, 500, 98)]
 SECONDS_PER_VIDEO = 20
 
 PREPARE = """

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 KEYS = ("train/loss", "val/psnr")
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.soak)])
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MlflowServer]:
     if request.param == "sqlite":
         yield from started(MlflowServer(tmp_path))

@@ -300,13 +300,20 @@ def test_importing_again_leaves_what_was_changed_since(
     assert (again.info.status, again.info.end_time) == ("FAILED", 1_700_000_000_000)
 
 
+@pytest.fixture(scope="module")
+def exported(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An export, to be copied."""
+    bundle = tmp_path_factory.mktemp("exported") / "export"
+    with pytest.MonkeyPatch.context() as patch:
+        assert transfer(patch, source, sqlite(source), "export", str(bundle)) == 0
+    return bundle
+
+
 @pytest.fixture
-def bundle(source: Path, empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def bundle(exported: Path, empty: Path, tmp_path: Path) -> Path:
     """An export, and an empty store in ``tmp_path`` to bring it into."""
     copy_store(empty, tmp_path)
-    exported = tmp_path / "export"
-    assert transfer(monkeypatch, source, sqlite(source), "export", str(exported)) == 0
-    return exported
+    return Path(shutil.copytree(exported, tmp_path / "export"))
 
 
 def damaged(bundle: Path, name: str, damage: Callable[[dict[str, Any]], object]) -> None:

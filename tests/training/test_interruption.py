@@ -12,7 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from built_once import built_once
 from mlflow import MlflowClient
+from mlflow.entities import Run
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tests_support import Project, wait_for
 
 pytestmark = pytest.mark.slow
@@ -94,27 +97,42 @@ def in_processes(project: Project, processes: int, *arguments: str) -> subproces
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(prepared_tiny_project: Project, tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[bytes]]:
+def uninterrupted(
+    finished: Project, prepared_tiny_project: Project, tmp_path_factory: pytest.TempPathFactory
+) -> dict[int, list[bytes]]:
     """What one process, and two, leave when nothing happens to them."""
-    left = {}
-    for processes in (1, 2):
-        project = prepared_tiny_project.copy(tmp_path_factory.mktemp("uninterrupted") / "project")
-        with_profile(project, processes).run("stages.a800_test")
-        left[processes] = bits(project)
-    return left
+
+    def build(folder: Path) -> None:
+        with_profile(prepared_tiny_project.copy(folder / "project"), processes=2).run("stages.a800_test")
+
+    two = Project(built_once(tmp_path_factory, "two-processes", build) / "project")
+    return {1: bits(finished), 2: bits(two)}
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize(
+    ("processes", "moments"),
+    [(1, MOMENTS), (2, MOMENTS_OF_TWO[:2]), pytest.param(2, MOMENTS_OF_TWO[2:], marks=pytest.mark.soak)],
+    ids=["1", "2", "2, later"],
+)
 def test_killed_at_every_delicate_moment_it_ends_with_the_same_bits(
-    tiny_project: Project, uninterrupted: dict[int, list[bytes]], processes: int
+    tiny_project: Project, uninterrupted: dict[int, list[bytes]], processes: int, moments: list[tuple[str, int]]
 ) -> None:
     project = with_profile(tiny_project, processes)
-    for moment, count in MOMENTS if processes == 1 else MOMENTS_OF_TWO:
+    for moment, count in moments:
         process = in_processes(project, processes, "a800_test", "SIGKILL", moment, str(count))
         output, _ = process.communicate()
         assert process.returncode == (-signal.SIGKILL if processes == 1 else 1), f"{moment} was not reached:\n{output}"
     project.run("stages.a800_test")
     assert bits(project) == uninterrupted[processes]
+    assert not list(project.root.glob(".work/a800_test/*/rolling"))
+    events = EventAccumulator(str(project.root / "runs/a800_test/tensorboard")).Reload()
+    for tag in ("train/loss", "val/psnr"):
+        steps = [point.step for point in events.Scalars(tag)]
+        assert steps == sorted(set(steps)), f"TensorBoard shows a step of {tag} twice"
+
+
+REQUESTS = [("SIGTERM", 143), ("SIGUSR1", 143), ("SIGINT", 130), ("SIGHUP", 143), ("SIGTERM+SIGTERM", 143)]
+"""The last one: Slurm and systemd signal all processes, of which some are also asked by the one that started them."""
 
 
 def test_killed_between_its_last_words_and_its_end_it_publishes_one_and_the_same_model(tiny_project: Project) -> None:
@@ -195,23 +213,35 @@ def test_another_number_of_processes_than_the_profile_has_does_not_train(tiny_pr
     assert not list(project.root.glob(".work/a800_test/*/rolling"))
 
 
-@pytest.mark.parametrize(("number", "code"), [("SIGTERM", 143), ("SIGUSR1", 143), ("SIGINT", 130), ("SIGHUP", 143)])
 def test_a_request_to_stop_finishes_the_step_saves_and_says_how_to_go_on(
-    tiny_project: Project, uninterrupted: dict[int, list[bytes]], number: str, code: int
+    tiny_project: Project, uninterrupted: dict[int, list[bytes]]
 ) -> None:
-    process = start(tiny_project, STAGE_PROCESS, "a800_test", number, "a step", "5")
-    output, _ = process.communicate()
-    assert process.returncode == code, output
-    assert f"stopped by {number}: a800_test is at step 5" in output
-    assert checkpoints(tiny_project) == [5]
+    """One training, stopped by each signal in turn: one MLflow run, with the bits of one that was never stopped."""
     client = MlflowClient(f"sqlite:///{tiny_project.root}/mlflow.db")
+    known = set()
+    for number, (names, code) in enumerate(REQUESTS, start=1):
+        name, step = names.partition("+")[0], 3 * number
+        process = start(tiny_project, STAGE_PROCESS, "a800_test", names, "a step", "3")
+        output, _ = process.communicate()
+        assert process.returncode == code, output
+        assert f"stopped by {name}: a800_test is at step {step}" in output
+        assert checkpoints(tiny_project)[-1] == step
+        run = run_of(client)
+        assert (run.info.status, run.data.tags["interrupted"]) == ("KILLED", name)
+        known.add(run.info.run_id)
+    tiny_project.run("stages.a800_test")
+    assert bits(tiny_project) == uninterrupted[1]
+    run = run_of(client)
+    assert run.info.status == "FINISHED", "the same MLflow run went on"
+    assert known == {run.info.run_id}
+
+
+def run_of(client: MlflowClient) -> Run:
+    """The only run of a800_test."""
     experiment = client.get_experiment_by_name("taehv")
     assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id], "tags.stage = 'a800_test'")
-    assert (run.info.status, run.data.tags["interrupted"]) == ("KILLED", number)
-    tiny_project.run("stages.a800_test")
-    assert bits(tiny_project) == uninterrupted[1]
-    assert client.get_run(run.info.run_id).info.status == "FINISHED", "the same MLflow run went on"
+    return run
 
 
 def test_a_second_request_ends_it_at_once(tiny_project: Project) -> None:
@@ -220,14 +250,6 @@ def test_a_second_request_ends_it_at_once(tiny_project: Project) -> None:
     ask_until_it_ends(process)
     assert process.returncode == 143
     assert checkpoints(tiny_project) == []
-
-
-def test_signals_that_come_together_are_one_request(tiny_project: Project) -> None:
-    """Slurm and systemd signal all processes, of which some are also asked by the one that started them."""
-    process = start(tiny_project, STAGE_PROCESS, "a800_test", "SIGTERM+SIGTERM", "a step", "5")
-    output, _ = process.communicate()
-    assert process.returncode == 143, output
-    assert checkpoints(tiny_project) == [5]
 
 
 def test_a_second_request_reaches_the_workers_of_torchs_launcher(tiny_project: Project) -> None:
