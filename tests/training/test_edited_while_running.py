@@ -153,9 +153,21 @@ if __name__ == "__main__":
 @pytest.mark.parametrize(
     ("stage", "moment", "edit", "named"),
     [
-        ("prepare_data", "taehv.data.prepare.prepare", {"data": {"limits": {"frames": 9000}}}, "data.limits.frames"),
+        pytest.param(
+            "prepare_data",
+            "taehv.data.prepare.prepare",
+            {"data": {"limits": {"frames": 9000}}},
+            "data.limits.frames",
+            marks=pytest.mark.soak,
+        ),
         ("gate_psnr", "taehv.gate.write_verdict", {"gate": {"min_psnr_db": 4.5}}, "gate.min_psnr_db"),
-        ("evaluate", "taehv.evaluation.conclude", {"evaluate": {"parity_fail_db": 9.0}}, "evaluate.parity_fail_db"),
+        pytest.param(
+            "evaluate",
+            "taehv.evaluation.conclude",
+            {"evaluate": {"parity_fail_db": 9.0}},
+            "evaluate.parity_fail_db",
+            marks=pytest.mark.soak,
+        ),
     ],
 )
 def test_a_stage_of_a_minute_that_was_edited_fails_and_registers_nothing(

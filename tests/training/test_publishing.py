@@ -48,7 +48,13 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
-@pytest.mark.parametrize("limit", ["size=1500k", "size=100k", "nr_inodes=8", "nr_inodes=2"])
+@pytest.mark.parametrize(
+    "limit",
+    [
+        "size=1500k",
+        *(pytest.param(limit, marks=pytest.mark.soak) for limit in ("size=100k", "nr_inodes=8", "nr_inodes=2")),
+    ],
+)
 def test_a_full_disk_is_one_line_and_the_training_is_published_when_there_is_room(
     work: TrainingOutputs, tmp_path: Path, limit: str
 ) -> None:
