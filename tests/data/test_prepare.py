@@ -129,7 +129,7 @@ def test_400_videos_more_than_needed_are_one_counted_line(capsys: pytest.Capture
 
 def test_nothing_in_the_list_of_left_out_videos_is_a_formula_to_a_spreadsheet(videos: Path) -> None:
     names = [
-        "=cmd|' /C calc'!A0.mp4",
+        "=cmd|' C calc'!A0.mp4",
         "+1.mp4",
         "-1.mp4",
         "@SUM(A1).mp4",
