@@ -12,7 +12,7 @@ from video_files import small_params
 from taehv.data.decode import VideoInfo
 from taehv.data.inspect_video import Video
 from taehv.data.manifest import ManifestEntry
-from taehv.data.plan import DatasetPlan, VideoPlan, plan_dataset
+from taehv.data.plan import DatasetPlan, VideoPlan, _parts_by_video, plan_dataset
 from taehv.data.splits import SPLITS, split_by_time, split_of_video
 from taehv.params import ScaleData, Split
 
@@ -82,7 +82,7 @@ def test_every_clip_lies_inside_its_video_and_every_video_is_used_or_explained(
             assert 0 <= clip.box.start < clip.stop <= frames
             assert clip.box.top + clip.extent.height <= video_plan.scaled_height
             assert clip.box.left + clip.extent.width <= video_plan.scaled_width
-    named = [p.video.entry.path for p in plan.videos] + list(plan.unused) + [q.path for q in plan.quarantined]
+    named = [p.video.entry.path for p in plan.videos] + [q.path for q in plan.quarantined]
     assert sorted(named) == sorted(video.entry.path for video in found)
 
 
@@ -124,12 +124,37 @@ def test_whole_videos_are_shared_out_by_the_wanted_fractions() -> None:
     assert found.count("test") / 4000 == pytest.approx(0.05, abs=0.02)
 
 
-def test_of_more_held_out_videos_than_samples_the_first_by_content_are_used_and_the_others_named() -> None:
+@pytest.mark.parametrize(("split", "rule"), [(MANY, "by video"), (FEW, "by time")])
+def test_every_video_that_validation_and_test_do_not_need_is_trained_on_whole(split: Split, rule: str) -> None:
     found = [video(f"video {number}") for number in range(60)]
-    plan = plan_dataset(found, dataclasses.replace(DATA, split=MANY), samples=3)
+    plan = plan_dataset(found, dataclasses.replace(DATA, split=split, clips_per_video=1000), samples=3)
+    assert plan.rule == rule
     assert plan.clips("val") == plan.clips("test") == 3
-    assert len(plan.videos) + len(plan.unused) == 60
-    assert not plan.quarantined
+    assert len(plan.videos) == 60 and not plan.quarantined
+    held_out = [p for p in plan.videos if used_frames(p, "val") or used_frames(p, "test")]
+    whole = [p for p in plan.videos if used_frames(p, "train") == set(range(60))]
+    assert len(held_out) == (6 if rule == "by video" else 3)
+    assert len(held_out) + len(whole) == 60
+    meant = [v for v in found if split_of_video(v.entry.sha256, split) != "train"] if rule == "by video" else found
+    assert plan.returned == len(meant) - len(held_out) > 0
+
+
+@given(st.lists(st.text(min_size=1, max_size=4), min_size=2, max_size=40, unique=True), st.integers(1, 3))
+def test_adding_videos_never_holds_out_what_was_trained_on(names: list[str], samples: int) -> None:
+    def held_out(some: list[str]) -> set[str]:
+        plan = plan_dataset([video(name) for name in some], dataclasses.replace(DATA, split=MANY), samples)
+        return {p.video.entry.path for p in plan.videos if p.clips[0].split != "train"}
+
+    before = names[: len(names) // 2]
+    assert not (held_out(names) - held_out(before)) & {f"{name}.mp4" for name in before}
+
+
+def test_of_100000_videos_only_what_validation_and_test_need_is_held_out() -> None:
+    split = Split(train=0.9, val=0.05, test=0.05, guard_frames=0, by_video_from=100)
+    found = [video(f"video {number}") for number in range(100_000)]
+    parts = _parts_by_video(found, dataclasses.replace(DATA, split=split), samples=20)
+    assert len(parts) == 100_000
+    assert sum("train" not in part for _, part in parts) == 40
 
 
 def test_videos_that_do_not_fit_are_left_out_with_numbers() -> None:

@@ -15,12 +15,14 @@ from labelled_videos import labelled_picture, make_video
 from video_files import list_videos, numbered_video, small_params, write_audio_only, write_mp4, write_video
 
 from taehv.data import prepare as prepare_module
+from taehv.data.csv_cells import FORMULA_STARTS
 from taehv.data.cut import CutFailed, cut_video
+from taehv.data.dataset import write_quarantine
 from taehv.data.inspect_video import Quarantined, Video, inspect_video
 from taehv.data.manifest import describe
 from taehv.data.pictures import PictureMaker
-from taehv.data.plan import plan_dataset
-from taehv.data.prepare import prepare
+from taehv.data.plan import DatasetPlan, plan_dataset
+from taehv.data.prepare import NoDatasetError, _report, prepare
 from taehv.data.sampler import SlotDraw, SlotSampler, load_slots
 from taehv.data.sources import FolderFiles
 from taehv.data.splits import SPLITS
@@ -117,7 +119,42 @@ def test_whole_videos_are_in_one_split_when_there_are_enough(videos: Path) -> No
     dataset = run(small_params(split={"by_video_from": 16}), workers=2)
     assert dataset["split_rule"] == "by video"
     sources = [set(facts["sources"]) for facts in dataset["splits"].values()]
-    assert sum(map(len, sources)) == len(set.union(*sources)) == 16 - len(dataset["unused"])
+    assert sum(map(len, sources)) == len(set.union(*sources)) == 16
+    assert dataset["unused"] == []
+
+
+def test_400_videos_more_than_needed_are_one_counted_line(capsys: pytest.CaptureFixture[str]) -> None:
+    quarantined = [Quarantined(f"=\x1b{number}.mp4", "too short", "the video has 1 frames") for number in range(400)]
+    _report(DatasetPlan("by video", (), 58, tuple(quarantined)), quarantined)
+    printed = capsys.readouterr().out.splitlines()
+    assert "58 videos more than validation and test need (validation.samples) are trained on, whole" in printed
+    assert printed[-1] == "left out: 400 videos in all (400 too short); data/quarantine.csv lists them"
+    assert len(printed) < 25 and "\x1b" not in "".join(printed)
+
+
+def test_nothing_in_the_list_of_left_out_videos_is_a_formula_to_a_spreadsheet(videos: Path) -> None:
+    names = [
+        "=cmd|' C calc'!A0.mp4",
+        "+1.mp4",
+        "-1.mp4",
+        "@SUM(A1).mp4",
+        "\ttab.mp4",
+        "\rreturn.mp4",
+        "\uff1dwide.mp4",
+    ]
+    for name in names:
+        (videos / name).write_bytes(name.encode())
+    list_videos(names)
+    with pytest.raises(NoDatasetError):
+        run(small_params())
+    with Path("data/quarantine.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file))
+    assert not [cell for row in rows for cell in row if cell.startswith(FORMULA_STARTS)]
+    assert sorted((videos / row[0]).resolve() for row in rows[1:]) == sorted(
+        (videos / name).resolve() for name in names
+    )
+    write_quarantine(Path("data/quarantine.csv"), [Quarantined("a.mp4", "corrupt", "=1+1")])
+    assert "'=1+1" in Path("data/quarantine.csv").read_text()
 
 
 def test_one_and_two_workers_make_the_same_dataset_byte_for_byte(videos: Path) -> None:

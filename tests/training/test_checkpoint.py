@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import random
 import shlex
+import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +21,7 @@ from training_states import PARAMS, everything, job, new_state, save, train_a_li
 
 from taehv.errors import UserError
 from taehv.profiles import load_profile
-from taehv.training.checkpoint import CheckpointError, load_checkpoint, read_manifest
+from taehv.training.checkpoint import BEST, EMA, MODEL, CheckpointError, load_checkpoint, read_manifest
 from taehv.training.checkpoint_writer import CheckpointWriter, delete_unfinished, keep_newest, newest_first
 
 
@@ -202,6 +204,32 @@ def test_a_disk_that_is_full_while_a_checkpoint_is_written_costs_only_that_one(t
     assert "error: the checkpoint of step 2 cannot be written" in result.stderr and "make room" in result.stderr
     assert "Traceback" not in result.stderr
     assert result.stdout.split("\n")[:2] == ["step-1", "intact: step 1"], "and nothing half written is left"
+
+
+@pytest.mark.parametrize("name", [MODEL, EMA, BEST])
+def test_weights_that_are_not_finite_do_not_load(tmp_path: Path, name: str) -> None:
+    """Whole by its checksums: such as an older version, or a GPU that miscounts, may have written it."""
+    state = new_state()
+    weights = state.student if name == MODEL else state.ema
+    with torch.no_grad():
+        next(weights.parameters()).view(-1)[0] = float("nan")
+    if name == BEST:
+        state.keep_as_best()
+        state.progress.best_step = 1
+        with torch.no_grad():
+            next(weights.parameters()).view(-1)[0] = 0.0
+    path = save(tmp_path, state)
+    with pytest.raises(CheckpointError, match=rf"{name} holds tensors .*\n.*1 of .* NaN or infinite"):
+        load_checkpoint(path, new_state())
+
+
+def test_the_files_of_a_checkpoint_get_the_mode_that_the_umask_gives(tmp_path: Path) -> None:
+    earlier = os.umask(0o022)
+    try:
+        checkpoint = saved(tmp_path)
+    finally:
+        os.umask(earlier)
+    assert {stat.S_IMODE(file.stat().st_mode) for file in checkpoint.iterdir()} == {0o644}
 
 
 def test_weights_of_another_width_do_not_load(tmp_path: Path) -> None:
