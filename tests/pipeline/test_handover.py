@@ -107,7 +107,7 @@ def test_a_moved_checkout_is_found_at_the_start_and_relocated(finished: Project,
     assert "taehv track relocate" in refused.stderr
     assert not (tmp_path / "old").exists()
     project.run("taehv.cli", "track", "relocate")
-    project.run("stages.evaluate")
+    project.run("stages.gate_psnr")
     assert not (tmp_path / "old").exists()
     after = newest(project, "h100_train")
     assert after.data.tags["taehv.key"] == before.data.tags["taehv.key"]
@@ -116,7 +116,9 @@ def test_a_moved_checkout_is_found_at_the_start_and_relocated(finished: Project,
         assert holder(project, alias) == after.info.run_id
     client = MlflowClient(sqlite(project.root))
     assert client.list_artifacts(after.info.run_id)
-    for run in (after, newest(project, "evaluate")):
+    judged = newest(project, "gate_psnr")
+    assert judged.data.tags["judged.run_id"] == newest(project, "a800_test").info.run_id
+    for run in (after, judged):
         assert str(run.info.artifact_uri).startswith((project.root / "mlartifacts").as_uri())
     assert "nothing to do" in project.run("taehv.cli", "track", "relocate").stdout
     assert "nothing is left to send" in project.run("taehv.cli", "track", "sync").stdout
@@ -132,9 +134,9 @@ def test_a_copied_checkout_writes_nothing_into_its_original(finished: Project, t
         assert str(original.root) in refused.stderr, refused.stderr
         assert str(copied.root) in refused.stderr
     copied.run("taehv.cli", "track", "relocate")
-    copied.run("stages.evaluate")
+    copied.run("stages.gate_psnr")
     assert files(original.root) == before
-    assert str(newest(copied, "evaluate").info.artifact_uri).startswith((copied.root / "mlartifacts").as_uri())
+    assert str(newest(copied, "gate_psnr").info.artifact_uri).startswith((copied.root / "mlartifacts").as_uri())
     assert newest(copied, "a800_test").data.metrics == newest(original, "a800_test").data.metrics
 
 
