@@ -34,7 +34,6 @@ MOMENTS = {
     "writing a checkpoint's manifest": "taehv.training.checkpoint_writer.write_manifest",
     "putting a checkpoint in place": "taehv.training.checkpoint_writer._put_in_place",
     "deleting an old checkpoint": "taehv.training.checkpoint_writer.shutil.rmtree",
-    "drawing": "stages.training_stage.draw_samples",
     "telling the tracking of the model": "taehv.tracking.run.StageRun.model",
     "marking the training as finished": "taehv.training.finished_work.mark_finished",
     "publishing": "taehv.training.outputs._replace",
