@@ -37,7 +37,7 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
     return make_examples(store, {"exact": lambda frames: frames, "mean colour": codecs.mean_colour(9)}, CPU)
 
 
-@pytest.mark.parametrize("source", ["a" * 240 + ".mp4", "/".join(["folder" * 20] * 30) + "/x.mp4", "视频" * 60, "%%%"])
+@pytest.mark.parametrize("source", ["folder/" * 40 + "a" * 240 + ".mp4", "视频" * 60])
 def test_a_source_of_any_name_has_files_of_its_own_that_every_file_system_takes(
     examples: list[Example], source: str, tmp_path: Path
 ) -> None:
