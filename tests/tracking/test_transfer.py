@@ -351,7 +351,7 @@ def test_an_export_that_says_what_none_says_is_refused_before_anything_is_brough
     assert transfer(monkeypatch, tmp_path, sqlite(tmp_path), "import", str(bundle)) == 1
     said = capsys.readouterr().err
     assert said.startswith(f"error: {bundle}") and said.count("\n") == 1
-    assert everything(sqlite(tmp_path)) == {"runs": [], "models": []}
+    assert everything(sqlite(tmp_path)) == {"registry": [], "runs": [], "models": []}
 
 
 @pytest.mark.parametrize("content", ["[" * 20_000, "[1, 2]", '["loss", "high", 1, 2]', '["loss", 1.0, 1, 1e999]'])
