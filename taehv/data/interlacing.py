@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from fractions import Fraction
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -110,9 +111,8 @@ def filter_graph(frame: VideoFrame, name: str, **options: str) -> Graph:
     try:
         graph = Graph()
         graph.threads = 1
-        source = graph.add_buffer(
-            width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
-        )
+        base = frame.time_base or Fraction(1, 1000)  # some frames have no times, and none are looked at here
+        source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=base)
         graph.link_nodes(source, graph.add(name, **options), graph.add("buffersink")).configure()
     except (av.error.FFmpegError, ValueError) as error:
         raise VideoError(

@@ -28,8 +28,9 @@ DEINTERLACE = Conversions(interlaced="deinterlace")
 
 def frames_of(path: Path, conversions: Conversions = NO_CONVERSIONS, scale: int = 1) -> list[Picture]:
     info = probe(path, conversions=conversions)
-    size = {"height": info.height // scale, "width": info.width // scale}
-    return list(read_frames(path, info, conversions=conversions, stride=1, stop=info.frames, **size))
+    height, width = info.height // scale, info.width // scale
+    frames = read_frames(path, info, conversions=conversions, stride=1, height=height, width=width, stop=info.frames)
+    return list(frames)
 
 
 def reason_for(path: Path, conversions: Conversions = NO_CONVERSIONS) -> str:

@@ -252,9 +252,9 @@ def test_a_video_that_breaks_only_when_decoded_leaves_its_place_to_the_others(vi
 
 def test_hdr_interlaced_and_unknown_colours_are_left_out_by_name_and_the_run_goes_on(videos: Path) -> None:
     numbered_video(videos / "good.mkv", 60)
-    make_video(videos / "hdr.mp4", 20, tags={"color_trc": 16, "color_primaries": 9, "colorspace": 9})
+    make_video(videos / "hdr.mp4", 60, tags={"color_trc": 16, "color_primaries": 9, "colorspace": 9})
     make_video(videos / "matrix.mp4", 20, tags={"colorspace": 8})
-    woven = [labelled_picture(number) for number in range(0, 40, 2)]
+    woven = [labelled_picture(number) for number in range(0, 120, 2)]
     for number, picture in enumerate(woven):
         picture[1::2] = labelled_picture(2 * number + 1)[1::2]
     write_video(videos / "woven.mp4", woven, *woven[0].shape[:2])
@@ -284,7 +284,7 @@ def test_hdr_interlaced_and_unknown_colours_are_left_out_by_name_and_the_run_goe
 def test_an_error_that_nobody_thought_of_is_that_videos_and_the_others_go_on(
     videos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    numbered_video(videos / "a.mkv", 20)
+    numbered_video(videos / "a.mkv", 60)
 
     def broken(*_: Any) -> Any:
         raise AttributeError("a bug in a library")
