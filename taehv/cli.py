@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 import yaml
 
@@ -21,7 +22,14 @@ from taehv.data.samples import NAMES, sample_videos
 from taehv.data.sources import FolderFiles, SampleFiles, VideoFiles, videos_in_annotations, videos_in_folder
 from taehv.errors import UserError, exit_code
 from taehv.model.folded import FoldedTAEHV
-from taehv.params import DEFAULT_LIMITS, VideoLimits
+from taehv.params import (
+    DEFAULT_LIMITS,
+    NO_CONVERSIONS,
+    Conversions,
+    HdrRule,
+    InterlacedRule,
+    VideoLimits,
+)
 from taehv.user_files import is_utf8, shown
 
 
@@ -111,6 +119,7 @@ def _add_reconstruct(commands: argparse._SubParsersAction[argparse.ArgumentParse
     command.add_argument("target", type=Path, metavar="OUT.mp4")
     command.add_argument("--side-by-side", action="store_true", help="the original on the left")
     _add_limits(command)
+    _add_conversions(command)
     _add_model_options(command)
     command.set_defaults(run=_reconstruct)
 
@@ -118,8 +127,10 @@ def _add_reconstruct(commands: argparse._SubParsersAction[argparse.ArgumentParse
 def _reconstruct(options: argparse.Namespace) -> int:
     from taehv.commands.code_videos import reconstruct  # needs av
 
-    limits = _limits(options)
-    quality = reconstruct(_fast_model(options), options.source, options.target, options.side_by_side, limits)
+    limits, conversions = _limits(options), _conversions(options)
+    quality = reconstruct(
+        _fast_model(options), options.source, options.target, options.side_by_side, limits, conversions
+    )
     ssim = "SSIM not defined for so small a picture" if quality.ssim is None else f"SSIM {quality.ssim:.4f}"
     print(f"{options.target}: {quality.frames} frames, PSNR {quality.psnr_db:.2f} dB, {ssim}")
     return 0
@@ -130,6 +141,7 @@ def _add_encode(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     command.add_argument("source", type=Path, metavar="IN.mp4")
     command.add_argument("target", type=Path, metavar="LATENTS.safetensors")
     _add_limits(command)
+    _add_conversions(command)
     _add_model_options(command)
     command.set_defaults(run=_encode)
 
@@ -137,7 +149,8 @@ def _add_encode(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 def _encode(options: argparse.Namespace) -> int:
     from taehv.commands.code_videos import encode  # needs av
 
-    info = encode(_fast_model(options), options.source, options.target, _limits(options))
+    limits, conversions = _limits(options), _conversions(options)
+    info = encode(_fast_model(options), options.source, options.target, limits, conversions)
     print(f"{options.target}: {info.variant} latents of {info.frames} frames of {info.width}x{info.height}")
     return 0
 
@@ -295,6 +308,25 @@ def _limits(options: argparse.Namespace) -> VideoLimits:
     if options.max_pixels < 1:
         raise UserError(f"--max-pixels must be positive, got {options.max_pixels}")
     return dataclasses.replace(DEFAULT_LIMITS, pixels=options.max_pixels)
+
+
+def _add_conversions(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--hdr",
+        choices=get_args(HdrRule),
+        default=NO_CONVERSIONS.hdr,
+        help="HDR videos (PQ, HLG): refuse them, or make SDR of them; default: %(default)s",
+    )
+    command.add_argument(
+        "--interlaced",
+        choices=get_args(InterlacedRule),
+        default=NO_CONVERSIONS.interlaced,
+        help="interlaced videos: refuse them, or make one progressive picture of each; default: %(default)s",
+    )
+
+
+def _conversions(options: argparse.Namespace) -> Conversions:
+    return Conversions(options.hdr, options.interlaced)
 
 
 def _add_model_options(command: argparse.ArgumentParser) -> None:

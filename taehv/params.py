@@ -63,6 +63,20 @@ class VideoLimits:
     """In one file: pictures, sound and subtitles together."""
 
 
+HdrRule = Literal["exclude", "tonemap"]
+InterlacedRule = Literal["exclude", "deinterlace"]
+
+
+@dataclass(frozen=True)
+class Conversions:
+    """What is done with videos that are not what a model is trained on: progressive, and SDR."""
+
+    hdr: HdrRule = "exclude"
+    interlaced: InterlacedRule = "exclude"
+
+
+NO_CONVERSIONS = Conversions()
+"""As params.yaml is shipped: such videos are left out."""
 DEFAULT_LIMITS = VideoLimits(pixels=8192 * 4320, frames=10_000_000, streams=64)
 """Of params.yaml as shipped, for commands that read videos without it."""
 
@@ -78,6 +92,16 @@ class DataSource:
     """Whether a listed path may lead out of that folder: absolute, with `..`, or through a symbolic link, which is what
     DVC makes of a data folder where `cache.type` is symlink."""
     limits: VideoLimits
+    hdr: HdrRule = "exclude"
+    """Videos in HDR (PQ or HLG): `exclude` leaves them out; `tonemap` makes SDR of them (taehv/data/tone_map.py)."""
+    interlaced: InterlacedRule = "exclude"
+    """Videos whose pictures are interlaced, which is measured (taehv/data/interlacing.py): `exclude` leaves them out;
+    `deinterlace` makes one progressive picture of each."""
+
+    @property
+    def conversions(self) -> Conversions:
+        """What is done with HDR and interlaced videos."""
+        return Conversions(self.hdr, self.interlaced)
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from taehv.model.clips import pad_to_multiple
 from taehv.model.folded import FoldedTAEHV
 from taehv.model.streaming import StreamingDecoder, StreamingEncoder
 from taehv.model.variants import Variant
-from taehv.params import DEFAULT_LIMITS, VideoLimits
+from taehv.params import DEFAULT_LIMITS, NO_CONVERSIONS, Conversions, VideoLimits
 from taehv.video_writer import check_rate, write_video
 
 LATENTS_AT_A_TIME = 2
@@ -50,13 +50,20 @@ class Quality:
     """None where the picture is smaller than SSIM's window."""
 
 
-def reconstruct(model: FoldedTAEHV, source: Path, target: Path, beside_original: bool, limits: VideoLimits) -> Quality:
+def reconstruct(
+    model: FoldedTAEHV,
+    source: Path,
+    target: Path,
+    beside_original: bool,
+    limits: VideoLimits,
+    conversions: Conversions = NO_CONVERSIONS,
+) -> Quality:
     """Encode and decode a video, and compare.
 
     Raises:
         UserError: a file cannot be read or written.
     """
-    video, variant = _open_source(source, target, limits), model.variant
+    video, variant = _open_source(source, target, limits, conversions), model.variant
     height, width = video.info.height, video.info.width
     promised = variant.latent_frames(variant.frames_to_code(video.info.frames))
     decoder = StreamingDecoder(model, promised if variant.trim_needs_clip_length else None)
@@ -78,13 +85,19 @@ def reconstruct(model: FoldedTAEHV, source: Path, target: Path, beside_original:
     return meter.result()
 
 
-def encode(model: FoldedTAEHV, source: Path, target: Path, limits: VideoLimits) -> LatentInfo:
+def encode(
+    model: FoldedTAEHV,
+    source: Path,
+    target: Path,
+    limits: VideoLimits,
+    conversions: Conversions = NO_CONVERSIONS,
+) -> LatentInfo:
     """Encode a video into a file of latents.
 
     Raises:
         UserError: a file cannot be read or written.
     """
-    video = _open_source(source, target, limits)
+    video = _open_source(source, target, limits, conversions)
     check_rate(video.rate, source)
     with (
         write_latents(target) as writer,
@@ -149,8 +162,8 @@ class _QualityMeter:
         return Quality(self._frames, self._psnr / self._frames, ssim)
 
 
-def _open_source(source: Path, target: Path, limits: VideoLimits) -> VideoFile:
-    video = open_video(source, limits)
+def _open_source(source: Path, target: Path, limits: VideoLimits, conversions: Conversions) -> VideoFile:
+    video = open_video(source, limits, conversions)
     if target.exists() and target.samefile(source):
         raise VideoFileError(f"{target} is the input; choose another output")
     return video

@@ -13,10 +13,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from taehv.data.decode import FewerFramesError, VideoError, VideoInfo, probe, read_frames
+from taehv.data.decode import FewerFramesError, VideoInfo, probe, read_frames
 from taehv.data.variable_rate import VariableRate, variable_rate
+from taehv.data.video_error import VideoError
 from taehv.errors import UserError
-from taehv.params import DEFAULT_LIMITS, VideoLimits
+from taehv.params import DEFAULT_LIMITS, NO_CONVERSIONS, Conversions, VideoLimits
 from taehv.user_files import regular_file
 
 GAP = 8
@@ -38,6 +39,7 @@ class VideoFile:
     times: VariableRate | None
     """When each frame is shown, where the rate varies."""
     limits: VideoLimits
+    conversions: Conversions = NO_CONVERSIONS
 
     @property
     def timing(self) -> Fraction | VariableRate:
@@ -58,7 +60,14 @@ class VideoFile:
         info = self.info
         try:
             yield from read_frames(
-                self.path, info, self.limits, stride=1, height=info.height, width=info.width, stop=info.frames
+                self.path,
+                info,
+                self.limits,
+                self.conversions,
+                stride=1,
+                height=info.height,
+                width=info.width,
+                stop=info.frames,
             )
         except FewerFramesError:
             return  # some packets carry no picture: these were all
@@ -66,23 +75,25 @@ class VideoFile:
             raise VideoFileError(f"{self.path}: {error}") from error
 
 
-def open_video(path: Path, limits: VideoLimits = DEFAULT_LIMITS) -> VideoFile:
-    """Look at a video without decoding it.
+def open_video(
+    path: Path, limits: VideoLimits = DEFAULT_LIMITS, conversions: Conversions = NO_CONVERSIONS
+) -> VideoFile:
+    """Look at a video's packets and a few of its pictures.
 
     Raises:
-        VideoFileError: there is no such file, it is not a video, has no video stream, is larger than the limits, or is
-            cut off.
+        VideoFileError: there is no such file, it is not a video, has no video stream, is larger than the limits, is cut
+            off or damaged, or needs a conversion that is not wanted.
     """
     regular_file(path, VideoFileError)
     try:
-        info = probe(path, limits)
-        times = variable_rate(path, info.rate, limits) if info.rate else None
+        info = probe(path, limits, conversions)
+        times = variable_rate(path, info, limits)
     except VideoError as error:
         advice = "; --max-pixels raises the limit, at the price of memory" if error.reason == "too large" else ""
         raise VideoFileError(f"{path}: {error}{advice}") from error
     if not info.rate:
         raise VideoFileError(f"{path} does not say how many frames it shows per second")
-    return VideoFile(path, info, info.rate if times is None else times.mean, times, limits)
+    return VideoFile(path, info, info.rate if times is None else times.mean, times, limits, conversions)
 
 
 def pictures_of(frames: Tensor) -> npt.NDArray[np.uint8]:

@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from taehv.data.decode import FewerFramesError, Reason, VideoError, read_frames
+from taehv.data.decode import FewerFramesError, read_frames
 from taehv.data.plan import ClipPlan, VideoPlan
 from taehv.data.splits import SPLITS
 from taehv.data.store import ClipRecord
 from taehv.data.store_writer import ClipShardWriter, rows_per_shard
+from taehv.data.video_error import Reason, VideoError
 from taehv.data.workers import advance
-from taehv.params import VideoLimits
+from taehv.params import Conversions, VideoLimits
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class _Growing:
             self.shard.append(self.row, crop.transpose(2, 0, 1))
 
 
-def cut_video(plan: VideoPlan, *, store: Path, limits: VideoLimits) -> CutResult:
+def cut_video(plan: VideoPlan, *, store: Path, limits: VideoLimits, conversions: Conversions) -> CutResult:
     """Write all clips of one video into its own shards; runs in a worker process, one unit of work per frame used.
 
     One picture is held at a time, whatever the video's length and number of clips.
@@ -62,7 +63,7 @@ def cut_video(plan: VideoPlan, *, store: Path, limits: VideoLimits) -> CutResult
     Args:
         plan: the clips to cut.
         store: the store's root.
-        limits: as the video was probed with.
+        limits, conversions: as the video was probed with.
 
     Returns:
         The clips' records in the plan's order (their ``clip_id`` is 0 until all videos are known), or why not.
@@ -74,6 +75,7 @@ def cut_video(plan: VideoPlan, *, store: Path, limits: VideoLimits) -> CutResult
                 plan.video.file,
                 plan.video.info,
                 limits,
+                conversions,
                 stride=plan.frame_stride,
                 height=plan.scaled_height,
                 width=plan.scaled_width,

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from taehv.data.decode import Reason, VideoError, VideoInfo, probe
+from taehv.data.decode import VideoInfo, probe
 from taehv.data.manifest import ManifestEntry
+from taehv.data.video_error import Reason, VideoError
 from taehv.data.workers import advance
 from taehv.fingerprint import sha256_of_file
-from taehv.params import VideoLimits
+from taehv.params import Conversions, VideoLimits
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,9 @@ class Quarantined:
     detail: str
 
 
-def inspect_video(task: tuple[ManifestEntry, Path], *, limits: VideoLimits) -> Video | Quarantined:
+def inspect_video(
+    task: tuple[ManifestEntry, Path], *, limits: VideoLimits, conversions: Conversions
+) -> Video | Quarantined:
     """Compare one file with its manifest entry and probe it; runs in a worker process, one unit of work per video."""
     entry, file = task
     try:
@@ -41,7 +44,7 @@ def inspect_video(task: tuple[ManifestEntry, Path], *, limits: VideoLimits) -> V
             raise VideoError("changed", f"{size} bytes, the manifest says {entry.bytes}")
         if sha256_of_file(file) != entry.sha256:
             raise VideoError("changed", "its sha256 is not the manifest's")
-        return Video(entry, file, probe(file, limits))
+        return Video(entry, file, probe(file, limits, conversions))
     except VideoError as error:
         return Quarantined(entry.path, error.reason, error.detail)
     except OSError as error:

@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from taehv.data.decode import VideoError
 from taehv.data.grid import Box, Extent, cover_size, held_out_boxes, training_boxes
 from taehv.data.inspect_video import Quarantined, Video
 from taehv.data.splits import HELD_OUT, SplitName, SplitRule, split_by_time, split_of_video, split_rule
+from taehv.data.video_error import VideoError
 from taehv.params import ScaleData
 
 Parts = Mapping[SplitName, range]

@@ -70,7 +70,7 @@ def _inspect(params: Params, workers: Workers) -> tuple[list[Video], list[Quaran
     source = open_source(params.data)
     tasks = [(entry, source.locate(entry.path)) for entry in read_manifest(paths.MANIFEST)]
     found = workers.map(
-        functools.partial(inspect_video, limits=params.data.limits),
+        functools.partial(inspect_video, limits=params.data.limits, conversions=params.data.conversions),
         tasks,
         label="inspecting videos",
         unit="video",
@@ -99,7 +99,7 @@ def _cut(
             return plan, records, undecodable
         _check_disk(wanted, store)
         results = workers.map(
-            functools.partial(cut_video, store=store, limits=params.data.limits),
+            functools.partial(cut_video, store=store, limits=params.data.limits, conversions=params.data.conversions),
             wanted,
             label="cutting clips",
             unit="frame",

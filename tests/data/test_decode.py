@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from video_files import HEIGHT, WIDTH, numbered_picture, numbered_video, write_audio_only, write_mp4, write_video
 
-from taehv.data.decode import FewerFramesError, VideoError, VideoInfo, probe, read_frames
+from taehv.data.decode import FewerFramesError, VideoInfo, probe, read_frames
 from taehv.data.samples import sample_videos
+from taehv.data.video_error import VideoError
 
 
 def decode_all(path: Path) -> int:
@@ -28,7 +29,7 @@ def reason_for(path: Path) -> str:
 def test_frames_come_in_order_with_their_exact_pixels(tmp_path: Path) -> None:
     path = numbered_video(tmp_path / "a.mkv", 20)
     info = probe(path)
-    assert info == VideoInfo(frames=20, promised_frames=0, height=HEIGHT, width=WIDTH, rate=Fraction(25))
+    assert info == VideoInfo(frames=20, height=HEIGHT, width=WIDTH, rate=Fraction(25))
     frames = list(read_frames(path, info, stride=3, height=HEIGHT, width=WIDTH, stop=7))
     expected = [numbered_picture(number, HEIGHT, WIDTH) for number in (0, 3, 6, 9, 12, 15, 18)]
     np.testing.assert_array_equal(frames, expected)
@@ -37,9 +38,9 @@ def test_frames_come_in_order_with_their_exact_pixels(tmp_path: Path) -> None:
 def test_the_sample_videos_are_what_they_should_be() -> None:
     infos = {name: probe(path) for name, path in sample_videos().items()}
     assert infos == {
-        "bigbuckbunny.mp4": VideoInfo(132, 132, 720, 1280, Fraction(25)),
-        "bikes.mp4": VideoInfo(250, 250, 272, 640, Fraction(25)),
-        "carphone_pristine.mp4": VideoInfo(120, 120, 144, 176, Fraction(30000, 1001)),
+        "bigbuckbunny.mp4": VideoInfo(132, 720, 1280, Fraction(25)),
+        "bikes.mp4": VideoInfo(250, 272, 640, Fraction(25)),
+        "carphone_pristine.mp4": VideoInfo(120, 144, 176, Fraction(30000, 1001)),
     }
 
 
@@ -86,24 +87,26 @@ def test_a_file_cut_off_after_its_table_of_contents_is_truncated_with_both_count
     path = write_mp4(tmp_path / "cut.mp4", 30, index_first=True)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     reason = reason_for(path)
-    assert reason.startswith("truncated: the header promises 30 frames, ")
+    assert reason.startswith("truncated: its index lists 30 pictures, ")
     assert reason.endswith(" can be read")
 
 
 @pytest.mark.parametrize(
-    ("name", "content"),
+    ("name", "content", "reason"),
     [
-        ("zero.mp4", b""),
-        ("text.mp4", b"this is not a video\n" * 200),
-        ("playlist.mp4", b"#EXTM3U\n#EXTINF:10,\n/etc/hostname\n"),
-        ("concat.mp4", b"ffconcat version 1.0\nfile good.mkv\n"),
+        ("zero.mp4", b"", "corrupt: it cannot be opened"),
+        ("text.mp4", b"this is not a video\n" * 200, "corrupt: it cannot be opened"),
+        ("playlist.mp4", b"#EXTM3U\n#EXTINF:10,\n/etc/hostname\n", "corrupt: it cannot be opened"),
+        ("concat.mp4", b"ffconcat version 1.0\nfile good.mkv\n", "unsupported: it is not a supported container"),
     ],
 )
-def test_what_is_not_a_video_is_corrupt_whatever_its_suffix(tmp_path: Path, name: str, content: bytes) -> None:
+def test_what_is_not_a_video_is_refused_whatever_its_suffix(
+    tmp_path: Path, name: str, content: bytes, reason: str
+) -> None:
     numbered_video(tmp_path / "good.mkv", 3)
     path = tmp_path / name
     path.write_bytes(content)
-    assert reason_for(path).startswith("corrupt: it cannot be opened")
+    assert reason_for(path).startswith(reason)
 
 
 def test_audio_without_pictures_is_named_as_such(tmp_path: Path) -> None:
@@ -124,7 +127,7 @@ def test_flipped_bytes_in_the_pictures_are_an_error_and_never_painted_over(tmp_p
 
 def test_a_video_without_a_promised_length_that_ends_early_says_how_many_frames_it_has(tmp_path: Path) -> None:
     path = numbered_video(tmp_path / "a.mkv", 9)
-    believed = VideoInfo(frames=12, promised_frames=0, height=HEIGHT, width=WIDTH)
+    believed = VideoInfo(frames=12, height=HEIGHT, width=WIDTH)
     with pytest.raises(FewerFramesError) as caught:
         list(read_frames(path, believed, stride=1, height=HEIGHT, width=WIDTH, stop=12))
     assert caught.value.frames == 9

@@ -23,7 +23,7 @@ MANY = dataclasses.replace(DATA.split, by_video_from=1)
 
 def video(name: str, frames: int = 60, height: int = 48, width: int = 64) -> Video:
     sha256 = hashlib.sha256(name.encode()).hexdigest()
-    return Video(ManifestEntry(f"{name}.mp4", 1, sha256), Path(f"{name}.mp4"), VideoInfo(frames, frames, height, width))
+    return Video(ManifestEntry(f"{name}.mp4", 1, sha256), Path(f"{name}.mp4"), VideoInfo(frames, height, width))
 
 
 def used_frames(plan: VideoPlan, split: str) -> set[int]:

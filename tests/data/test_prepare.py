@@ -11,20 +11,25 @@ from typing import Any
 
 import numpy as np
 import pytest
-from video_files import list_videos, numbered_video, small_params, write_audio_only, write_mp4
+from labelled_videos import labelled_picture, make_video
+from video_files import list_videos, numbered_video, small_params, write_audio_only, write_mp4, write_video
 
 from taehv.data import prepare as prepare_module
 from taehv.data.csv_cells import FORMULA_STARTS
+from taehv.data.cut import CutFailed, cut_video
 from taehv.data.dataset import write_quarantine
-from taehv.data.inspect_video import Quarantined
-from taehv.data.plan import DatasetPlan
+from taehv.data.inspect_video import Quarantined, Video, inspect_video
+from taehv.data.manifest import describe
+from taehv.data.pictures import PictureMaker
+from taehv.data.plan import DatasetPlan, plan_dataset
 from taehv.data.prepare import NoDatasetError, _report, prepare
 from taehv.data.sampler import SlotDraw, SlotSampler, load_slots
+from taehv.data.sources import FolderFiles
 from taehv.data.splits import SPLITS
 from taehv.data.store import ClipRecord, ClipStore, read_index
 from taehv.errors import UserError
 from taehv.model.variants import VARIANTS
-from taehv.params import Params
+from taehv.params import DEFAULT_LIMITS, NO_CONVERSIONS, Conversions, Params
 from taehv.profiles import Profile, load_profile
 from taehv.teachers import load_teacher
 
@@ -243,6 +248,56 @@ def test_a_video_that_breaks_only_when_decoded_leaves_its_place_to_the_others(vi
     (videos / "bad.mp4").unlink()
     list_videos(["good.mkv"])
     assert run(small_params(samples=4))["dataset_sha256"] == dataset["dataset_sha256"]
+
+
+def test_hdr_interlaced_and_unknown_colours_are_left_out_by_name_and_the_run_goes_on(videos: Path) -> None:
+    numbered_video(videos / "good.mkv", 60)
+    make_video(videos / "hdr.mp4", 20, tags={"color_trc": 16, "color_primaries": 9, "colorspace": 9})
+    make_video(videos / "matrix.mp4", 20, tags={"colorspace": 8})
+    woven = [labelled_picture(number) for number in range(0, 40, 2)]
+    for number, picture in enumerate(woven):
+        picture[1::2] = labelled_picture(2 * number + 1)[1::2]
+    write_video(videos / "woven.mp4", woven, *woven[0].shape[:2])
+    first, second = make_video(videos / "a.ts", 20), make_video(videos / "b.ts", 20, tags={"colorspace": 8})
+    (videos / "middle.ts").write_bytes(first.read_bytes() + second.read_bytes())
+    names = ["good.mkv", "hdr.mp4", "matrix.mp4", "middle.ts", "woven.mp4"]
+    list_videos(names)
+
+    assert [video["path"] for video in run(small_params())["videos"]] == ["good.mkv"]
+    assert {path: reason.split(":")[0] for path, reason in quarantine().items()} == {
+        "hdr.mp4": "hdr",
+        "matrix.mp4": "unsupported",
+        "middle.ts": "corrupt",
+        "woven.mp4": "interlaced",
+    }
+
+    convert = Conversions(hdr="tonemap", interlaced="deinterlace")
+    for entry in describe(FolderFiles(videos), ["hdr.mp4", "woven.mp4"]):
+        found = inspect_video((entry, videos / entry.path), limits=DEFAULT_LIMITS, conversions=convert)
+        assert isinstance(found, Video)
+        (plan,) = plan_dataset([found], small_params().active.data, 2).videos
+        records = cut_video(plan, store=videos / "store", limits=DEFAULT_LIMITS, conversions=convert)
+        assert isinstance(records, tuple)
+        assert len(records) == len(plan.clips)
+
+
+def test_an_error_that_nobody_thought_of_is_that_videos_and_the_others_go_on(
+    videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbered_video(videos / "a.mkv", 20)
+
+    def broken(*_: Any) -> Any:
+        raise AttributeError("a bug in a library")
+
+    (entry,) = describe(FolderFiles(videos), ["a.mkv"])
+    found = inspect_video((entry, videos / "a.mkv"), limits=DEFAULT_LIMITS, conversions=NO_CONVERSIONS)
+    assert isinstance(found, Video)
+    (plan,) = plan_dataset([found], small_params().active.data, 2).videos
+    monkeypatch.setattr(PictureMaker, "picture", broken)
+    found = inspect_video((entry, videos / "a.mkv"), limits=DEFAULT_LIMITS, conversions=NO_CONVERSIONS)
+    assert found == Quarantined("a.mkv", "unreadable", "AttributeError: a bug in a library")
+    failed = cut_video(plan, store=videos / "store", limits=DEFAULT_LIMITS, conversions=NO_CONVERSIONS)
+    assert failed == CutFailed("unreadable", "AttributeError: a bug in a library")
 
 
 def test_all_videos_bad_is_an_error_that_lists_the_reasons(videos: Path) -> None:

@@ -19,8 +19,9 @@ import pytest
 from video_files import list_videos, numbered_picture, numbered_video, small_params, write_video
 
 from taehv.cli import main
-from taehv.data.decode import VideoError, probe, read_frames
+from taehv.data.decode import probe, read_frames
 from taehv.data.prepare import prepare
+from taehv.data.video_error import VideoError
 from taehv.model.checkpoints import write_state_dict
 from taehv.model.init import create_model
 from taehv.model.variants import VARIANTS
@@ -35,7 +36,8 @@ MIB = 2**20
 MEASURE = """
 import resource, sys
 from pathlib import Path
-from taehv.data.decode import VideoError, probe
+from taehv.data.decode import probe
+from taehv.data.video_error import VideoError
 import av, numpy
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
