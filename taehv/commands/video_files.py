@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from taehv.data.decode import FewerFramesError, VideoInfo, frame_times, probe, read_frames
+from taehv.data.decode import FewerFramesError, VideoInfo, probe, read_frames
 from taehv.data.variable_rate import VariableRate, variable_rate
 from taehv.data.video_error import VideoError
 from taehv.errors import UserError
@@ -87,13 +87,12 @@ def open_video(
     regular_file(path, VideoFileError)
     try:
         info = probe(path, limits, conversions)
-        frames = frame_times(path, info, limits)
+        times = variable_rate(path, info, limits)
     except VideoError as error:
         advice = "; --max-pixels raises the limit, at the price of memory" if error.reason == "too large" else ""
         raise VideoFileError(f"{path}: {error}{advice}") from error
     if not info.rate:
         raise VideoFileError(f"{path} does not say how many frames it shows per second")
-    times = variable_rate(frames, info.rate) if frames is not None else None
     return VideoFile(path, info, info.rate if times is None else times.mean, times, limits, conversions)
 
 

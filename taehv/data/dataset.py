@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from taehv import atomic
-from taehv.data.csv_cells import path_cell, text_cell
+from taehv.data.csv_cells import csv_text, path_cell, text_cell
 from taehv.data.inspect_video import Quarantined
 from taehv.data.plan import DatasetPlan
 from taehv.data.splits import SPLITS
@@ -57,11 +55,9 @@ def describe_dataset(
 
 def write_quarantine(path: Path, quarantined: Sequence[Quarantined]) -> None:
     """Write quarantine.csv: every video that was left out, and why. Nothing in it is a formula to a spreadsheet."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(field.name for field in dataclasses.fields(Quarantined))
-    writer.writerows((path_cell(video.path), video.reason, text_cell(video.detail)) for video in quarantined)
-    atomic.write_text(path, text.getvalue())
+    header = [field.name for field in dataclasses.fields(Quarantined)]
+    rows = ([path_cell(video.path), video.reason, text_cell(video.detail)] for video in quarantined)
+    atomic.write_text(path, csv_text([header, *rows]))
 
 
 def _split_facts(records: Sequence[ClipRecord]) -> dict[str, Any]:

@@ -64,8 +64,6 @@ class FrameTimes:
     """Ascending, from the first frame on, which is at 0; one per frame (``VideoInfo.frames``)."""
     time_base: Fraction
     """Seconds per tick."""
-    last_duration: int
-    """Of the last frame, in ticks; 0 where the file does not say it."""
 
     def seconds(self, frame: int) -> Fraction:
         """When a frame is shown, from the first one on."""
@@ -107,7 +105,7 @@ def frame_times(path: Path, info: VideoInfo, limits: VideoLimits = DEFAULT_LIMIT
     if packets.times is None or packets.clock_set_back or len(shown) < info.frames:
         return None
     ticks = shown[: info.frames]
-    return FrameTimes(ticks - ticks[0], packets.time_base, packets.last_duration)
+    return FrameTimes(ticks - ticks[0], packets.time_base)
 
 
 def read_frames(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from taehv import atomic
-from taehv.data.csv_cells import path_cell, path_of_cell
+from taehv.data.csv_cells import csv_text, path_cell, path_of_cell
 from taehv.data.sources import VideoFiles
 from taehv.errors import UserError
 from taehv.fingerprint import sha256_of_file
@@ -52,14 +52,8 @@ def describe(files: VideoFiles, names: Iterable[str]) -> list[ManifestEntry]:
 
 def write_manifest(path: Path, entries: Iterable[ManifestEntry]) -> None:
     """Replace the manifest. Every name that UTF-8 can say comes back as it was."""
-    text = io.StringIO()
-    plain, quoted = (csv.writer(text, lineterminator="\n", quoting=how) for how in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
-    plain.writerow(COLUMNS)
-    for entry in entries:
-        # Python's writer does not quote a carriage return by itself, and its reader takes a bare one for a new line.
-        writer = quoted if "\r" in entry.path else plain
-        writer.writerow((path_cell(entry.path), entry.bytes, entry.sha256))
-    atomic.write_text(path, text.getvalue())
+    rows = ((path_cell(entry.path), entry.bytes, entry.sha256) for entry in entries)
+    atomic.write_text(path, csv_text([COLUMNS, *rows]))
 
 
 def read_manifest(path: Path) -> list[ManifestEntry]:

@@ -12,7 +12,8 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
-from taehv.data.decode import FrameTimes
+from taehv.data.decode import VideoInfo, frame_times
+from taehv.params import VideoLimits
 
 Ticks = npt.NDArray[np.int64]
 
@@ -43,16 +44,23 @@ class VariableRate:
         return VariableRate(self.clock, self.ticks[: frames + 1])
 
 
-def variable_rate(times: FrameTimes, rate: Fraction | None) -> VariableRate | None:
-    """The times of a video's frames as a writer needs them; None where ``rate`` says them all.
+def variable_rate(path: Path, info: VideoInfo, limits: VideoLimits) -> VariableRate | None:
+    """The times of a video's frames; None where ``info.rate`` says them all, or the file does not say them.
 
     Times less than a tick from the rate's are the rate's: a clock of milliseconds cannot say 1001/30000 s.
+
+    Raises:
+        VideoError: the file cannot be read.
     """
-    ticks = rising(times.ticks)
-    if rate is None or _is_constant(ticks, rate * times.time_base):
+    times = frame_times(path, info, limits) if info.rate else None
+    if times is None or info.rate is None:
         return None
-    last = times.last_duration or (int(np.median(np.diff(ticks))) if len(ticks) > 1 else 1)
-    return VariableRate(times.time_base, np.append(ticks, ticks[-1] + max(last, 1)))
+    ticks, frames_per_tick = rising(times.ticks), info.rate * times.time_base
+    if _is_constant(ticks, frames_per_tick):
+        return None
+    # The rate is the frames over the whole time, the last one's included.
+    end = max(round(len(ticks) / frames_per_tick), int(ticks[-1]) + 1)
+    return VariableRate(times.time_base, np.append(ticks, end))
 
 
 def rising(ticks: Ticks) -> Ticks:
