@@ -49,7 +49,7 @@ def wait_for_queue(project: Project) -> dict[str, str]:
         statuses = queue_status(project)
         if all(status in ENDED for status in statuses.values()):
             return statuses
-        time.sleep(2.0)
+        time.sleep(5.0)  # asking takes DVC two seconds of the processor that the experiments need
 
 
 def experiments(project: Project) -> dict[str, dict[str, Any]]:
