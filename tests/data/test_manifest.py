@@ -240,7 +240,7 @@ def test_a_relative_path_is_found_here_or_in_the_main_repository(
     source = DataSource("videos", "trip", allow_outside=False, limits=DEFAULT_LIMITS)
     with pytest.raises(UserError, match="is not a folder"):
         open_source(source)
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setenv("TAEHV_ROOT", str(tmp_path))
     assert open_source(source).locate("b.mp4").read_bytes() == b"bb"
     (folder / "list.json").write_text("{}")
     listed_there = dataclasses.replace(source, source="annotations", path="trip/list.json")

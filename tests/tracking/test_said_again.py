@@ -54,7 +54,7 @@ def write_info(best_model: Path, time: str) -> None:
 @pytest.fixture
 def nobody_answers(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stages leave everything to ``send_all``."""
-    monkeypatch.setenv("DVC_ROOT", str(root))
+    monkeypatch.setenv("TAEHV_ROOT", str(root))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
     monkeypatch.setenv("TAEHV_TRACKING_DRAIN_SECONDS", "0")
 

@@ -37,7 +37,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
 @pytest.fixture
 def unsent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrackingFolder:
     """What a stage left that met no server: five points of each metric, and an end."""
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setenv("TAEHV_ROOT", str(tmp_path))
     monkeypatch.setenv("TAEHV_TRACKING_DRAIN_SECONDS", "0")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     with stage_run("evaluate", PARAMS, PROFILE) as run:
