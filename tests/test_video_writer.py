@@ -14,6 +14,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from clip_stores import write_test_store
 
 from taehv.data.variable_rate import VariableRate
@@ -67,14 +68,14 @@ def test_colours_are_bt709_and_say_so_at_every_size(tmp_path: Path, suffix: str,
     path = tmp_path / f"out{suffix}"
     for colour in COLOURS if height < 720 and suffix == ".mp4" else COLOURS[1:2]:
         with write_video(path, Fraction(25), height, width) as writer:
-            writer.write(np.broadcast_to(np.uint8(colour), (2, height, width, 3)))
+            writer.write(np.broadcast_to(np.array(colour, np.uint8), (2, height, width, 3)))
         assert tags_of(path) == {(1, 1, 1, 1)}
         assert np.abs(planes_as_rgb(path) - colour).max() < 2, colour
 
 
 def test_the_reports_videos_have_the_same_colours_and_tags_and_the_same_bytes_again(tmp_path: Path) -> None:
     store = write_test_store(tmp_path / "clips")
-    example = make_examples(store, {"exact": lambda frames: frames}, "cpu")[0]
+    example = make_examples(store, {"exact": lambda frames: frames}, torch.device("cpu"))[0]
     example.original[:] = COLOURS[1]
     for name in ("a.mp4", "b.mp4"):
         write_side_by_side(example, "exact", tmp_path / name)
