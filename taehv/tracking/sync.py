@@ -134,7 +134,8 @@ def _send_and_delete(left: Left, say: Callable[[str], None]) -> bool:
         say(f"{left.stage}: everything has arrived; the journal stays, the run can be resumed  {folder.root}")
         return True
     shutil.rmtree(folder.root)
-    say(f"{left.stage}: everything has arrived ({left.waiting} events were sent); the journal is deleted")
+    sent = left.waiting + len(left.position.refused)
+    say(f"{left.stage}: everything has arrived ({sent} events were sent); the journal is deleted")
     return True
 
 
