@@ -68,7 +68,7 @@ def test_colours_are_bt709_and_say_so_at_every_size(tmp_path: Path, suffix: str,
     path = tmp_path / f"out{suffix}"
     for colour in COLOURS if height < 720 and suffix == ".mp4" else COLOURS[1:2]:
         with write_video(path, Fraction(25), height, width) as writer:
-            writer.write(np.broadcast_to(np.array(colour, np.uint8), (2, height, width, 3)))
+            writer.write(np.broadcast_to(np.array(colour, dtype=np.uint8), (2, height, width, 3)))
         assert tags_of(path) == {(1, 1, 1, 1)}
         assert np.abs(planes_as_rgb(path) - colour).max() < 2, colour
 

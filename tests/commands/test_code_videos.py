@@ -157,7 +157,7 @@ def test_the_colours_of_hd_videos_stay(tmp_path: Path) -> None:
     """Green of the original half of a side-by-side video, by BT.709's equations."""
     source, green = tmp_path / "in.mp4", (38, 180, 36)
     with write_video(source, Fraction(25), 720, 1280) as writer:
-        writer.write(np.broadcast_to(np.array(green, np.uint8), (1, 720, 1280, 3)))
+        writer.write(np.broadcast_to(np.array(green, dtype=np.uint8), (1, 720, 1280, 3)))
     model = weights_of("wan2_2", tmp_path)
     assert run("reconstruct", source, tmp_path / "out.mp4", "--side-by-side", "--model", model) == 0
     assert tags_of(tmp_path / "out.mp4") == {(1, 1, 1, 1)}
