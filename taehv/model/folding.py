@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 # Nearest upsampling by 2, then a 3x3 convolution, along one axis: output 2i + a reads upsampled 2i + a + d for d in
 # -1, 0, 1, which is input i + floor((a + d) / 2). TRANSPOSED[j, d + 1] says whether tap d reaches output 2i - 1 + j
@@ -53,3 +54,28 @@ def upsample_as_phases(kernels: Tensor) -> Tensor:
     """
     to = _PHASES.to(kernels.device)
     return torch.einsum("aty,bux,socyx->saboctu", to, to, kernels.double()).flatten(0, 3).to(kernels.dtype)
+
+
+def upsample_as_planes(kernels: Tensor) -> Tensor:
+    """As ``upsample_as_transposed``, with the frames side by side in channels, and of slices alone.
+
+    A compiled training step must not read constants from the host. (stride, C_out, C, 3, 3) to
+    (C, stride * C_out, 4, 4), for stride 2 and padding 1.
+    """
+    for axis in (3, 4):
+        first, middle, last = kernels.unbind(axis)
+        kernels = torch.stack([last, middle + last, first + middle, first], dim=axis)
+    return kernels.permute(2, 0, 1, 3, 4).flatten(1, 2)
+
+
+def side_by_side(weight: Tensor, frames: int) -> Tensor:
+    """A convolution of each of ``frames`` frames that lie side by side in channels: block diagonal.
+
+    (C_out, C, 3, 3) to (frames * C_out, frames * C, 3, 3).
+    """
+    channels = weight.shape[1]
+    rows = [
+        functional.pad(weight, (0, 0, 0, 0, frame * channels, (frames - 1 - frame) * channels))
+        for frame in range(frames)
+    ]
+    return torch.cat(rows)

@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
+from taehv import compilation
 from taehv.data.sampler import SlotSampler
 from taehv.data.store import ClipStore
 from taehv.errors import UserError
@@ -21,7 +22,7 @@ from taehv.model.init import create_model
 from taehv.model.taehv import TAEHV
 from taehv.model.variants import VARIANTS
 from taehv.params import Params
-from taehv.paths import main_repository
+from taehv.paths import compiled_folder, main_repository
 from taehv.teachers import load_teacher
 from taehv.training.adversary import Adversary
 from taehv.training.batches import SlotLoader
@@ -46,6 +47,8 @@ def start_accelerator(job: TrainingJob) -> Accelerator:
     torch.set_num_threads(threads)
     mixed = "bf16" if job.params.active.precision == "bf16" else "no"
     accelerator = Accelerator(cpu=job.profile.gpus == 0, mixed_precision=mixed)
+    if accelerator.device.type == "cuda":
+        set_up_gpu()
     expected = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != expected:
         raise UserError(
@@ -53,6 +56,17 @@ def start_accelerator(job: TrainingJob) -> Accelerator:
             "start the stage through its profile's launcher (python -m taehv.launch --profile NAME)"
         )
     return accelerator
+
+
+def set_up_gpu() -> None:
+    """Make equal runs equal, and keep what is compiled.
+
+    cuDNN's fastest gradients add in any order, and float32 convolutions are rounded to TensorFloat-32 by default:
+    neither resumes bit for bit, nor is what ``precision: fp32`` says (benchmarks/RESULTS.md: what it costs).
+    """
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.allow_tf32 = False
+    compilation.use_cache_folder(compiled_folder())
 
 
 def assemble(job: TrainingJob, accelerator: Accelerator) -> Parts:

@@ -1,0 +1,57 @@
+"""Which formulation of the same mathematics runs on which kind of device: the one place that chooses.
+
+The plain model (``taehv.py``) is the reference that every row is compared with. What is fast on a CPU is not what is
+fast on a GPU, so each row says what it was measured to be worth; ``benchmarks/RESULTS.md`` has the tables, and
+``benchmarks/gpu.sh`` and ``benchmarks/codec.py`` make them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Training:
+    """How one kind of device computes a training step."""
+
+    layout: Literal["volumes", "planes"]
+    """``volumes``: pooling and growing are 3D convolutions over frames that lie one after the other (``cheaper.py``).
+    ``planes``: everything is a 2D convolution, with the frames that pooling reads and growing makes side by side in
+    channels (``planar.py``)."""
+    compiled: bool
+    """Whether the step's passes go through torch.compile, with fixed shapes (``taehv/compilation.py``)."""
+    ssim: Literal["library", "shifted sums"]
+    """``library``: pytorch-msssim. ``shifted sums``: the same numbers as sums that a compiler fuses
+    (``taehv/losses/fused_ssim.py``)."""
+    discriminator: Literal["as defined", "pooled first"]
+    """``pooled first``: pictures are averaged over patches before they are scored, which commutes, and the first layer's
+    input is filled up with zeros to a multiple of 8 channels."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one kind of device folds a model for inference (``folded.py``)."""
+
+    layout: Literal["volumes", "planes"]
+    """As for training."""
+    memory: Literal["two convolutions", "joined"]
+    """A MemBlock's first convolution: of now and of the past, added; or of both joined as channels."""
+    fused: bool
+    """Whether a convolution, its bias, the sum with the skip and the ReLU are one kernel of cuDNN's (16-bit numbers)."""
+    graphs: bool
+    """Whether a stream's steps are recorded once and replayed as one CUDA graph."""
+
+
+TRAINING: Mapping[str, Training] = {
+    "cpu": Training(layout="volumes", compiled=False, ssim="library", discriminator="as defined"),
+    "cuda": Training(layout="planes", compiled=True, ssim="shifted sums", discriminator="pooled first"),
+}
+"""By device type."""
+
+RECIPES: Mapping[str, Recipe] = {
+    "cpu": Recipe(layout="volumes", memory="two convolutions", fused=False, graphs=False),
+    "cuda": Recipe(layout="planes", memory="joined", fused=True, graphs=True),
+}
+"""By device type."""
