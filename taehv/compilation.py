@@ -1,7 +1,7 @@
 """torch.compile for a training step on a GPU: fixed shapes, one graph per pass, loud where it cannot be done.
 
-What is compiled is kept in a folder (``use_cache_folder``): the first start of a configuration takes minutes, later ones
-seconds. ``TORCHDYNAMO_DISABLE=1``, PyTorch's own switch, trains without.
+What is compiled is kept in a folder (``use_cache_folder``): the first start of a configuration takes minutes, later
+ones seconds. ``TORCHDYNAMO_DISABLE=1``, PyTorch's own switch, trains without.
 """
 
 from __future__ import annotations

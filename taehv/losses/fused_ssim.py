@@ -1,7 +1,7 @@
 """SSIM as sums of shifted pictures, which a compiler makes few passes over memory of.
 
-The same numbers as ``taehv.metrics.structural_similarity`` within 1e-6 (tests/losses/test_fused_ssim.py), which stays the
-definition. Convolutions with a channel each, as pytorch-msssim does them, read every picture ten times on a GPU.
+The same numbers as ``taehv.metrics.structural_similarity`` within 1e-6 (tests/losses/test_fused_ssim.py), which stays
+the definition. Convolutions with a channel each, as pytorch-msssim does them, read every picture ten times on a GPU.
 """
 
 from __future__ import annotations

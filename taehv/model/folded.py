@@ -1,14 +1,13 @@
 """The same numbers, faster: a plain model with its layers folded together (``folding.py`` has the algebra).
 
-What is done on which device is chosen in one place, ``RECIPES``; ``benchmarks/codec.py`` measures it. The plain model
-stays the reference: ``tests/model/test_folded.py`` compares.
+What is done on which device is chosen in one place, ``formulations.RECIPES``; ``benchmarks/codec.py`` measures it. The
+plain model stays the reference: ``tests/model/test_folded.py`` compares.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import torch
@@ -17,27 +16,15 @@ from torch import Tensor, nn
 from taehv.model import folding
 from taehv.model.autoencoder import VideoAutoencoder
 from taehv.model.blocks import MemBlock, SuperMemBlock, TemporalBlock, TGrow, TPool, one_step_earlier
+from taehv.model.cheaper import channels_last, frames_to_channels
 from taehv.model.clips import Memory
+from taehv.model.cuda_graphs import StreamGraphs
+from taehv.model.formulations import RECIPES, Recipe
+from taehv.model.planar import channels_to_frames
 from taehv.model.taehv import TAEHV
 
 Module = TypeVar("Module", bound=nn.Module)
-Conv = TypeVar("Conv", nn.Conv2d, nn.Conv3d, nn.ConvTranspose3d)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a device folds."""
-
-    volumetric: bool
-    """Pooling and growing read and write the frames where they lie, as NDHWC volumes, with one (transposed) 3D
-    convolution. Otherwise pooling joins frames as channels, and growing makes the four phases as channels."""
-
-
-RECIPES: Mapping[str, Recipe] = {
-    "cpu": Recipe(volumetric=True),
-    "cuda": Recipe(volumetric=False),
-}
-"""By device type; ``benchmarks/RESULTS.md`` has the measurements."""
+Conv = TypeVar("Conv", nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 class FoldedTAEHV(VideoAutoencoder):
@@ -53,15 +40,20 @@ class FoldedTAEHV(VideoAutoencoder):
         with torch.no_grad():
             super().__init__(model.variant, _fold(model.encoder, chosen), _fold(model.decoder, chosen))
         self.requires_grad_(False).eval()
+        self._graphs = StreamGraphs() if chosen.graphs else None
 
     @torch.inference_mode()
     def run_encoder(self, frames_ntchw: Tensor, clips: int, memory: Memory | None = None) -> Tensor:
         """As the plain model's, without gradients."""
+        if memory and self._graphs is not None and self._graphs.pays(frames_ntchw, self.variant.t_downscale):
+            return self._graphs.run(super().run_encoder, frames_ntchw, clips, memory)
         return super().run_encoder(frames_ntchw, clips, memory)
 
     @torch.inference_mode()
     def run_decoder(self, latents_ntchw: Tensor, clips: int, memory: Memory | None = None) -> Tensor:
         """As the plain model's, without gradients."""
+        if memory and self._graphs is not None and self._graphs.pays(latents_ntchw, 1):
+            return self._graphs.run(super().run_decoder, latents_ntchw, clips, memory)
         return super().run_decoder(latents_ntchw, clips, memory)
 
 
@@ -134,6 +126,62 @@ class GrownVolume(nn.Module):
         return self.conv(volume).transpose(1, 2).flatten(0, 1)
 
 
+class ConvReLU(nn.Module):
+    """``relu(conv(x))`` or ``relu(conv(x) + added)``.
+
+    Args:
+        conv: what is done.
+        fused: in 16 bits on a GPU let cuDNN do all of it in one kernel; bias, sum and ReLU otherwise read and write
+            everything once more each.
+    """
+
+    def __init__(self, conv: nn.Conv2d, fused: bool) -> None:
+        super().__init__()
+        self.conv = conv
+        # cuDNN has such kernels for whole groups of eight channels.
+        self.fused = fused and conv.in_channels % 8 == 0 and conv.out_channels % 8 == 0
+
+    def forward(self, frames: Tensor, added: Tensor | None = None) -> Tensor:
+        conv = self.conv
+        if self.fused and frames.is_cuda and frames.dtype in (torch.float16, torch.bfloat16):
+            assert isinstance(conv.padding, tuple)
+            rest = conv.stride, conv.padding, conv.dilation, conv.groups
+            if added is None:
+                return torch.cudnn_convolution_relu(frames, conv.weight, conv.bias, *rest)
+            return torch.cudnn_convolution_add_relu(frames, conv.weight, added, 1.0, conv.bias, *rest)
+        hidden = conv(frames)
+        return (hidden if added is None else hidden.add_(added)).relu_()
+
+
+class JoinedMemBlock(TemporalBlock):
+    """A MemBlock whose first convolution reads now and the past joined as channels."""
+
+    def __init__(self, block: MemBlock, fused: bool) -> None:
+        super().__init__()
+        first, _, second, _, third = _copy(block.conv)
+        self.first, self.second, self.third = (ConvReLU(_conv(conv), fused) for conv in (first, second, third))
+        self.skip = _copy(block.skip)
+
+    def forward(self, frames: Tensor, clips: int, before: Tensor | None = None) -> Tensor:
+        hidden = self.second(self.first(joined_with_past(frames, clips, before)))
+        return self.third(hidden, self.skip(frames))
+
+
+def joined_with_past(frames: Tensor, clips: int, before: Tensor | None) -> Tensor:
+    """Each frame and its predecessor as channels, written once: (clips*T, C, H, W) to (clips*T, 2 * C, H, W)."""
+    count, channels, height, width = frames.shape
+    shape = (count, 2 * channels, height, width)
+    joined = torch.empty(shape, dtype=frames.dtype, device=frames.device, memory_format=torch.channels_last)
+    torch.cat([frames[1:], frames[:-1]], dim=1, out=joined[1:])
+    joined[0, :channels] = frames[0]
+    first_past = joined.unflatten(0, (clips, -1))[:, 0, channels:]
+    if before is None:
+        first_past.zero_()
+    else:
+        first_past.copy_(before[:, 0])
+    return joined
+
+
 class JoinedFrames(nn.Module):
     """A 2D convolution over ``stride`` successive frames joined as channels."""
 
@@ -142,42 +190,68 @@ class JoinedFrames(nn.Module):
         self.conv, self.stride = conv, stride
 
     def forward(self, frames: Tensor) -> Tensor:
-        return self.conv(frames.unflatten(0, (-1, self.stride)).flatten(1, 2))
+        return self.conv(frames_to_channels(frames, self.stride))
 
 
-class GrownFrames(nn.Module):
-    """A 2D convolution whose output channels are ``stride`` frames, earliest first, each of 1 or 2 x 2 phases."""
+class GrownPlanes(nn.Module):
+    """A (transposed) 2D convolution whose output channels are ``stride`` frames, earliest first."""
 
-    def __init__(self, conv: nn.Conv2d, stride: int, phases: int) -> None:
+    def __init__(self, conv: nn.Conv2d | nn.ConvTranspose2d, stride: int) -> None:
         super().__init__()
-        self.conv, self.stride, self.phases = conv, stride, phases
+        self.conv, self.stride = conv, stride
 
     def forward(self, frames: Tensor) -> Tensor:
-        grown = self.conv(frames)
-        if self.phases == 1:
-            return grown.unflatten(1, (self.stride, -1)).flatten(0, 1)
-        height, width = frames.shape[-2:]
-        by_phase = grown.unflatten(1, (self.stride, 2, 2, -1))
-        # (T, stride, row phase, column phase, C, H, W), each phase at its own place of the padded grid.
-        rows = [
-            torch.stack([by_phase[:, :, a, b, :, a : a + height, b : b + width] for b in (0, 1)], dim=-1)
-            for a in (0, 1)
-        ]
-        # (T, stride, C, H, row phase, W, column phase)
-        return torch.stack(rows, dim=4).flatten(5, 6).flatten(3, 4).flatten(0, 1)
+        return channels_to_frames(self.conv(frames), self.stride)
+
+
+class EntryOfFrames(nn.Module):
+    """The entry convolution and its ReLU: pictures go in one by one and come out ``stride`` side by side."""
+
+    def __init__(self, conv: nn.Conv2d, stride: int, fused: bool) -> None:
+        super().__init__()
+        self.stride = stride
+        self.convolve = ConvReLU(_each_of(conv, stride), fused)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        return self.convolve(channels_last(frames.unflatten(0, (-1, self.stride)).flatten(1, 2)))
+
+
+class ExitOfFrames(nn.Module):
+    """The exit convolution: ``stride`` pictures side by side go in and come out one by one."""
+
+    def __init__(self, conv: nn.Conv2d, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.conv = _each_of(conv, stride)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        return self.conv(frames).contiguous().unflatten(1, (self.stride, -1)).flatten(0, 1)
 
 
 def _fold(layers: Iterable[nn.Module], recipe: Recipe) -> nn.Sequential:
     folded: list[nn.Module] = []
     rest = list(layers)
+    planes = recipe.layout == "planes"
     while rest:
         match rest:
+            case [nn.Conv2d() as entry, nn.ReLU(), TPool() as pool, nn.Conv2d() as conv, *rest] if planes:
+                folded.append(EntryOfFrames(entry, pool.stride, recipe.fused))
+                folded.append(_pool_side_by_side(pool, conv))
             case [TPool() as pool, nn.Conv2d() as conv, *rest]:
                 folded.append(_fold_pool(pool, conv, recipe))
+            case [
+                nn.Upsample(scale_factor=2), TGrow() as grow, nn.Conv2d() as conv, nn.ReLU(), nn.Conv2d() as last
+            ] if planes:  # fmt: skip
+                folded.extend(
+                    [_grow_side_by_side(grow, conv, 2), nn.ReLU(inplace=True), ExitOfFrames(last, grow.stride)]
+                )
+                rest = []
             case [nn.Upsample() as upsample, TGrow() as grow, nn.Conv2d() as conv, *rest]:
                 folded.append(_fold_grow(grow, conv, 2 if upsample.scale_factor == 2 else 1, recipe))
             case [TGrow() as grow, nn.Conv2d() as conv, *rest]:
                 folded.append(_fold_grow(grow, conv, 1, recipe))
+            case [MemBlock() as block, *rest] if recipe.memory == "joined":
+                folded.append(JoinedMemBlock(block, recipe.fused))
             case [MemBlock() as block, *rest]:
                 folded.append(FoldedMemBlock(block))
             case [SuperMemBlock() as block, *rest]:
@@ -190,24 +264,44 @@ def _fold(layers: Iterable[nn.Module], recipe: Recipe) -> nn.Sequential:
 
 
 def _fold_pool(pool: TPool, conv: nn.Conv2d, recipe: Recipe) -> nn.Module:
+    if recipe.layout == "planes":
+        return JoinedFrames(_pool_side_by_side(pool, conv), pool.stride)
     kernel = folding.pool_then_convolve(pool.conv.weight, conv.weight)
-    if recipe.volumetric:
-        stride = (pool.stride, *conv.stride)
-        return PooledVolume(_with_weights(nn.Conv3d, kernel, conv.bias, stride=stride, padding=(0, 1, 1)))
-    joined = kernel.transpose(1, 2).flatten(1, 2)
-    return JoinedFrames(_with_weights(nn.Conv2d, joined, conv.bias, stride=conv.stride, padding=1), pool.stride)
+    stride = (pool.stride, *conv.stride)
+    return PooledVolume(_with_weights(nn.Conv3d, kernel, conv.bias, stride=stride, padding=(0, 1, 1)))
+
+
+def _pool_side_by_side(pool: TPool, conv: nn.Conv2d) -> nn.Conv2d:
+    kernel = folding.pool_then_convolve(pool.conv.weight, conv.weight).transpose(1, 2).flatten(1, 2)
+    return _with_weights(nn.Conv2d, kernel, conv.bias, stride=conv.stride, padding=1)
 
 
 def _fold_grow(grow: TGrow, conv: nn.Conv2d, space: int, recipe: Recipe) -> nn.Module:
+    if space == 1 or recipe.layout == "planes":
+        return GrownPlanes(_grow_side_by_side(grow, conv, space), grow.stride)
+    kernel = folding.upsample_as_transposed(folding.grow_then_convolve(grow.conv.weight, conv.weight))
+    settings = {"stride": (grow.stride, 2, 2), "padding": (0, 1, 1)}
+    return GrownVolume(_with_weights(nn.ConvTranspose3d, kernel, conv.bias, **settings))
+
+
+def _grow_side_by_side(grow: TGrow, conv: nn.Conv2d, space: int) -> nn.Conv2d | nn.ConvTranspose2d:
     kernels = folding.grow_then_convolve(grow.conv.weight, conv.weight)
-    if space == 2 and recipe.volumetric:
-        kernel = folding.upsample_as_transposed(kernels)
-        return GrownVolume(
-            _with_weights(nn.ConvTranspose3d, kernel, conv.bias, stride=(grow.stride, 2, 2), padding=(0, 1, 1))
-        )
-    biases = None if conv.bias is None else conv.bias.repeat(grow.stride * space**2)
-    flat = folding.upsample_as_phases(kernels) if space == 2 else kernels.flatten(0, 1)
-    return GrownFrames(_with_weights(nn.Conv2d, flat, biases, padding=1), grow.stride, space**2)
+    bias = None if conv.bias is None else conv.bias.repeat(grow.stride)
+    if space == 1:
+        return _with_weights(nn.Conv2d, kernels.flatten(0, 1), bias, padding=1)
+    planes = folding.upsample_as_transposed(kernels).transpose(1, 2).flatten(1, 2)
+    return _with_weights(nn.ConvTranspose2d, planes, bias, stride=2, padding=1)
+
+
+def _each_of(conv: nn.Conv2d, frames: int) -> nn.Conv2d:
+    """``conv`` of each of ``frames`` frames that lie side by side in channels."""
+    bias = None if conv.bias is None else conv.bias.repeat(frames)
+    return _with_weights(nn.Conv2d, folding.side_by_side(conv.weight, frames), bias, padding=conv.padding)
+
+
+def _conv(layer: nn.Module) -> nn.Conv2d:
+    assert isinstance(layer, nn.Conv2d)
+    return layer
 
 
 def _copy(layer: Module) -> Module:
@@ -217,7 +311,7 @@ def _copy(layer: Module) -> Module:
 
 def _with_weights(kind: type[Conv], weight: Tensor, bias: Tensor | None, **settings: Any) -> Conv:
     """A convolution of these weights, channels last."""
-    transposed = issubclass(kind, nn.ConvTranspose3d)
+    transposed = issubclass(kind, nn.ConvTranspose2d | nn.ConvTranspose3d)
     channels_in, channels_out = weight.shape[:2] if transposed else weight.shape[1::-1]
     taps: Any = tuple(weight.shape[2:])
     conv = kind(channels_in, channels_out, taps, bias=bias is not None, device="meta", **settings)

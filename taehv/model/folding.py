@@ -14,8 +14,6 @@ from torch.nn import functional
 # -1, 0, 1, which is input i + floor((a + d) / 2). TRANSPOSED[j, d + 1] says whether tap d reaches output 2i - 1 + j
 # from input i: a transposed convolution of 4 taps, stride 2, padding 1.
 _TRANSPOSED = torch.tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], dtype=torch.float64)
-# PHASES[a, t, d + 1] says whether tap d of output 2i + a reads input i + a - 1 + t: two convolutions of 2 taps.
-_PHASES = torch.tensor([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], dtype=torch.float64)
 
 
 def pool_then_convolve(pool: Tensor, weight: Tensor) -> Tensor:
@@ -44,16 +42,6 @@ def upsample_as_transposed(kernels: Tensor) -> Tensor:
     """
     to = _TRANSPOSED.to(kernels.device)
     return torch.einsum("jy,ix,socyx->cosji", to, to, kernels.double()).to(kernels.dtype)
-
-
-def upsample_as_phases(kernels: Tensor) -> Tensor:
-    """The same as one 2x2 convolution (padding 1) whose channels are the four output phases.
-
-    (stride, C_out, C, 3, 3) to (stride * 2 * 2 * C_out, C, 2, 2), channels ordered (stride, row, column, C_out).
-    Phase (a, b) of output pixel (2i + a, 2j + b) is at (i + a, j + b).
-    """
-    to = _PHASES.to(kernels.device)
-    return torch.einsum("aty,bux,socyx->saboctu", to, to, kernels.double()).flatten(0, 3).to(kernels.dtype)
 
 
 def upsample_as_planes(kernels: Tensor) -> Tensor:

@@ -26,8 +26,8 @@ class Training:
     """``library``: pytorch-msssim. ``shifted sums``: the same numbers as sums that a compiler fuses
     (``taehv/losses/fused_ssim.py``)."""
     discriminator: Literal["as defined", "pooled first"]
-    """``pooled first``: pictures are averaged over patches before they are scored, which commutes, and the first layer's
-    input is filled up with zeros to a multiple of 8 channels."""
+    """``pooled first``: pictures are averaged over patches before they are scored, which commutes, and the first
+    layer's input is filled up with zeros to a multiple of 8 channels."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Recipe:
     memory: Literal["two convolutions", "joined"]
     """A MemBlock's first convolution: of now and of the past, added; or of both joined as channels."""
     fused: bool
-    """Whether a convolution, its bias, the sum with the skip and the ReLU are one kernel of cuDNN's (16-bit numbers)."""
+    """Whether a convolution, its bias, the sum with the skip and the ReLU are one kernel of cuDNN's (in 16 bits)."""
     graphs: bool
     """Whether a stream's steps are recorded once and replayed as one CUDA graph."""
 

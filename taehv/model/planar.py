@@ -1,7 +1,7 @@
 """The model as 2D convolutions alone, for training on a GPU; gradients flow through the folded weights.
 
-``TAEHV.encode`` and ``TAEHV.decode`` stay the reference (``tests/model/test_cheaper.py`` compares them in float64). As in
-``cheaper.py``, layers that are linear are folded into one. What differs from there:
+``TAEHV.encode`` and ``TAEHV.decode`` stay the reference (``tests/model/test_cheaper.py`` compares them in float64). As
+in ``cheaper.py``, layers that are linear are folded into one. What differs from there:
 
 - a convolution that pools reads its frames side by side in channels, one that grows writes them so: cuDNN's 2D kernels
   reach 330 to 530 TFLOP/s on an H100 where its 3D ones reach 320;
@@ -56,7 +56,7 @@ def decode(model: TAEHV, latents_ntchw: Tensor) -> Tensor:
     hidden = channels_last(latents_ntchw.flatten(0, 1))
     for i, layer in enumerate(layers):
         if isinstance(layer, TGrow):
-            hidden = _channels_to_frames(_grow(hidden, layer, _conv(layers[i + 1])), layer.stride)
+            hidden = channels_to_frames(_grow(hidden, layer, _conv(layers[i + 1])), layer.stride)
         elif isinstance(layer, MemBlock):
             hidden = _mem_block(layer, hidden, clips)
         elif not (isinstance(layer, nn.Upsample) or isinstance(layers[i - 1], TGrow)):
@@ -90,7 +90,7 @@ def _convolve_each(side_by_side: Tensor, conv: nn.Conv2d, frames: int) -> Tensor
     return functional.conv2d(side_by_side, folding.side_by_side(conv.weight, frames), bias, padding=conv.padding)
 
 
-def _channels_to_frames(frames: Tensor, stride: int) -> Tensor:
+def channels_to_frames(frames: Tensor, stride: int) -> Tensor:
     """(N, stride * C, H, W) to (N * stride, C, H, W), both channels_last: the inverse of ``frames_to_channels``."""
     rows = frames.permute(0, 2, 3, 1).unflatten(3, (stride, -1))
     return rows.permute(0, 3, 1, 2, 4).flatten(0, 1).permute(0, 3, 1, 2)

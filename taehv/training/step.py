@@ -180,7 +180,7 @@ class TrainStep:
             len(weights), sum(map(torch.numel, parameters)), dtype=self._dtype, device=frames_uint8.device
         )
         compiled = TRAINING[frames_uint8.device.type].compiled
-        # What a compiled graph keeps for its backward pass is good for one; uncompiled passes need more memory per clip.
+        # What a compiled graph keeps is good for one backward pass; uncompiled ones need more memory per clip.
         for group in micro_batches(range(len(frames_uint8)), 1 if compiled else self.per_device):
             encounter = Encounter(adversary) if adversary is not None else None
             with compilation.switched_off():

@@ -14,13 +14,14 @@ from torch import nn
 from torch.nn import functional
 
 from taehv.model import folding
-from taehv.model.folded import FoldedTAEHV, Recipe
+from taehv.model.folded import FoldedTAEHV
+from taehv.model.formulations import RECIPES, Recipe
 from taehv.model.init import create_model
 from taehv.model.streaming import StreamingDecoder, StreamingEncoder
 from taehv.model.taehv import TAEHV
 from taehv.model.variants import VARIANTS
 
-DISTINCT_WAYS = [Recipe(volumetric=True), Recipe(volumetric=False)]
+DISTINCT_WAYS = [RECIPES["cpu"], RECIPES["cuda"]]
 
 
 @functools.cache
@@ -145,5 +146,5 @@ def test_gradients_flow_through_folded_weights() -> None:
     folding.pool_then_convolve(pool, weight).sum().backward()
     assert pool.grad is not None and weight.grad is not None
     grow = torch.randn(6, 3, 1, 1, requires_grad=True)
-    folding.upsample_as_phases(folding.grow_then_convolve(grow, weight)).sum().backward()
+    folding.upsample_as_planes(folding.grow_then_convolve(grow, weight)).sum().backward()
     assert grow.grad is not None
