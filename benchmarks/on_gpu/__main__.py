@@ -19,7 +19,7 @@ def main() -> int:
     parser.add_argument("--rehearse", action="store_true", help="the same lines on a CPU, tiny")
     parser.add_argument("--budget", type=float, default=480, help="seconds after which nothing new begins (480)")
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", ".work/benchmarks")))
-    parser.add_argument("--only", default="", help="only cases whose name contains one of these, comma-separated")
+    parser.add_argument("--only", default="", help="only cases whose name contains one of these, split at semicolons")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     session = Session(options.part, options.out, options.budget, options.only, rehearsal=options.rehearse)

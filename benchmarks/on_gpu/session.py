@@ -24,7 +24,7 @@ class Session:
             raise SystemExit("there is no GPU; --rehearse runs the same lines on a CPU")
         self.rehearsal = rehearsal
         self.device = torch.device("cpu" if rehearsal else "cuda")
-        self._only = [text for text in only.split(",") if text]
+        self._only = [text for text in only.split(";") if text]
         self._started, self._budget = time.monotonic(), budget
         out.mkdir(parents=True, exist_ok=True)
         self._file = out / f"{part}.jsonl"

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.on_gpu.correctness import formulated
 from benchmarks.on_gpu.session import Session
@@ -36,6 +37,8 @@ def run(session: Session) -> None:
             continue
         name = f"{terms}, {how}{'' if deterministic else ', nondeterministic'}"
         session.case(name, partial(measure, session, terms, how, deterministic))
+    if not session.rehearsal:
+        session.case("where the time goes", partial(kernels, session))
 
 
 def ceilings(session: Session) -> dict[str, Any]:
@@ -65,6 +68,22 @@ def measure(session: Session, terms: str, how: str, deterministic: bool) -> dict
         peak = session.peak_gb(partial(step, 4))
         waits = host_waits(session, partial(step, 5))
     return {"clips/s": setting.batch / taken * 1e3, "ms": taken, "peak GB": peak, "waits": waits, "ready s": ready}
+
+
+def kernels(session: Session) -> dict[str, Any]:
+    """The kernels of two steps of all five terms, by their time on the GPU."""
+    set_up_gpu()
+    step = build(Setting("full", 480, 720, 4, "bf16", TERMS["all five"]), session.device)
+    step(1)
+    step(2)
+    with profile(activities=[ProfilerActivity.CUDA]) as found:
+        step(3)
+        step(4)
+        torch.cuda.synchronize()
+    rows = sorted(found.key_averages(), key=lambda row: -row.self_device_time_total)
+    for row in rows[:45]:
+        session.say(f"{row.self_device_time_total / 2e3:8.2f} ms {row.count / 2:6.1f} x {row.key[:150]}")
+    return {"ms on the GPU": sum(row.self_device_time_total for row in rows) / 2e3}
 
 
 def host_waits(session: Session, work: Any) -> int:

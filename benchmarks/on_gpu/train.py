@@ -154,11 +154,9 @@ def train(folder: Path) -> None:
     begun = time.monotonic()
     trainer.run()
     state = trainer.state
-    tensors = [
-        *state.student.state_dict().values(),
-        *state.ema.state_dict().values(),
-        *state.optimizers.state_tensors().values(),
-    ]
+    optimizers = state.optimizers.state_tensors()
+    tensors = [*state.student.state_dict().values(), *state.ema.state_dict().values()]
+    tensors += [optimizers[name] for name in sorted(optimizers)]
     report = {
         "sha256": hashlib.sha256(b"".join(tensor.cpu().numpy().tobytes() for tensor in tensors)).hexdigest(),
         "psnr": state.progress.history[-1]["psnr"],

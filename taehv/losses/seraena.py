@@ -87,10 +87,29 @@ class Discriminator(nn.Module):
             conv, norm, _ = block
             assert isinstance(conv, nn.Conv2d)
             weight = functional.pad(conv.weight, (0, 0, 0, 0, 0, hidden.shape[1] - conv.in_channels))
-            hidden = functional.relu(norm(functional.conv2d(hidden, weight, None, conv.stride, conv.padding)))
+            assert isinstance(norm, nn.GroupNorm)
+            hidden = functional.relu(
+                normalised(functional.conv2d(hidden, weight, None, conv.stride, conv.padding), norm)
+            )
             by_patch = hidden.unflatten(3, (width // PATCH, -1)).unflatten(2, (height // PATCH, -1))
             scores.append(score(by_patch.mean(dim=(3, 5))))
         return torch.cat(scores, dim=1)
+
+
+def normalised(pictures: Tensor, norm: nn.GroupNorm) -> Tensor:
+    """``norm``, of one group, with its sums taken row by row first: (N, C, H, W) to the same shape.
+
+    A sum over a whole picture keeps as few multiprocessors busy as there are pictures: at 480x720 it takes 3.3 ms on an
+    H100 for 0.2 ms of reading. The same holds backwards, so means are spread over rows before they are used.
+    """
+    precise = pictures if pictures.dtype == torch.float64 else pictures.float()
+    variances, means = torch.var_mean(precise, dim=(1, 3), correction=0)  # (N, H)
+    mean = means.mean(dim=1, keepdim=True)
+    variance = variances.mean(dim=1, keepdim=True) + (means - mean).square().mean(dim=1, keepdim=True)
+    scale = (variance + norm.eps).rsqrt()
+    by_row = [each.expand_as(means)[:, None, :, None] for each in (mean, scale)]
+    weight, bias = norm.weight[:, None, None], norm.bias[:, None, None]
+    return (precise - by_row[0]) * by_row[1] * weight + bias
 
 
 def _block(channels_in: int, channels_out: int, stride: int) -> nn.Module:

@@ -12,19 +12,24 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from taehv.model import folding
 from taehv.model.autoencoder import VideoAutoencoder
 from taehv.model.blocks import MemBlock, SuperMemBlock, TemporalBlock, TGrow, TPool, one_step_earlier
-from taehv.model.cheaper import channels_last, frames_to_channels
+from taehv.model.cheaper import frames_to_channels
 from taehv.model.clips import Memory
 from taehv.model.cuda_graphs import StreamGraphs
 from taehv.model.formulations import RECIPES, Recipe
-from taehv.model.planar import channels_to_frames
+from taehv.model.planar import TENSOR_CORE_CHANNELS, channels_to_frames, repeated
 from taehv.model.taehv import TAEHV
 
 Module = TypeVar("Module", bound=nn.Module)
 Conv = TypeVar("Conv", nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+CELL_BYTES = 2**28
+"""About how much memory the decoder's full-size activations may take at a time."""
 
 
 class FoldedTAEHV(VideoAutoencoder):
@@ -141,45 +146,60 @@ class ConvReLU(nn.Module):
         # cuDNN has such kernels for whole groups of eight channels.
         self.fused = fused and conv.in_channels % 8 == 0 and conv.out_channels % 8 == 0
 
+    def applies_to(self, frames: Tensor) -> bool:
+        """Whether these frames take the fused kernel."""
+        return self.fused and frames.is_cuda and frames.dtype in (torch.float16, torch.bfloat16)
+
     def forward(self, frames: Tensor, added: Tensor | None = None) -> Tensor:
         conv = self.conv
-        if self.fused and frames.is_cuda and frames.dtype in (torch.float16, torch.bfloat16):
+        if self.applies_to(frames):
             assert isinstance(conv.padding, tuple)
             rest = conv.stride, conv.padding, conv.dilation, conv.groups
             if added is None:
                 return torch.cudnn_convolution_relu(frames, conv.weight, conv.bias, *rest)
             return torch.cudnn_convolution_add_relu(frames, conv.weight, added, 1.0, conv.bias, *rest)
-        hidden = conv(frames)
+        hidden: Tensor = conv(frames)
         return (hidden if added is None else hidden.add_(added)).relu_()
 
 
-class JoinedMemBlock(TemporalBlock):
-    """A MemBlock whose first convolution reads now and the past joined as channels."""
+class FusedMemBlock(TemporalBlock):
+    """A MemBlock of four convolutions and no other kernels: what the past adds is the summand of the next one."""
 
-    def __init__(self, block: MemBlock, fused: bool) -> None:
+    def __init__(self, block: MemBlock) -> None:
         super().__init__()
-        first, _, second, _, third = _copy(block.conv)
-        self.first, self.second, self.third = (ConvReLU(_conv(conv), fused) for conv in (first, second, third))
+        first, _, second, _, third = block.conv
+        assert isinstance(first, nn.Conv2d)
+        now, past = first.weight.chunk(2, dim=1)
+        self.now = ConvReLU(_with_weights(nn.Conv2d, now, first.bias, padding=1), fused=True)
+        self.past = _with_weights(nn.Conv2d, past, None, padding=1)
+        self.second, self.third = (ConvReLU(_copy(_conv(conv)), fused=True) for conv in (second, third))
         self.skip = _copy(block.skip)
 
     def forward(self, frames: Tensor, clips: int, before: Tensor | None = None) -> Tensor:
-        hidden = self.second(self.first(joined_with_past(frames, clips, before)))
-        return self.third(hidden, self.skip(frames))
+        return self.third(self.second(self.now(frames, self._from_past(frames, clips, before))), self.skip(frames))
 
+    def _from_past(self, frames: Tensor, clips: int, before: Tensor | None) -> Tensor:
+        """What each frame's predecessor adds to it, written where it is added from."""
+        if clips > 1 or not self.now.applies_to(frames):
+            return self.past(one_step_earlier(frames, clips, before).contiguous(memory_format=torch.channels_last))
+        count, _, height, width = frames.shape
+        shape = (count, self.past.out_channels, height, width)
+        added = torch.empty(shape, dtype=frames.dtype, device=frames.device, memory_format=torch.channels_last)
+        if before is None:
+            added[0].zero_()
+        else:
+            self._convolve_into(added[:1], before[:, 0])
+        if count > 1:
+            self._convolve_into(added[1:], frames[:-1])
+        return added
 
-def joined_with_past(frames: Tensor, clips: int, before: Tensor | None) -> Tensor:
-    """Each frame and its predecessor as channels, written once: (clips*T, C, H, W) to (clips*T, 2 * C, H, W)."""
-    count, channels, height, width = frames.shape
-    shape = (count, 2 * channels, height, width)
-    joined = torch.empty(shape, dtype=frames.dtype, device=frames.device, memory_format=torch.channels_last)
-    torch.cat([frames[1:], frames[:-1]], dim=1, out=joined[1:])
-    joined[0, :channels] = frames[0]
-    first_past = joined.unflatten(0, (clips, -1))[:, 0, channels:]
-    if before is None:
-        first_past.zero_()
-    else:
-        first_past.copy_(before[:, 0])
-    return joined
+    def _convolve_into(self, result: Tensor, frames: Tensor) -> None:
+        settings = torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32
+        past = self.past
+        assert isinstance(past.padding, tuple)
+        torch.cudnn_convolution(
+            frames, past.weight, past.padding, past.stride, past.dilation, past.groups, *settings, out=result
+        )
 
 
 class JoinedFrames(nn.Module):
@@ -204,28 +224,54 @@ class GrownPlanes(nn.Module):
         return channels_to_frames(self.conv(frames), self.stride)
 
 
-class EntryOfFrames(nn.Module):
+class Entry(nn.Module):
     """The entry convolution and its ReLU: pictures go in one by one and come out ``stride`` side by side."""
 
     def __init__(self, conv: nn.Conv2d, stride: int, fused: bool) -> None:
         super().__init__()
         self.stride = stride
-        self.convolve = ConvReLU(_each_of(conv, stride), fused)
+        missing = -stride * conv.in_channels % TENSOR_CORE_CHANNELS
+        weight = functional.pad(folding.side_by_side(conv.weight, stride), (0, 0, 0, 0, 0, missing))
+        conv = _with_weights(nn.Conv2d, weight, repeated(conv.bias, stride), padding=conv.padding)
+        self.convolve = ConvReLU(conv, fused)
 
-    def forward(self, frames: Tensor) -> Tensor:
-        return self.convolve(channels_last(frames.unflatten(0, (-1, self.stride)).flatten(1, 2)))
+    def forward(self, pictures: Tensor) -> Tensor:
+        side_by_side = pictures.unflatten(0, (-1, self.stride)).flatten(1, 2)
+        count, channels, *size = side_by_side.shape
+        shape = (count, self.convolve.conv.in_channels, *size)
+        filled = torch.empty(shape, dtype=pictures.dtype, device=pictures.device, memory_format=torch.channels_last)
+        filled[:, :channels] = side_by_side
+        filled[:, channels:] = 0
+        return self.convolve(filled)
 
 
-class ExitOfFrames(nn.Module):
-    """The exit convolution: ``stride`` pictures side by side go in and come out one by one."""
+class Exit(nn.Module):
+    """TGrow, upsampling, convolution, ReLU and the exit convolution, on cells of 2x2 pixels as channels."""
 
-    def __init__(self, conv: nn.Conv2d, stride: int) -> None:
+    def __init__(self, grow: TGrow, conv: nn.Conv2d, last: nn.Conv2d, fused: bool) -> None:
         super().__init__()
-        self.stride = stride
-        self.conv = _each_of(conv, stride)
+        self.stride = grow.stride
+        phases = folding.upsample_as_phases(folding.grow_then_convolve(grow.conv.weight, conv.weight))
+        no_bias = phases.new_zeros(len(phases))  # cuDNN's fused kernel wants one
+        self.grow = ConvReLU(_with_weights(nn.Conv2d, phases, no_bias, padding=1), fused)
+        blocks = folding.side_by_side(folding.convolve_phases(last.weight), grow.stride)
+        bias = None if last.bias is None else last.bias.repeat_interleave(4)
+        self.last = _with_weights(nn.Conv2d, blocks, repeated(bias, grow.stride))
 
     def forward(self, frames: Tensor) -> Tensor:
-        return self.conv(frames).contiguous().unflatten(1, (self.stride, -1)).flatten(0, 1)
+        # A cell takes 4 times the memory of what it is grown from, all frames' at once more than all else together.
+        at_once = max(1, CELL_BYTES // (4 * self.stride * frames[0].nbytes))
+        return torch.cat([self._leave(piece) for piece in frames.split(at_once)])
+
+    def _leave(self, frames: Tensor) -> Tensor:
+        grown = self.grow(frames)
+        cells = grown.unflatten(1, (self.stride, 2, 2, -1))
+        cells[:, :, 0, :, :, -1].zero_()  # beyond the picture: below, above, right and left of it
+        cells[:, :, 1, :, :, 0].zero_()
+        cells[:, :, :, 0, :, :, -1].zero_()
+        cells[:, :, :, 1, :, :, 0].zero_()
+        pictures = functional.pixel_shuffle(self.last(grown).contiguous(), 2)
+        return pictures.unflatten(1, (self.stride, -1)).flatten(0, 1)
 
 
 def _fold(layers: Iterable[nn.Module], recipe: Recipe) -> nn.Sequential:
@@ -235,23 +281,21 @@ def _fold(layers: Iterable[nn.Module], recipe: Recipe) -> nn.Sequential:
     while rest:
         match rest:
             case [nn.Conv2d() as entry, nn.ReLU(), TPool() as pool, nn.Conv2d() as conv, *rest] if planes:
-                folded.append(EntryOfFrames(entry, pool.stride, recipe.fused))
+                folded.append(Entry(entry, pool.stride, recipe.fused))
                 folded.append(_pool_side_by_side(pool, conv))
             case [TPool() as pool, nn.Conv2d() as conv, *rest]:
                 folded.append(_fold_pool(pool, conv, recipe))
             case [
                 nn.Upsample(scale_factor=2), TGrow() as grow, nn.Conv2d() as conv, nn.ReLU(), nn.Conv2d() as last
             ] if planes:  # fmt: skip
-                folded.extend(
-                    [_grow_side_by_side(grow, conv, 2), nn.ReLU(inplace=True), ExitOfFrames(last, grow.stride)]
-                )
+                folded.append(Exit(grow, conv, last, recipe.fused))
                 rest = []
             case [nn.Upsample() as upsample, TGrow() as grow, nn.Conv2d() as conv, *rest]:
                 folded.append(_fold_grow(grow, conv, 2 if upsample.scale_factor == 2 else 1, recipe))
             case [TGrow() as grow, nn.Conv2d() as conv, *rest]:
                 folded.append(_fold_grow(grow, conv, 1, recipe))
-            case [MemBlock() as block, *rest] if recipe.memory == "joined":
-                folded.append(JoinedMemBlock(block, recipe.fused))
+            case [MemBlock() as block, *rest] if recipe.fused:
+                folded.append(FusedMemBlock(block))
             case [MemBlock() as block, *rest]:
                 folded.append(FoldedMemBlock(block))
             case [SuperMemBlock() as block, *rest]:
@@ -291,12 +335,6 @@ def _grow_side_by_side(grow: TGrow, conv: nn.Conv2d, space: int) -> nn.Conv2d | 
         return _with_weights(nn.Conv2d, kernels.flatten(0, 1), bias, padding=1)
     planes = folding.upsample_as_transposed(kernels).transpose(1, 2).flatten(1, 2)
     return _with_weights(nn.ConvTranspose2d, planes, bias, stride=2, padding=1)
-
-
-def _each_of(conv: nn.Conv2d, frames: int) -> nn.Conv2d:
-    """``conv`` of each of ``frames`` frames that lie side by side in channels."""
-    bias = None if conv.bias is None else conv.bias.repeat(frames)
-    return _with_weights(nn.Conv2d, folding.side_by_side(conv.weight, frames), bias, padding=conv.padding)
 
 
 def _conv(layer: nn.Module) -> nn.Conv2d:

@@ -36,8 +36,6 @@ class Recipe:
 
     layout: Literal["volumes", "planes"]
     """As for training."""
-    memory: Literal["two convolutions", "joined"]
-    """A MemBlock's first convolution: of now and of the past, added; or of both joined as channels."""
     fused: bool
     """Whether a convolution, its bias, the sum with the skip and the ReLU are one kernel of cuDNN's (in 16 bits)."""
     graphs: bool
@@ -51,7 +49,7 @@ TRAINING: Mapping[str, Training] = {
 """By device type."""
 
 RECIPES: Mapping[str, Recipe] = {
-    "cpu": Recipe(layout="volumes", memory="two convolutions", fused=False, graphs=False),
-    "cuda": Recipe(layout="planes", memory="joined", fused=True, graphs=True),
+    "cpu": Recipe(layout="volumes", fused=False, graphs=False),
+    "cuda": Recipe(layout="planes", fused=True, graphs=True),
 }
 """By device type."""
