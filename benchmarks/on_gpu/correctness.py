@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.on_gpu.session import Session, relative_error
-from taehv import compilation
 from taehv.losses.objective import Objective, weighted_sum
-from taehv.model import formulations
+from taehv.model import compilation, formulations
 from taehv.model.autoencoder import VideoAutoencoder
 from taehv.model.folded import FoldedTAEHV
 from taehv.model.formulations import RECIPES

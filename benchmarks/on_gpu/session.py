@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from taehv import compilation
+from taehv.model import compilation
 from taehv.paths import compiled_folder
 
 

@@ -42,7 +42,7 @@ SOURCES = ("a", "b", "c")
 
 
 def run(session: Session) -> None:
-    steps = 4 if session.rehearsal else 200
+    steps = 4 if session.rehearsal else 120
     for precision in ("fp32",) if session.rehearsal else ("fp32", "bf16"):
         session.case(f"kill and resume, {precision}", partial(kill_and_resume, session, precision, steps))
 

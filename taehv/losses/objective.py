@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from taehv.compilation import Compiled
 from taehv.losses.distillation import TERMS, factor
 from taehv.losses.encoder import encoder_per_clip
 from taehv.losses.perceptual import ssim_distance_per_clip
 from taehv.losses.recon import recon_per_clip
 from taehv.losses.seraena import ramp, seraena_per_clip
 from taehv.model import cheaper, planar
+from taehv.model.compilation import Compiled
 from taehv.model.formulations import TRAINING
 from taehv.model.taehv import TAEHV
 from taehv.params import Distillation, LossWeights, Perceptual, Seraena

@@ -9,7 +9,7 @@ in ``cheaper.py``, layers that are linear are folded into one. What differs from
   moved; on the side of the pictures their channels are filled up with zeros to a multiple of 8, without which cuDNN is
   three times slower;
 - no index and no constant comes from the host, so that the processor never waits for the GPU, and everything between
-  two convolutions can be one kernel (``taehv/compilation.py``).
+  two convolutions can be one kernel (``taehv/model/compilation.py``).
 """
 
 from __future__ import annotations

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from taehv.alignment import common_frames
-from taehv.compilation import Compiled
 from taehv.keyed_random import Purpose, below, words
 from taehv.losses import seraena
+from taehv.model.compilation import Compiled
 from taehv.model.formulations import TRAINING
 from taehv.model.variants import Variant
 from taehv.params import Seraena

@@ -9,7 +9,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
-from taehv import compilation
 from taehv.data.sampler import SlotSampler
 from taehv.data.store import ClipStore
 from taehv.errors import UserError
@@ -17,6 +16,7 @@ from taehv.fingerprint import sha256_of_file
 from taehv.losses.objective import Objective
 from taehv.machine import available_cores
 from taehv.metrics import Lpips, lpips_backbone_file
+from taehv.model import compilation
 from taehv.model.checkpoints import read_state_dict
 from taehv.model.init import create_model
 from taehv.model.taehv import TAEHV

@@ -11,8 +11,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from taehv import compilation
 from taehv.losses.objective import Objective, weighted_sum
+from taehv.model import compilation
 from taehv.model.formulations import TRAINING
 from taehv.teachers import Teacher
 from taehv.training.adversary import Adversary, Encounter
