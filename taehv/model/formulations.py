@@ -52,8 +52,8 @@ TRAINING: Mapping[str, Training] = {
 cpu   volumes          1.4 to 1.6 times the plain model (64x64x12, 2 threads); planes: not measured
 cuda  planes           32 clips/s uncompiled, where plain has 19 and volumes 29 (H100, 12x480x720, bf16, recon, batch 4)
 cuda  compiled         45 clips/s; with all five terms 23, where 9 uncompiled (and 9 as volumes)
-cuda  shifted sums     SSIM in 5 ms of a step of 138 ms; 14 ms in one of 65 ms with pytorch-msssim (batch 2)
-cuda  pooled first     Seraena in 37 ms of a step of 175 ms, where 155 of 285 ms before (batch 2)
+cuda  shifted sums     SSIM in 8 of 138 ms of a step; with pytorch-msssim in 14 of 130 ms (batch 2)
+cuda  pooled first     Seraena in 37 of 175 ms of a step; as defined in 155 of 285 ms (batch 2)
 ===== ================ ================================================================================================
 """
 
