@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from tests_support import REPOSITORY
 
+GPU = str(REPOSITORY / "benchmarks/gpu.sh")
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
@@ -24,18 +26,9 @@ from tests_support import REPOSITORY
     ],
 )
 def test_a_part_runs_on_a_cpu_and_writes_down_what_it_found(part: str, case: str, tmp_path: Path) -> None:
-    command = [
-        REPOSITORY / "benchmarks/gpu.sh",
-        "--part",
-        part,
-        "--rehearse",
-        "--only",
-        case,
-        "--out",
-        tmp_path / "out",
-    ]
+    options = ["--part", part, "--rehearse", "--only", case, "--out", str(tmp_path / "out")]
     environment = {**os.environ, "PYTHON": sys.executable, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "compiled")}
-    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+    finished = subprocess.run([GPU, *options], env=environment, capture_output=True, text=True, timeout=900)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     (row,) = map(json.loads, (tmp_path / "out" / f"{part}.jsonl").read_text().splitlines())
     assert row.pop("case") == case
@@ -45,7 +38,6 @@ def test_a_part_runs_on_a_cpu_and_writes_down_what_it_found(part: str, case: str
 
 def test_without_a_gpu_it_says_how_to_rehearse() -> None:
     environment = {**os.environ, "PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": ""}
-    command = [REPOSITORY / "benchmarks/gpu.sh", "--part", "codec"]
-    finished = subprocess.run(command, env=environment, capture_output=True, text=True)
+    finished = subprocess.run([GPU, "--part", "codec"], env=environment, capture_output=True, text=True)
     assert finished.returncode == 1
     assert finished.stderr.strip() == "there is no GPU; --rehearse runs the same lines on a CPU"
