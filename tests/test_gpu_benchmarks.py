@@ -19,9 +19,9 @@ GPU = str(REPOSITORY / "benchmarks/gpu.sh")
     ("part", "case"),
     [
         ("codec", "codec as chosen, float16"),
-        ("step", "recon, planes"),
         ("correctness", "codec hunyuan_video float32"),
-        ("correctness", "gradients fp32 planes"),
+        pytest.param("correctness", "gradients fp32 planes", marks=pytest.mark.soak),
+        pytest.param("step", "recon, planes", marks=pytest.mark.soak),
         pytest.param("train", "kill and resume, fp32", marks=pytest.mark.soak),
     ],
 )
