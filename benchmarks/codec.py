@@ -17,7 +17,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.memory import peak_resident_bytes
 from taehv.model.autoencoder import VideoAutoencoder
-from taehv.model.folded import RECIPES, FoldedTAEHV
+from taehv.model.folded import FoldedTAEHV
+from taehv.model.formulations import RECIPES
 from taehv.model.init import create_model
 from taehv.model.taehv import TAEHV
 from taehv.model.variants import VARIANTS
@@ -106,10 +106,10 @@ def gpu_tables(options: argparse.Namespace, device: str, sizes: Sequence[tuple[i
 
 
 def folded_models(plain: TAEHV) -> dict[str, VideoAutoencoder]:
-    """As the device's recipe says, and as the other recipe would have it."""
-    chosen = RECIPES[next(plain.parameters()).device.type]
-    other = replace(chosen, volumetric=not chosen.volumetric)
-    return {"folded": FoldedTAEHV(plain), f"folded, volumetric={other.volumetric}": FoldedTAEHV(plain, other)}
+    """As the device's recipe says, and as the other device's recipe would have it."""
+    device = next(plain.parameters()).device.type
+    (other,) = RECIPES.keys() - {device}
+    return {"folded": FoldedTAEHV(plain), f"folded as on {other}": FoldedTAEHV(plain, RECIPES[other])}
 
 
 def example(model: VideoAutoencoder, frames: int, height: int, width: int) -> tuple[Tensor, Tensor]:

@@ -40,7 +40,7 @@ from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 from benchmarks.memory import peak_resident_bytes  # noqa: E402
 from taehv.losses.objective import Objective, weighted_sum  # noqa: E402
 from taehv.machine import available_cores  # noqa: E402
-from taehv.model import cheaper  # noqa: E402
+from taehv.model import cheaper, formulations  # noqa: E402
 from taehv.model.init import create_model  # noqa: E402
 from taehv.model.variants import VARIANTS  # noqa: E402
 from taehv.params import Params, parse_params  # noqa: E402
@@ -112,7 +112,9 @@ def formulated(formulation: Formulation) -> Iterator[None]:
     if formulation == "as built":
         yield
         return
+    plain = formulations.Training("volumes", compiled=False, ssim="library", discriminator="as defined")
     with (
+        mock.patch.dict(formulations.TRAINING, dict.fromkeys((*formulations.TRAINING, "meta"), plain)),
         mock.patch.object(cheaper, "encode", lambda model, frames: model.encode(frames)),
         mock.patch.object(cheaper, "decode", lambda model, latents: model.decode(latents)),
     ):

@@ -125,3 +125,8 @@ def training_outputs(stage: str) -> TrainingOutputs:
 def work_folder(stage: str, fingerprint: str) -> Path:
     """Where a stage's unfinished work lives: outside DVC's outputs, so that a rerun finds it again."""
     return main_repository() / ".work" / stage / fingerprint[:16]
+
+
+def compiled_folder() -> Path:
+    """Where GPU code that was compiled is kept, for all trainings."""
+    return main_repository() / ".work" / "compiled"

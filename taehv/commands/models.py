@@ -8,7 +8,8 @@ import torch
 
 from taehv.errors import UserError
 from taehv.model.checkpoints import load_checkpoint
-from taehv.model.folded import RECIPES, FoldedTAEHV
+from taehv.model.folded import FoldedTAEHV
+from taehv.model.formulations import RECIPES
 from taehv.model.taehv import TAEHV
 from taehv.model.variants import VARIANTS, Variant
 from taehv.model.weights import load_model

@@ -13,7 +13,9 @@ from taehv.losses.encoder import encoder_per_clip
 from taehv.losses.perceptual import ssim_distance_per_clip
 from taehv.losses.recon import recon_per_clip
 from taehv.losses.seraena import ramp, seraena_per_clip
-from taehv.model import cheaper
+from taehv.model import cheaper, planar
+from taehv.model.compilation import Compiled
+from taehv.model.formulations import TRAINING
 from taehv.model.taehv import TAEHV
 from taehv.params import Distillation, LossWeights, Perceptual, Seraena
 
@@ -43,6 +45,7 @@ class Objective(nn.Module):
         self._distillation = distillation
         self._perceptual = PERCEPTUAL[perceptual.name]
         self._seraena = seraena
+        self._compiled = Compiled(self._planar_terms, "the training step")
 
     @property
     def needs_teacher(self) -> bool:
@@ -79,6 +82,9 @@ class Objective(nn.Module):
             teacher_latents_ntchw: the teacher's latents of the same frames; None only if no term needs them.
             corrections: the adversary's; None where the adversarial term does not count.
         """
+        if TRAINING[frames_ntchw.device.type].layout == "planes":
+            terms = self._terms_on_planes(frames_ntchw, teacher_latents_ntchw, corrections)
+            return {term: terms[term] for term in self._weights if term in terms}
         terms = self._round_trip_terms(frames_ntchw, teacher_latents_ntchw, corrections)
         if "decoder" in self._weights:
             assert teacher_latents_ntchw is not None
@@ -105,6 +111,50 @@ class Objective(nn.Module):
             if corrections is not None:
                 terms["seraena"] = seraena_per_clip(decoded, corrections(decoded, frames, latents))
         return terms
+
+    def _terms_on_planes(
+        self, frames: Tensor, teacher_latents: Tensor | None, corrections: Corrections | None
+    ) -> dict[str, Tensor]:
+        """All terms; the adversary, which is compiled by itself, stands between two graphs."""
+        terms_of = self._compiled if TRAINING[frames.device.type].compiled else self._planar_terms
+        terms, decoded, latents = terms_of(frames, teacher_latents, corrections is not None)
+        if corrections is not None:
+            assert decoded is not None
+            assert latents is not None
+            terms = {**terms, "seraena": seraena_per_clip(decoded, corrections(decoded, frames, latents))}
+        return terms
+
+    def _planar_terms(
+        self, frames: Tensor, teacher_latents: Tensor | None, keep_decoded: bool
+    ) -> tuple[dict[str, Tensor], Tensor | None, Tensor | None]:
+        """The terms that need no adversary; on request also what it is shown: decoded frames and their latents.
+
+        Both kinds of latents are decoded in one go, which is half as much to compile.
+        """
+        wants_decoded = "recon" in self._weights or "perceptual" in self._weights or keep_decoded
+        terms: dict[str, Tensor] = {}
+        latents = decoded = None
+        to_decode: list[Tensor] = []
+        if wants_decoded or "encoder" in self._weights:
+            latents = planar.encode(self.student, frames)
+        if latents is not None and wants_decoded:
+            to_decode.append(latents)
+        if "decoder" in self._weights:
+            assert teacher_latents is not None
+            to_decode.append(teacher_latents)
+        if to_decode:
+            pictures = planar.decode(self.student, torch.cat(to_decode))
+            if "decoder" in self._weights:
+                terms["decoder"] = recon_per_clip(pictures[-len(frames) :], frames)
+            decoded = pictures[: len(frames)] if wants_decoded else None
+        if latents is not None and "encoder" in self._weights:
+            assert teacher_latents is not None
+            terms["encoder"] = encoder_per_clip(latents, teacher_latents)
+        if decoded is not None and "recon" in self._weights:
+            terms["recon"] = recon_per_clip(decoded, frames)
+        if decoded is not None and "perceptual" in self._weights:
+            terms["perceptual"] = self._perceptual(decoded, frames)
+        return terms, decoded if keep_decoded else None, latents if keep_decoded else None
 
 
 def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:

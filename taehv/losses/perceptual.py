@@ -9,7 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from taehv.metrics import structural_similarity
+from taehv import metrics
+from taehv.losses import fused_ssim
+from taehv.model.formulations import TRAINING
+
+SIMILARITIES = {"library": metrics.structural_similarity, "shifted sums": fused_ssim.structural_similarity}
 
 
 def ssim_distance_per_clip(decoded_ntchw: Tensor, frames_ntchw: Tensor) -> Tensor:
@@ -19,5 +23,6 @@ def ssim_distance_per_clip(decoded_ntchw: Tensor, frames_ntchw: Tensor) -> Tenso
     and what bfloat16 leaves of the difference is larger than its stabilising constants (a good match then gets an SSIM
     above 1, and a gradient without bounds).
     """
-    with torch.autocast(frames_ntchw.device.type, enabled=False):
-        return 1.0 - structural_similarity(decoded_ntchw.to(frames_ntchw.dtype), frames_ntchw)
+    device = frames_ntchw.device.type
+    with torch.autocast(device, enabled=False):
+        return 1.0 - SIMILARITIES[TRAINING[device].ssim](decoded_ntchw.to(frames_ntchw.dtype), frames_ntchw)

@@ -9,10 +9,13 @@ Everything is per sample (group norm, one scale per group of frames): how a batc
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from taehv.model.formulations import TRAINING
 from taehv.model.variants import Variant
 from taehv.params import Seraena
 
@@ -37,8 +40,8 @@ def latents_per_group(latents_ntchw: Tensor, variant: Variant, groups: int, size
     (j + trim) // t_upscale.
     """
     trim = variant.frames_to_trim(latents_ntchw.shape[1])
-    latent_of_frame = [(frame + trim) // variant.t_upscale for frame in range(groups * size)]
-    return latents_ntchw[:, latent_of_frame].unflatten(1, (groups, size)).mean(dim=2)
+    latent_of_frame = [latents_ntchw[:, (frame + trim) // variant.t_upscale] for frame in range(groups * size)]
+    return torch.stack(latent_of_frame, dim=1).unflatten(1, (groups, size)).mean(dim=2)
 
 
 class Discriminator(nn.Module):
@@ -54,6 +57,8 @@ class Discriminator(nn.Module):
 
     def forward(self, groups: Tensor, latents: Tensor) -> Tensor:
         """(N, size * 3, H, W) in [0, 1] and (N, C, h, w) to scores (N, layers, H / 8, W / 8)."""
+        if TRAINING[groups.device.type].discriminator == "pooled first":
+            return self.pooled_first(groups, latents)
         height, width = groups.shape[-2:]
         patches = height // PATCH, width // PATCH
         hidden = torch.cat([groups * 2 - 1, functional.interpolate(latents, size=(height, width))], dim=1)
@@ -62,6 +67,49 @@ class Discriminator(nn.Module):
             hidden = block(hidden)
             scores.append(functional.adaptive_avg_pool2d(score(hidden), patches))
         return torch.cat(scores, dim=1)
+
+    def pooled_first(self, groups: Tensor, latents: Tensor) -> Tensor:
+        """The same scores with fewer passes over full-size pictures; H and W are multiples of ``PATCH``.
+
+        A score is linear and averaging commutes with it, so pictures are averaged first: a convolution to one channel
+        reads and, backwards, writes full-size pictures at a fraction of a GPU's speed. Tensor cores take channels by
+        8, so the first layer's input is filled up with zeros.
+        """
+        height, width = groups.shape[-2:]
+        condition = functional.interpolate(latents, size=(height, width))
+        missing = -(groups.shape[1] + latents.shape[1]) % 8
+        hidden = torch.cat(
+            [groups * 2 - 1, condition, torch.zeros_like(groups[:, :1]).expand(-1, missing, -1, -1)], dim=1
+        )
+        scores = []
+        for block, score in zip(self.blocks, self.scores, strict=True):
+            assert isinstance(block, nn.Sequential)
+            conv, norm, _ = block
+            assert isinstance(conv, nn.Conv2d)
+            weight = functional.pad(conv.weight, (0, 0, 0, 0, 0, hidden.shape[1] - conv.in_channels))
+            assert isinstance(norm, nn.GroupNorm)
+            hidden = functional.relu(
+                normalised(functional.conv2d(hidden, weight, None, conv.stride, conv.padding), norm)
+            )
+            by_patch = hidden.unflatten(3, (width // PATCH, -1)).unflatten(2, (height // PATCH, -1))
+            scores.append(score(by_patch.mean(dim=(3, 5))))
+        return torch.cat(scores, dim=1)
+
+
+def normalised(pictures: Tensor, norm: nn.GroupNorm) -> Tensor:
+    """``norm``, of one group, with its sums taken row by row first: (N, C, H, W) to the same shape.
+
+    A sum over a whole picture keeps as few multiprocessors busy as there are pictures: at 480x720 it takes 3.3 ms on an
+    H100 for 0.2 ms of reading. The same holds backwards, so means are spread over rows before they are used.
+    """
+    precise = pictures if pictures.dtype == torch.float64 else pictures.float()
+    variances, means = torch.var_mean(precise, dim=(1, 3), correction=0)  # (N, H)
+    mean = means.mean(dim=1, keepdim=True)
+    variance = variances.mean(dim=1, keepdim=True) + (means - mean).square().mean(dim=1, keepdim=True)
+    scale = (variance + norm.eps).rsqrt()
+    by_row = [each.expand_as(means)[:, None, :, None] for each in (mean, scale)]
+    weight, bias = norm.weight[:, None, None], norm.bias[:, None, None]
+    return (precise - by_row[0]) * by_row[1] * weight + bias
 
 
 def _block(channels_in: int, channels_out: int, stride: int) -> nn.Module:
@@ -73,13 +121,35 @@ def _block(channels_in: int, channels_out: int, stride: int) -> nn.Module:
     )
 
 
+def lesson(discriminator: Discriminator, groups: Tensor, latents: Tensor, is_decoded: Tensor) -> Tensor:
+    """The discriminator's loss, summed over groups: a scalar."""
+    return discriminator_loss(discriminator(groups, latents), is_decoded).sum()
+
+
 def discriminator_loss(scores: Tensor, is_decoded: Tensor) -> Tensor:
     """Mean squared distance of each sample's scores to 1 (decoded) or -1 (real): (N, ...) and (N,) bool to (N,)."""
     target = torch.where(is_decoded, 1.0, -1.0).to(scores.dtype)
     return (scores - target[:, None, None, None]).square().flatten(1).mean(dim=1)
 
 
-def correction(discriminator: Discriminator, decoded: Tensor, real: Tensor, latents: Tensor) -> Tensor:
+def distance_of_scores(discriminator: Discriminator, decoded: Tensor, real: Tensor, latents: Tensor) -> Tensor:
+    """Sum over groups of the mean squared distance of a decoded group's scores to its real one's, held fixed."""
+    with torch.no_grad():
+        wanted = discriminator(real, latents)
+    return (discriminator(decoded, latents) - wanted).square().flatten(1).mean(dim=1).sum()
+
+
+Distance = Callable[[Discriminator, Tensor, Tensor, Tensor], Tensor]
+"""``distance_of_scores``, or what a compiler made of it."""
+
+
+def correction(
+    discriminator: Discriminator,
+    decoded: Tensor,
+    real: Tensor,
+    latents: Tensor,
+    distance: Distance = distance_of_scores,
+) -> Tensor:
     """How decoded groups (N, C, H, W) should change to be scored as the real ones; unit standard deviation each.
 
     "Relativistic": it pulls the scores of a decoded group towards those of its real one, however well the
@@ -87,10 +157,7 @@ def correction(discriminator: Discriminator, decoded: Tensor, real: Tensor, late
     """
     with torch.enable_grad():
         decoded = decoded.detach().requires_grad_()
-        with torch.no_grad():
-            wanted = discriminator(real, latents)
-        distance = (discriminator(decoded, latents) - wanted).square().flatten(1).mean(dim=1).sum()
-        (gradient,) = torch.autograd.grad(distance, decoded)
+        (gradient,) = torch.autograd.grad(distance(discriminator, decoded, real, latents), decoded)
     spread = gradient.flatten(1).std(dim=1, correction=0)[:, None, None, None]
     return -gradient / (spread + torch.finfo(spread.dtype).tiny ** 0.5)
 

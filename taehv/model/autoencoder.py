@@ -75,7 +75,7 @@ class VideoAutoencoder(nn.Module):
             ValueError: the latents are not of this variant's shape.
         """
         if chunk is not None:
-            return torch.cat(list(self.decode_chunks(latents_ntchw, chunk)), dim=1)
+            return self._decode_piece_by_piece(latents_ntchw, chunk)
         self.check_latents(latents_ntchw)
         clips, length = latents_ntchw.shape[:2]
         frames = self.run_decoder(latents_ntchw, clips)
@@ -91,6 +91,18 @@ class VideoAutoencoder(nn.Module):
         for piece in _pieces(latents_ntchw, chunk):
             yield stream.push(piece)
         yield stream.flush()
+
+    def _decode_piece_by_piece(self, latents_ntchw: Tensor, chunk: int) -> Tensor:
+        """The pieces joined, each put into its place at once: joining them at the end would hold all of them twice."""
+        frames, given = None, 0
+        for piece in self.decode_chunks(latents_ntchw, chunk):
+            if frames is None:
+                count = self.variant.decoded_frames(latents_ntchw.shape[1])
+                frames = piece.new_empty((len(piece), count, *piece.shape[2:]))
+            frames[:, given : given + piece.shape[1]] = piece
+            given += piece.shape[1]
+        assert frames is not None
+        return frames
 
     def run_encoder(self, frames_ntchw: Tensor, clips: int, memory: Memory | None = None) -> Tensor:
         """The layers alone, on T frames that the time downscale divides: no padding, no segments."""

@@ -1,4 +1,4 @@
-"""The model with fewer operations and the same numbers, for training; gradients flow through the folded weights.
+"""The model with fewer operations and the same numbers, for training on a CPU; gradients flow through folded weights.
 
 ``TAEHV.encode`` and ``TAEHV.decode`` stay the reference (``tests/model/test_cheaper.py`` compares them). What differs:
 
@@ -7,8 +7,8 @@
 - TGrow, nearest upsampling and the convolution after it are one transposed convolution, with 4 taps per pixel for 9;
 - frames that the trim will drop are dropped as soon as no MemBlock needs them any more.
 
-Only variants in ``TRAINABLE`` have these layers. benchmarks/train_step.py measures it; ``folded.py`` is its sister for
-inference, where the weights are folded once.
+Only variants in ``TRAINABLE`` have these layers. benchmarks/train_step.py measures it; ``planar.py`` is its sister for
+GPUs (``formulations.py`` chooses), ``folded.py`` for inference, where the weights are folded once.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ def encode(model: TAEHV, frames_ntchw: Tensor) -> Tensor:
     model.check_frames(frames_ntchw)
     clips, length = frames_ntchw.shape[:2]
     frames = repeat_last(frames_ntchw, model.variant.padded_frames(length) - length)
-    hidden = _channels_last(functional.pixel_unshuffle(frames.flatten(0, 1), model.variant.patch_size))
+    hidden = channels_last(functional.pixel_unshuffle(frames.flatten(0, 1), model.variant.patch_size))
     layers = list(model.encoder)
     for i, layer in enumerate(layers):
         if isinstance(layer, TPool):
             kernel = folding.pool_then_convolve(layer.conv.weight, _conv(layers[i + 1]).weight)
             joined = kernel.transpose(1, 2).flatten(1, 2)
-            hidden = functional.conv2d(_frames_to_channels(hidden, layer.stride), joined, stride=2, padding=1)
+            hidden = functional.conv2d(frames_to_channels(hidden, layer.stride), joined, stride=2, padding=1)
         elif isinstance(layer, MemBlock):
             hidden = _mem_block(layer, hidden, clips)
         elif not isinstance(layers[i - 1], TPool):
@@ -49,7 +49,7 @@ def decode(model: TAEHV, latents_ntchw: Tensor) -> Tensor:
     trim = model.variant.frames_to_trim(length)
     layers = list(model.decoder)
     last_grow = max(i for i, layer in enumerate(layers) if isinstance(layer, TGrow))
-    hidden = _channels_last(latents_ntchw.flatten(0, 1))
+    hidden = channels_last(latents_ntchw.flatten(0, 1))
     for i, layer in enumerate(layers):
         if isinstance(layer, TGrow):
             if i == last_grow:
@@ -82,13 +82,14 @@ def _grow_upsample_conv(frames: Tensor, grow: TGrow, conv: nn.Conv2d) -> Tensor:
     return grown.transpose(1, 2).flatten(0, 1)
 
 
-def _frames_to_channels(frames: Tensor, stride: int) -> Tensor:
+def frames_to_channels(frames: Tensor, stride: int) -> Tensor:
     """(N * stride, C, H, W) to (N, stride * C, H, W), earliest frame first, both channels_last."""
     rows = frames.permute(0, 2, 3, 1).unflatten(0, (-1, stride))
     return rows.permute(0, 2, 3, 1, 4).flatten(3).permute(0, 3, 1, 2)
 
 
-def _channels_last(frames: Tensor) -> Tensor:
+def channels_last(frames: Tensor) -> Tensor:
+    """The same, with the channels of a pixel beside each other in memory."""
     return frames.contiguous(memory_format=torch.channels_last)
 
 

@@ -143,7 +143,7 @@ class StreamingDecoder:
         start = self._seen * variant.t_upscale
         kept = variant.kept_frames(start, start + frames.shape[1], self._promised or 0)
         self._seen += count
-        self._waiting = _joined(self._waiting, frames[:, [frame - start for frame in kept]])
+        self._waiting = _joined(self._waiting, _picked(frames, [frame - start for frame in kept]))
         given, self._waiting = _split(self._waiting, variant.decoded_frames(self._promised or self._seen) - self._given)
         self._given += given.shape[1]
         return given
@@ -202,6 +202,13 @@ class StreamingTAEHV:
 
 def _joined(first: Tensor | None, second: Tensor) -> Tensor:
     return second if first is None or first.shape[1] == 0 else torch.cat([first, second], dim=1)
+
+
+def _picked(frames: Tensor, kept: list[int]) -> Tensor:
+    """The frames of these numbers, increasing; a list of them would be sent to a GPU, which waits for it."""
+    if not kept or kept[-1] - kept[0] + 1 == len(kept):
+        return frames[:, kept[0] : kept[-1] + 1] if kept else frames[:, :0]
+    return frames[:, kept]
 
 
 def _cut(frames: Tensor, size: int, position: int) -> list[Tensor]:

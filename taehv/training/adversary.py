@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from torch import Tensor
 from taehv.alignment import common_frames
 from taehv.keyed_random import Purpose, below, words
 from taehv.losses import seraena
+from taehv.model.compilation import Compiled
+from taehv.model.formulations import TRAINING
 from taehv.model.variants import Variant
 from taehv.params import Seraena
 from taehv.training.replay import Replay, Sample
@@ -75,6 +78,12 @@ class Adversary:
         self.slots = slots
         self._discriminator = discriminator.to(device, dtype)
         self._optimizer = torch.optim.AdamW(discriminator.parameters(), lr=params.lr, betas=BETAS, fused=True)
+        self._judge = _frozen_twin(self._discriminator)
+        self._distance: seraena.Distance = seraena.distance_of_scores
+        self._lesson = seraena.lesson
+        if TRAINING[device.type].compiled:
+            self._distance = Compiled(seraena.distance_of_scores, "the corrections")
+            self._lesson = Compiled(seraena.lesson, "the discriminator's lesson")
         self._variant = variant
         self._seed = seed
         self._global_batch = global_batch
@@ -89,7 +98,7 @@ class Adversary:
         """For decoded frames of some clips, their originals and the latents they were decoded from."""
         by_clip = self._grouped(decoded_ntchw, frames_ntchw, latents_ntchw)
         decoded, real, latents = (groups.flatten(0, 1) for groups in by_clip)
-        corrections = seraena.correction(self._discriminator, decoded, real, latents)
+        corrections = seraena.correction(self._judge, decoded, real, latents, self._distance)
         return seraena.ungroup_frames(corrections.unflatten(0, by_clip[0].shape[:2]), self.params.group_frames)
 
     def accumulate(
@@ -98,8 +107,7 @@ class Adversary:
         """Add to the discriminator's gradient what these slots teach it, and note what they will remember."""
         decoded, real, latents = self._grouped(decoded_ntchw, frames_ntchw, latents_ntchw)
         seen = self._draw(step, slots, decoded, real, latents)
-        scores = self._discriminator(seen.groups, seen.latents)
-        total = seraena.discriminator_loss(scores, seen.is_decoded).sum()
+        total = self._lesson(self._discriminator, seen.groups, seen.latents, seen.is_decoded)
         (total / (self._global_batch * decoded.shape[1])).backward()
         self._losses.append(total.detach() / decoded.shape[1])
 
@@ -150,7 +158,8 @@ class Adversary:
             keep = below(kept, count)
             new = Sample(decoded[row, keep].clone(), latents[row, keep].clone())
             self._to_remember.append((slot, new, below(place, max(1, remembered))))
-        return Seen(torch.stack(groups), torch.stack(conditions), torch.tensor(is_decoded, device=self._device))
+        kinds = torch.tensor(is_decoded, pin_memory=self._device.type == "cuda").to(self._device, non_blocking=True)
+        return Seen(torch.stack(groups), torch.stack(conditions), kinds)
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Weights and optimiser state; the same on every process."""
@@ -187,6 +196,14 @@ class Adversary:
             if (folder / _replay_file(slot)).exists():
                 remembered = load_file(folder / _replay_file(slot))
                 self._replay.restore(slot, {name: tensor.to(self._device) for name, tensor in remembered.items()})
+
+
+def _frozen_twin(discriminator: seraena.Discriminator) -> seraena.Discriminator:
+    """The same weights in the same memory, which want no gradient: who makes corrections computes none for them."""
+    twin = copy.deepcopy(discriminator).requires_grad_(False)
+    for own, shared in zip(twin.parameters(), discriminator.parameters(), strict=True):
+        own.data = shared.data
+    return twin
 
 
 def _replay_file(slot: int) -> str:

@@ -17,12 +17,13 @@ from taehv.launched import forget_inherited
 from taehv.losses.objective import Objective
 from taehv.machine import available_cores
 from taehv.metrics import Lpips, lpips_backbone_file
+from taehv.model import compilation
 from taehv.model.checkpoints import read_state_dict
 from taehv.model.init import create_model
 from taehv.model.taehv import TAEHV
 from taehv.model.variants import VARIANTS
 from taehv.params import Params
-from taehv.paths import main_repository
+from taehv.paths import compiled_folder, main_repository
 from taehv.teachers import load_teacher
 from taehv.training.adversary import Adversary
 from taehv.training.batches import SlotLoader
@@ -55,6 +56,8 @@ def start_accelerator(job: TrainingJob) -> Accelerator:
     torch.set_num_threads(threads)
     mixed = "bf16" if job.params.active.precision == "bf16" else "no"
     accelerator = Accelerator(cpu=job.profile.gpus == 0, mixed_precision=mixed)
+    if accelerator.device.type == "cuda":
+        set_up_gpu()
     expected = job.profile.processes
     if accelerator.num_processes != expected:
         raise UserError(
@@ -62,6 +65,17 @@ def start_accelerator(job: TrainingJob) -> Accelerator:
             f"{expected}; start the stage through its profile's launcher (python -m taehv.launch --profile NAME)"
         )
     return accelerator
+
+
+def set_up_gpu() -> None:
+    """Make equal runs equal, and keep what is compiled.
+
+    cuDNN's fastest gradients add in any order, and float32 convolutions are rounded to TensorFloat-32 by default:
+    neither resumes bit for bit, nor is what ``precision: fp32`` says (benchmarks/RESULTS.md: what it costs).
+    """
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.allow_tf32 = False
+    compilation.use_cache_folder(compiled_folder())
 
 
 def assemble(job: TrainingJob, accelerator: Accelerator) -> Parts:

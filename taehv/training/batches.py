@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-from taehv.data.sampler import SlotDraw, SlotSampler, load_slots
+from taehv.data.sampler import SlotDraw, SlotSampler, flip_drawn, load_slots
 from taehv.data.store import ClipStore
 
 
@@ -24,6 +24,7 @@ class SlotLoader:
         self._sampler = sampler
         self.slots = slots
         self._device = device
+        self._flips_on_device = device.type != "cpu"
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="clip-reader")
         self._ahead: tuple[int, Future[Tensor]] | None = None
 
@@ -38,14 +39,14 @@ class SlotLoader:
         else:
             frames = self._read(step)
         self._ahead = (step + 1, self._reader.submit(self._read, step + 1))
-        return frames.to(self._device, non_blocking=True)
+        on_device = frames.to(self._device, non_blocking=True)
+        return flip_drawn(on_device, self.draws(step)) if self._flips_on_device else on_device
 
     def close(self) -> None:
         """Stop reading ahead."""
         self._reader.shutdown(wait=True, cancel_futures=True)
 
     def _read(self, step: int) -> Tensor:
-        frames = load_slots(
-            self._store, self.draws(step), self._sampler.height, self._sampler.width, self._sampler.frames
-        )
+        size = self._sampler.height, self._sampler.width, self._sampler.frames
+        frames = load_slots(self._store, self.draws(step), *size, flip=not self._flips_on_device)
         return frames.pin_memory() if self._device.type == "cuda" else frames

@@ -12,6 +12,8 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from taehv.losses.objective import Objective, weighted_sum
+from taehv.model import compilation
+from taehv.model.formulations import TRAINING
 from taehv.teachers import Teacher
 from taehv.training.adversary import Adversary, Encounter
 from taehv.training.batches import SlotLoader
@@ -82,11 +84,13 @@ class TrainStep:
         term_norms = self._term_gradient_norms(frames, weights, adversary) if measure_terms else {}
         own_sums, own_not_finite = self._accumulate_gradient(step, frames, weights, adversary)
         summed = self._accelerator.reduce(torch.cat([own_sums, own_not_finite]), reduction="sum")
-        term_sums, not_finite = summed[: len(weights)], summed[len(weights) :]
         parameters = self._state.student.parameters()
         # Reduced gradients, and so their norms, are the same on every process: all of them skip, or none.
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self._state.optim.clip_grad_norm))
-        means = dict(zip(weights, (term_sums / self._global_batch).tolist(), strict=True))
+        # One wait for the GPU brings all of these numbers.
+        numbers = summed.tolist()
+        means = {term: numbers[i] / self._global_batch for i, term in enumerate(weights)}
+        not_finite = numbers[len(weights) :]
         loss = sum(weights[term] * value for term, value in means.items())
         distance = sum(weight * means[term] for term, weight in self._objective.distance_weights.items())
         adversary_loss = adversary.reduce(self._accelerator) if adversary is not None else None
@@ -98,7 +102,7 @@ class TrainStep:
         if adversary is not None:
             adversary.finish_step(skipped=skipped)
         rates = self._state.optimizers.learning_rates(step)
-        slots = tuple(not_finite.nonzero().flatten().tolist())
+        slots = tuple(slot for slot, count in enumerate(not_finite) if count)
         return StepReport(loss, distance, means, weights, norm, term_norms, adversary_loss, rates, skipped, slots)
 
     @property
@@ -163,7 +167,8 @@ class TrainStep:
                     encounter.teach(step, group)
             values = torch.stack([terms[term].detach().double() for term in weights])
             sums += values.sum(dim=1)
-            not_finite[[self._loader.slots[row] for row in group]] = (~values.isfinite().all(dim=0)).double()
+            slots = self._loader.slots
+            not_finite[slots[group[0]] : slots[group[-1]] + 1] = (~values.isfinite().all(dim=0)).double()
         return sums, not_finite
 
     def _term_gradient_norms(
@@ -174,9 +179,12 @@ class TrainStep:
         gradients = torch.zeros(
             len(weights), sum(map(torch.numel, parameters)), dtype=self._dtype, device=frames_uint8.device
         )
-        for group in micro_batches(range(len(frames_uint8)), self.per_device):
+        compiled = TRAINING[frames_uint8.device.type].compiled
+        # What a compiled graph keeps is good for one backward pass; uncompiled ones need more memory per clip.
+        for group in micro_batches(range(len(frames_uint8)), 1 if compiled else self.per_device):
             encounter = Encounter(adversary) if adversary is not None else None
-            terms = self._terms(self._objective, frames_uint8, group, encounter)
+            with compilation.switched_off():
+                terms = self._terms(self._objective, frames_uint8, group, encounter)
             for row, (term, weight) in zip(gradients, weights.items(), strict=True):
                 weighted = terms[term].sum() * (weight / self._global_batch)
                 parts = torch.autograd.grad(weighted, parameters, retain_graph=True, materialize_grads=True)

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from clip_stores import write_test_store
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taehv.data.sampler import SlotDraw, SlotSampler, load_slots
+from taehv.data.sampler import SlotDraw, SlotSampler, flip_drawn, load_slots
 from taehv.data.store import ClipRecord, ClipStore
 from taehv.training.slots import slots_of_rank
 
@@ -127,3 +128,11 @@ def test_sampler_store_and_teacher_need_neither_video_nor_table_libraries() -> N
     code = "import sys, taehv.data.sampler, taehv.teachers.pca; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"av", "pandas", "pyarrow", "mlflow", "dvc", "skvideo"} & set(loaded)
+
+
+def test_crops_flipped_on_the_device_are_those_flipped_where_they_are_read(tmp_path: Path) -> None:
+    store = write_test_store(tmp_path)
+    draws = [SlotDraw(clip_id=clip, first_frame=1, top=3, left=5, flip=clip % 2 == 0) for clip in range(3)]
+    later = flip_drawn(load_slots(store, draws, 16, 24, 8, flip=False), draws)
+    assert torch.equal(later, load_slots(store, draws, 16, 24, 8))
+    assert not torch.equal(later, load_slots(store, draws, 16, 24, 8, flip=False))

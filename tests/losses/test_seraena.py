@@ -97,3 +97,15 @@ def test_the_discriminator_is_taught_one_for_decoded_and_minus_one_for_real() ->
     scores = torch.stack([torch.ones(6, 2, 2), -torch.ones(6, 2, 2)])
     assert discriminator_loss(scores, torch.tensor([True, False])).tolist() == [0.0, 0.0]
     assert discriminator_loss(scores, torch.tensor([False, True])).tolist() == [4.0, 4.0]
+
+
+def test_scores_of_pictures_that_were_averaged_first_are_the_same_and_so_are_the_gradients() -> None:
+    disc = discriminator().double()
+    groups, latents = random(2, 9, 32, 24).double().requires_grad_(), random(2, 16, 4, 3).double()
+    found = []
+    for way in (disc.forward, disc.pooled_first):
+        scores = way(groups, latents)
+        weights = [*disc.parameters(), groups]
+        total = (scores * torch.linspace(-1, 1, scores.numel()).reshape(scores.shape)).sum()
+        found.append([scores.detach(), *torch.autograd.grad(total, weights)])
+    torch.testing.assert_close(found[1], found[0], rtol=1e-9, atol=1e-9)

@@ -14,13 +14,14 @@ from torch import nn
 from torch.nn import functional
 
 from taehv.model import folding
-from taehv.model.folded import FoldedTAEHV, Recipe
+from taehv.model.folded import FoldedTAEHV
+from taehv.model.formulations import RECIPES, Recipe
 from taehv.model.init import create_model
 from taehv.model.streaming import StreamingDecoder, StreamingEncoder
 from taehv.model.taehv import TAEHV
 from taehv.model.variants import VARIANTS
 
-DISTINCT_WAYS = [Recipe(volumetric=True), Recipe(volumetric=False)]
+DISTINCT_WAYS = [RECIPES["cpu"], RECIPES["cuda"]]
 
 
 @functools.cache
@@ -111,6 +112,26 @@ def test_cheaper_previews_fold_too(space: tuple[bool, bool, bool], recipe: Recip
         torch.testing.assert_close(FoldedTAEHV(model, recipe).decode(latents), decoded, rtol=0, atol=1e-5)
 
 
+def test_full_size_frames_made_a_few_at_a_time_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, latents = folded("hunyuan_video", RECIPES["cuda"]), torch.randn(1, 4, 16, 3, 2)
+    whole = model.decode(latents)
+    monkeypatch.setattr("taehv.model.folded.CELL_BYTES", 3 * 4 * 2 * 4 * 12 * 8 * 4)
+    torch.testing.assert_close(model.decode(latents), whole, rtol=0, atol=1e-6)
+
+
+def test_convolving_the_cells_of_a_grown_picture_is_convolving_the_picture() -> None:
+    kernels, last = torch.randn(2, 5, 4, 3, 3).double(), torch.randn(3, 5, 3, 3).double()
+    frames = torch.randn(3, 4, 3, 2).double()
+    grown = functional.conv2d(functional.interpolate(frames, scale_factor=2), kernels.flatten(0, 1), padding=1)
+    wanted = functional.conv2d(grown.unflatten(1, (2, 5)).flatten(0, 1), last, padding=1)
+    phases = functional.conv2d(frames, folding.upsample_as_phases(kernels), padding=1).unflatten(1, (2, 2, 2, 5))
+    for axis, beyond in ((2, -1), (2, 0), (3, -1), (3, 0)):  # even rows end below the picture, odd ones begin above
+        phases.select(axis, 0 if beyond else 1).select(axis + 2, beyond).zero_()
+    blocks = functional.conv2d(phases.flatten(1, 4), folding.side_by_side(folding.convolve_phases(last), 2))
+    ours = functional.pixel_shuffle(blocks, 2).unflatten(1, (2, 3)).flatten(0, 1)
+    torch.testing.assert_close(ours, wanted, rtol=1e-10, atol=1e-10)
+
+
 def test_folding_leaves_the_plain_model_as_it_was() -> None:
     model = create_model(VARIANTS["hunyuan_video"], 1 / 16, "torch_default", seed=0)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -145,5 +166,5 @@ def test_gradients_flow_through_folded_weights() -> None:
     folding.pool_then_convolve(pool, weight).sum().backward()
     assert pool.grad is not None and weight.grad is not None
     grow = torch.randn(6, 3, 1, 1, requires_grad=True)
-    folding.upsample_as_phases(folding.grow_then_convolve(grow, weight)).sum().backward()
+    folding.upsample_as_planes(folding.grow_then_convolve(grow, weight)).sum().backward()
     assert grow.grad is not None
