@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -20,15 +20,6 @@ class _Loader(yaml.SafeLoader):
     numbers in that last way, for example for ``dvc exp run -S scales.embedded.optim.lr=5e-5``. A key that is there
     twice is an error, as it is for DVC: YAML forbids it, and PyYAML would take the last one without a word.
     """
-
-    yaml_implicit_resolvers: ClassVar[Any] = {
-        first: [
-            (tag, pattern)
-            for tag, pattern in known
-            if tag.rpartition(":")[2] in ("null", "merge", "timestamp", "value")
-        ]
-        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
@@ -48,6 +39,10 @@ def _whole_number(loader: _Loader, node: yaml.ScalarNode) -> int:
     return int(text, base)
 
 
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in known if tag.rpartition(":")[2] not in ("bool", "int", "float")]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 # The patterns of ruamel.yaml for YAML 1.2, which DVC reads with.
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"(?:true|True|TRUE|false|False|FALSE)$"), "tTfF")
 _Loader.add_implicit_resolver(
