@@ -18,8 +18,19 @@ EXIT_FAILED = 1
 EXIT_BAD_CONFIG = 2
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NOT_WRITABLE = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+    errno.EEXIST,
+)
 # safetensors writes in Rust, whose errors carry the number in their text alone.
 _DISK_FULL_IN_RUST = tuple(f"(os error {number})" for number in _DISK_FULL)
+_NOT_WRITABLE_IN_RUST = {f"(os error {number})": number for number in _NOT_WRITABLE}
 
 
 class UserError(Exception):
@@ -37,6 +48,10 @@ class Interrupted(BaseException):
         self.reason = reason
         """The signal's name, or what else asked."""
         self.exit_code = exit_code
+
+
+class NotWritableError(UserError):
+    """A file cannot be written where it was asked for. Made by ``writing``."""
 
 
 class DiskFullError(UserError):
@@ -67,17 +82,40 @@ def disk_full(path: Path | None) -> DiskFullError:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Around the writing of ``path``: a full disk becomes an error that names it.
+    """Around the writing of ``path``: what its place does not allow becomes an error that names it.
 
     Raises:
         DiskFullError: there is no space left.
+        NotWritableError: the place is read-only, not ours, no folder, or no file can have that name.
     """
     try:
         yield
     except Exception as error:
         if is_disk_full(error):
             raise disk_full(path) from error
-        raise
+        reason = _why_not_writable(error, path)
+        if reason is None:
+            raise
+        raise NotWritableError(f"{path} cannot be written: {reason}; choose another place, or mend that one") from error
+
+
+def _why_not_writable(error: Exception, path: Path) -> str | None:
+    """What the system says of the place; None for any other error, also about another file that is read meanwhile."""
+    if not isinstance(error, OSError):
+        number = next((number for text, number in _NOT_WRITABLE_IN_RUST.items() if text in str(error)), None)
+        return None if number is None else os.strerror(number)
+    if error.errno not in _NOT_WRITABLE or not _is_about(error.filename, path):
+        return None
+    return os.strerror(error.errno)
+
+
+def _is_about(named: object, path: Path) -> bool:
+    """Whether the file that an error names is ``path``, the one beside it that is written first, or a folder above."""
+    if not isinstance(named, str | bytes):
+        return False
+    there, wanted = Path(os.fsdecode(named)).absolute(), path.absolute()
+    beside = there.parent == wanted.parent and ".partial" in there.name
+    return there == wanted or beside or there in wanted.parents
 
 
 def exit_code(main: Callable[[], int]) -> int:

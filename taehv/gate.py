@@ -18,7 +18,7 @@ from taehv.fingerprint import sha256_of_file, sha256_of_json
 from taehv.gate_checks import Check, all_checks, dataset_hash, describe, gather
 from taehv.params import Params, stage_params
 from taehv.paths import TrainingOutputs
-from taehv.records import RecordError, read_record
+from taehv.records import RecordError, finite, read_record
 
 
 class GateRefusal(UserError):  # noqa: N818 - what it does is refuse
@@ -106,6 +106,12 @@ def read_verdict(path: Path) -> Verdict:
         passed = record["passed"]
     except (RecordError, KeyError, TypeError) as error:
         raise GateRefusal(f"no usable gate verdict: {error}; run: dvc repro -f -s gate_psnr") from error
+    measured = fields["psnr_db"] is None or finite(fields["psnr_db"]) is not None
+    if not isinstance(fields["inputs"], dict) or not measured or finite(fields["min_psnr_db"]) is None:
+        raise GateRefusal(
+            f'no usable gate verdict: "inputs", "psnr_db" or "min_psnr_db" of {path} is not what the gate writes; '
+            "run: dvc repro -f -s gate_psnr"
+        )
     verdict = Verdict(checks=checks, diagnosis=diagnosis, **fields)
     if passed is not verdict.passed or not checks:
         raise GateRefusal(

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from taehv import atomic
 from taehv.params import STAGE_KEYS, TRAINING_KEYS, Evaluate, flatten, is_below
 from taehv.paths import TrainingOutputs
-from taehv.records import HistoryRow, RecordError, finite, read_history, read_summary
+from taehv.records import HistoryRow, RecordError, check_writable, finite, read_history, read_summary
 from taehv.yaml_files import YamlFileError, read_yaml
 
 ParityVerdict = Literal["pass", "warn", "fail", "not_comparable"]
@@ -78,6 +78,7 @@ def read_run(outputs: TrainingOutputs) -> RunRecord:
         raise RecordError(f"{outputs.params} cannot be read: {error}") from error
     if not isinstance(params, dict):
         raise RecordError(f"{outputs.params} is not a mapping")
+    check_writable(params, outputs.params)
     return RunRecord(read_history(outputs.history), read_summary(outputs), params)
 
 

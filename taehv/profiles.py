@@ -61,7 +61,11 @@ def load_profile(name: str | None = None, folder: Path = PROFILES_FOLDER) -> Pro
     Raises:
         ConfigError: no such profile, or its file has problems; all of them are listed.
     """
-    name = name or os.environ.get(ENVIRONMENT_VARIABLE) or DEFAULT_PROFILE
+    if name is None:
+        name = os.environ.get(ENVIRONMENT_VARIABLE) or DEFAULT_PROFILE
+    if not folder.is_dir():
+        here = f"there is no folder {folder} in {Path.cwd()}: run it in the repository's root"
+        raise ConfigError("profile", [Problem("profile", here)])
     path = folder / f"{name}.yaml"
     if Path(name).name != name or not path.is_file():
         known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml"))) or f"none in {folder}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,9 @@ def read_summary(outputs: TrainingOutputs) -> dict[str, Any]:
             f"{outputs.summary} is missing: {outputs.root} is of an older version of this project, which wrote "
             f"{outputs.metrics.name} instead; train it again: dvc repro {outputs.root.name}"
         )
-    return read_record(outputs.summary)
+    summary = read_record(outputs.summary)
+    check_fields(summary, outputs.summary)
+    return summary
 
 
 def read_history(path: Path) -> tuple[HistoryRow, ...]:
@@ -68,11 +71,42 @@ def read_history(path: Path) -> tuple[HistoryRow, ...]:
     return tuple(rows)
 
 
+def check_fields(summary: Mapping[str, Any], path: Path) -> None:
+    """Whether the parts of a training's summary that others look into are what they should be.
+
+    Raises:
+        RecordError: one of them is of another kind, or a number is not finite, which no JSON file of ours holds.
+    """
+    batch, resumed = summary.get("batch"), summary.get("resumed_from")
+    if batch is not None and not isinstance(batch, dict):
+        raise RecordError(f'{path}: "batch" is not a mapping')
+    step = resumed.get("step") if isinstance(resumed, dict) else None
+    if resumed is not None and (not isinstance(step, int) or isinstance(step, bool)):
+        raise RecordError(f'{path}: "resumed_from" has no whole-numbered step')
+    check_writable(summary, path)
+
+
+def check_writable(content: Mapping[str, Any], path: Path) -> None:
+    """Whether a report can repeat what ``path`` says.
+
+    Raises:
+        RecordError: it holds NaN, infinity, a date or what else JSON has no word for; no file of ours does.
+    """
+    try:
+        json.dumps(content, allow_nan=False)
+    except (ValueError, TypeError) as error:
+        raise RecordError(f"{path} is damaged: it holds what no record of a run does ({error})") from error
+
+
 def finite(value: object) -> float | None:
     """``value`` as a float where it is a finite number; None for NaN, infinity, null and anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # JSON's whole numbers have no end
+        return None
+    return number if math.isfinite(number) else None
 
 
 @dataclass(frozen=True)

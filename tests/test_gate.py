@@ -326,6 +326,17 @@ class TestFreshness:
         verdict_path.write_text(content, encoding="utf-8")
         assert "no usable gate verdict" in self.refusal(verdict_path, run)
 
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [("inputs", None), ("inputs", []), ("psnr_db", 10**400), ("psnr_db", "26"), ("min_psnr_db", None)],
+    )
+    def test_a_verdict_with_a_field_of_another_kind_is_refused(
+        self, run: FinishedRun, verdict_path: Path, field: str, value: object
+    ) -> None:
+        record = json.loads(verdict_path.read_text(encoding="utf-8"))
+        verdict_path.write_text(json.dumps(record | {field: value}), encoding="utf-8")
+        assert "is not what the gate writes; run: dvc repro -f -s gate_psnr" in self.refusal(verdict_path, run)
+
     def test_a_history_changed_afterwards_is_stale(self, run: FinishedRun, verdict_path: Path) -> None:
         run.write_history(with_last(psnr=27.0))
         assert "stale: validation_history.json changed" in self.refusal(verdict_path, run)

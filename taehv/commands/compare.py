@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, get_args
 
 from taehv import parity, paths
+from taehv.errors import UserError
 from taehv.params import TrainingStage, load_params
 from taehv.parity import Parity, RunRecord
 from taehv.records import finite
@@ -43,6 +44,8 @@ def compare(names: Sequence[str], *, as_json: bool) -> int:
 
 def read(name: str) -> RunRecord:
     """A stage's files, or an MLflow run."""
+    if not name.strip():
+        raise UserError(f"a run's name is empty: name a stage ({', '.join(get_args(TrainingStage))}) or an MLflow run")
     if name in get_args(TrainingStage):
         return parity.read_run(paths.training_outputs(name))
     from taehv.tracking.read_run import read_tracked_run  # needs mlflow

@@ -5,21 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from taehv import paths
+from taehv.errors import UserError
+from taehv.paths import main_repository
 from taehv.tracking.place import check_place
-from taehv.tracking.secrets import hide_secrets_in_output
-from taehv.tracking.store import check_uri, store_errors
+from taehv.tracking.secrets import hide_secrets_in_output, without_secrets
+from taehv.tracking.store import check_uri, database_file, store_errors, tracking_uri
 from taehv.tracking.sync import journals, sync
 
 EXIT_LEFT = 1
 NOTHING = "nothing is left to send"
+NO_EXPORT = "there is nothing to export. Run it in the repository's root, or set MLFLOW_TRACKING_URI to another store"
 
 
 def status() -> int:
-    """List the journals that are still here."""
+    """List the journals that are still here.
+
+    Raises:
+        UserError: there are none, and this is no checkout of the project either.
+    """
     lefts = journals()
     for left in lefts:
         print(left.describe())
     if not lefts:
+        _check_project()
         print(NOTHING)
     return 0
 
@@ -29,10 +38,12 @@ def replay(*, dry_run: bool) -> int:
 
     Raises:
         StoreError: MLFLOW_TRACKING_URI cannot be used at all.
+        UserError: nothing is left, and this is no checkout of the project either.
     """
     _check_store()
     lefts = journals()
     if not lefts:
+        _check_project()
         print(NOTHING)
     if dry_run:
         for left in lefts:
@@ -52,8 +63,13 @@ def export(target: Path, run_ids: Sequence[str], experiment: str | None) -> int:
     from taehv.tracking.export_runs import export_runs
 
     _check_store()
+    database = database_file(tracking_uri())
+    if database is not None and not database.exists():
+        raise UserError(f"nothing has been tracked in {database} yet: {NO_EXPORT}")
     with packed(target) as folder, store_errors():
         written = export_runs(folder, run_ids, experiment)
+        if not written.runs:
+            raise UserError(f"{without_secrets(tracking_uri())} holds no run of those asked for: {NO_EXPORT}")
     print(f"{target}: {len(written.runs)} runs, {written.versions} registered versions")
     for version in written.versions_left:
         print(f"not exported: version {version}, which is no model of a run in this store")
@@ -89,6 +105,13 @@ def relocate() -> int:
     with store_errors():
         make_store_here(lambda message: print(message, flush=True))
     return 0
+
+
+def _check_project() -> None:
+    """Raises UserError where no journal could be: "nothing is left" would be true of any folder."""
+    root = main_repository()
+    if not (root / paths.DVC_YAML).exists() and not (root / ".work").exists():
+        raise UserError(f"{root} is no checkout of this project: run it in the repository's root, where dvc.yaml is")
 
 
 def _check_store() -> None:

@@ -83,7 +83,8 @@ def read_manifest(path: Path) -> list[ManifestEntry]:
             name = path_of_cell(row[0])
             entries[name] = ManifestEntry(name, int(row[1]), row[2])
     if problems:
-        raise ManifestError("\n".join([f"{path} has {len(problems)} bad lines; {HOW_TO_WRITE}", *problems]))
+        lines = "1 bad line" if len(problems) == 1 else f"{len(problems)} bad lines"
+        raise ManifestError("\n".join([f"{path} has {lines}; {HOW_TO_WRITE}", *problems]))
     if not entries:
         raise ManifestError(f"{path} lists no videos; {HOW_TO_WRITE}")
     return list(entries.values())

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import yaml
-
 from taehv import gate, paths
 from taehv.data.manifest import ManifestError, read_manifest
 from taehv.data.splits import SPLITS
@@ -17,6 +15,7 @@ from taehv.model.variants import VARIANTS
 from taehv.params import STAGE_KEYS, Params, flatten, is_below, resolved
 from taehv.teachers import TeacherError, load_teacher
 from taehv.teachers.pca import WEIGHTS
+from taehv.yaml_files import YamlFileError, read_yaml
 
 # Forced: DVC goes by names, sizes and time stamps, and leaves what it takes for up to date.
 PREPARE = "run: dvc repro -f prepare_data (on a second machine: dvc pull prepare_data)"
@@ -106,8 +105,9 @@ def _check_teacher(params: Params) -> Finding:
 def _check_parameters(params: Params, made_later: Level) -> Finding:
     """What prepare_data noted of its parameters, against those that are in force."""
     try:
-        noted = flatten(yaml.safe_load(paths.PREPARE_PARAMS.read_text(encoding="utf-8")))
-    except (OSError, yaml.YAMLError, AttributeError) as error:
+        content: Any = read_yaml(paths.PREPARE_PARAMS)
+        noted = flatten(content)
+    except (OSError, YamlFileError, AttributeError) as error:
         return Finding("data params", made_later, f"{paths.PREPARE_PARAMS} cannot be read ({error})", PREPARE)
     wanted = [key.removeprefix("@.") for key in STAGE_KEYS["prepare_data"]]
     now = {key: value for key, value in flatten(resolved(params)).items() if is_below(key, wanted)}

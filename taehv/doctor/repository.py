@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from pathlib import Path
-
-import yaml
+from typing import Any
 
 from taehv import dvc_locks, output_places, paths
 from taehv.doctor.examination import Examination
@@ -14,6 +13,7 @@ from taehv.doctor.finding import Finding, listed
 from taehv.errors import UserError
 from taehv.params import STAGE_KEYS
 from taehv.tracking import current_git
+from taehv.yaml_files import YamlFileError, read_yaml
 
 WRITTEN_BY_DVC = frozenset({"dvc.lock"})
 """DVC changes it after every stage; it is committed with the results."""
@@ -66,11 +66,12 @@ def _check_dvc() -> Finding:
 def _check_dvc_yaml() -> Finding:
     """A parameter that dvc.yaml does not name can change without the stage running again."""
     try:
-        stages = yaml.safe_load(paths.DVC_YAML.read_text(encoding="utf-8"))["stages"]
+        content: Any = read_yaml(paths.DVC_YAML)
+        stages = content["stages"]
         declared = {
             stage: {str(key).replace("scales.${scale}", "@") for key in stages[stage]["params"]} for stage in STAGE_KEYS
         }
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+    except (OSError, YamlFileError, KeyError, TypeError) as error:
         advice = "take it from the commit again: git checkout dvc.yaml"
         return Finding("dvc.yaml", "fail", f"cannot be read ({type(error).__name__}: {error})", advice)
     wrong = [

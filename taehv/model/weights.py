@@ -37,7 +37,16 @@ def load_model(folder: Path) -> tuple[TAEHV, dict[str, Any]]:
         model = TAEHV(variant, width)
     except UserError as error:
         raise ModelError(f"no usable model in {folder}: {error}") from error
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        ArithmeticError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        SafetensorError,
+    ) as error:
         raise ModelError(f"no usable model in {folder}: {type(error).__name__}: {error}") from error
     check_weights(weights, str(weights_file), ModelError)
     try:

@@ -72,7 +72,8 @@ def unpacked(source: Path) -> Iterator[Path]:
                 _extract(tar, Path(temporary))
         # tarfile lets the errors of the compressions, and of its own number parsing, through.
         except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError, ValueError, OverflowError) as error:
-            raise BundleError(f"{source} is not a .tar file of taehv track export: {error}") from error
+            reason = " ".join(str(error).split("\n")[:1])
+            raise BundleError(f"{source} is not a .tar file of taehv track export ({reason})") from error
         yield _checked(Path(temporary), source)
 
 

@@ -11,7 +11,7 @@ from taehv.parity import RunRecord, read_run
 from taehv.paths import TrainingOutputs
 from taehv.tracking.place import check_place
 from taehv.tracking.secrets import without_secrets
-from taehv.tracking.store import check_uri, database_file, tracking_uri
+from taehv.tracking.store import check_uri, database_file, store_errors, tracking_uri
 
 # isort: split
 # store sets MLflow's environment, so mlflow comes after it.
@@ -30,14 +30,18 @@ def read_tracked_run(run_id: str) -> RunRecord:
 
     Raises:
         RunNotReadableError: the store does not know the run, or it did not leave the files of a finished training.
-        StoreError: MLFLOW_TRACKING_URI cannot be used, or the store's files belong to another checkout.
+        StoreError: the store cannot be used, or does not work, or its files belong to another checkout.
     """
     check_uri()
     uri = tracking_uri()
     database = database_file(uri)
     if database is not None and not database.exists():
         raise RunNotReadableError(f"there is no run {run_id}: nothing has been tracked in {uri} yet")
-    client = mlflow.MlflowClient(uri)
+    with store_errors():
+        return _download(mlflow.MlflowClient(uri), uri, run_id)
+
+
+def _download(client: mlflow.MlflowClient, uri: str, run_id: str) -> RunRecord:
     try:
         check_place()
         # An id that another store gave it, too: mlflow.json comes along with a training from another machine.

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from taehv.errors import UserError
+from taehv.errors import NotWritableError, UserError
 from taehv.training.checkpoint import (
     CheckpointError,
     Snapshot,
@@ -92,7 +92,7 @@ class CheckpointWriter:
             _put_in_place(partial, folder / f"step-{snapshot.step}")
             if keep is not None:
                 keep_newest(folder, keep, up_to=snapshot.step)
-        except (OSError, SafetensorError) as error:
+        except (OSError, NotWritableError, SafetensorError) as error:
             shutil.rmtree(partial, ignore_errors=True)
             raise UserError(
                 f"the checkpoint of step {snapshot.step} cannot be written to {folder}: {error}. "
