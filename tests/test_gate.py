@@ -175,7 +175,7 @@ class TestBestModel:
         weights = load_file(run.outputs.best_weights)
         next(iter(weights.values())).view(-1)[0] = torch.nan
         save_file(weights, run.outputs.best_weights)
-        assert check_of(verdict_of(run), "best_model_loads").reason == "its weights are not finite"
+        assert "are NaN or infinite" in str(check_of(verdict_of(run), "best_model_loads").reason)
 
     def test_a_model_of_a_step_that_was_never_validated_fails(self, run: FinishedRun) -> None:
         run.write_model(seed=0, step=600, psnr=26.5)
