@@ -79,5 +79,7 @@ def _beside(path: Path) -> Path:
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     if len(os.fsencode(partial.name)) > _NAME_BYTES:
         stem = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
-        partial = path.with_name(f".{stem}.partial{path.suffix}")
+        # A suffix that long names no kind of file.
+        suffix = path.suffix if len(os.fsencode(path.suffix)) < _NAME_BYTES // 2 else ""
+        partial = path.with_name(f".{stem}.partial{suffix}")
     return partial

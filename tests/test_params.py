@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -143,6 +144,7 @@ def test_a_file_that_is_missing_or_not_yaml_is_a_config_error(tmp_path: Path) ->
 
 def test_a_stage_with_wrong_params_exits_with_2_before_it_reads_data(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(changed(seed="x", loss__recon=-1)))
+    shutil.copy(REPOSITORY / "dvc.yaml", tmp_path)
     command = [sys.executable, "-m", "stages.prepare_data"]
     environment = {"PYTHONPATH": str(REPOSITORY), "PATH": "/usr/bin"}
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
@@ -150,7 +152,7 @@ def test_a_stage_with_wrong_params_exits_with_2_before_it_reads_data(tmp_path: P
     assert "seed: must be a whole number" in result.stderr
     assert "loss.recon: must be >= 0" in result.stderr
     assert "Traceback" not in result.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
+    assert {path.name for path in tmp_path.iterdir()} == {"dvc.yaml", "params.yaml"}
 
 
 def test_resolved_params_hold_the_chosen_scale_and_not_the_others() -> None:

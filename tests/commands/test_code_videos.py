@@ -8,6 +8,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -82,9 +83,16 @@ def test_decoding_encoded_latents_gives_what_reconstruct_gives(name: str, video:
     assert run("reconstruct", video, tmp_path / "a.mp4", *options) == 0
     assert run("encode", video, tmp_path / "latents.safetensors", *options) == 0
     assert run("decode", tmp_path / "latents.safetensors", tmp_path / "b.mp4", *options) == 0
-    assert shape_of(tmp_path / "b.mp4") == (FRAMES, HEIGHT, WIDTH, RATE)
-    first, second = (next(open_video(tmp_path / file).batches(FRAMES)).int() for file in ("a.mp4", "b.mp4"))
-    assert (first - second).abs().float().mean() < 1  # H.264 loses something, not always the same
+    # Read with PyAV: what a network without training makes of a video can look interlaced.
+    first, second = (decoded(tmp_path / file) for file in ("a.mp4", "b.mp4"))
+    assert second.shape == (FRAMES, HEIGHT, WIDTH, 3)
+    assert np.abs(first - second).mean() < 1  # H.264 loses something, not always the same
+
+
+def decoded(path: Path) -> npt.NDArray[np.int64]:
+    """All frames, RGB."""
+    with av.open(str(path)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]).astype(np.int64)
 
 
 def test_latents_are_what_the_model_computes(video: Path, tmp_path: Path) -> None:
