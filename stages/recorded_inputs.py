@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from taehv import paths
+from taehv.dvc_yaml import declared_stages
 from taehv.errors import UserError
 from taehv.fingerprint import sha256_of_file
 from taehv.params import Params, StageName, load_params, stage_params
 from taehv.strict_config import ConfigError
-from taehv.yaml_files import YamlFileError, read_yaml
 
 CODE = ("stages/", "taehv/")
 """How the dependencies in dvc.yaml begin that are code."""
@@ -46,11 +46,11 @@ class RecordedInputs:
         Raises:
             UserError: dvc.yaml, or a file that it lists, cannot be read.
         """
+        declared = declared_stages()
         try:
-            declared: Any = read_yaml(paths.DVC_YAML)
-            dependencies = tuple(declared["stages"][stage]["deps"])
+            dependencies = tuple(declared[stage]["deps"])
             return cls(stage, stage_params(params, stage), dependencies, _hashes(dependencies))
-        except (OSError, YamlFileError, LookupError, TypeError) as error:
+        except (OSError, LookupError, TypeError) as error:
             raise UserError(f"{paths.DVC_YAML}, or a file that it lists, cannot be read: {error}") from error
 
     @property

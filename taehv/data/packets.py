@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 _LARGEST_DENOMINATOR = 100_000
 """Of an average rate: an MP4's clock takes it, and a rate of 240 is right to 1 in 10^7."""
-
-
 _MOST_REORDERED = 32
 """Places that a frame may move between decoding and showing; the standards allow 16. Beyond it a clock was set back."""
 
