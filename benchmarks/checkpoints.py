@@ -17,13 +17,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from taehv import paths
-from taehv.params import load_params
-from taehv.profiles import load_profile
-from taehv.training.assembly import start_accelerator
-from taehv.training.job import TrainingJob
-from taehv.training.loop import Trainer
+from taehv.config.params import load_params
+from taehv.config.profiles import load_profile
+from taehv.runtime import paths
+from taehv.training.build import start_accelerator
 from taehv.training.recorder import NullRecorder
+from taehv.training.run_spec import TrainingJob
+from taehv.training.trainer import Trainer
 
 STEPS_BETWEEN_CHECKPOINTS = 100
 """checkpoint_every of profiles/local.yaml."""

@@ -29,8 +29,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.memory import peak_resident_bytes
 from taehv.model.autoencoder import VideoAutoencoder
-from taehv.model.folded import FoldedTAEHV
 from taehv.model.formulations import RECIPES
+from taehv.model.fused_inference import FoldedTAEHV
 from taehv.model.init import create_model
 from taehv.model.taehv import TAEHV
 from taehv.model.variants import VARIANTS

@@ -13,14 +13,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from taehv import paths
-from taehv.alignment import common_frames
-from taehv.codecs import teacher_round_trip
-from taehv.data.store import ClipStore
-from taehv.evaluation import load_frames
-from taehv.metrics import psnr_per_clip
+from taehv.config.params import load_params
+from taehv.data.clip_store import ClipStore
+from taehv.evaluation.codecs import teacher_round_trip
+from taehv.evaluation.test_set import load_frames
+from taehv.losses.alignment import common_frames
+from taehv.losses.metrics import psnr_per_clip
 from taehv.model.variants import VARIANTS
-from taehv.params import load_params
+from taehv.runtime import paths
 from taehv.teachers import load_teacher
 
 SHIFT = 3

@@ -36,13 +36,13 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests")]
 
 import psutil  # noqa: E402
 import torch  # noqa: E402
-from mlflow_servers import MlflowServer, free_port, silent_server  # noqa: E402
+from support.mlflow_servers import MlflowServer, free_port, silent_server  # noqa: E402
 
 from benchmarks.train_step import AVAILABLE, Setting, build  # noqa: E402
-from taehv.machine import available_cores  # noqa: E402
-from taehv.params import load_params  # noqa: E402
-from taehv.profiles import load_profile  # noqa: E402
-from taehv.tracking import StageRun, stage_run  # noqa: E402
+from taehv.config.params import load_params  # noqa: E402
+from taehv.config.profiles import load_profile  # noqa: E402
+from taehv.runtime.machine import available_cores  # noqa: E402
+from taehv.tracking.run import StageRun, stage_run  # noqa: E402
 
 SECONDS_TO_SETTLE = 30.0
 """Until every sender has loaded its libraries and met its store."""

@@ -38,15 +38,15 @@ from torch import Tensor  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from benchmarks.memory import peak_resident_bytes  # noqa: E402
+from taehv.config.params import Params, parse_params  # noqa: E402
 from taehv.losses.objective import Objective, weighted_sum  # noqa: E402
-from taehv.machine import available_cores  # noqa: E402
-from taehv.model import cheaper, formulations  # noqa: E402
+from taehv.model import formulations, fused_training  # noqa: E402
 from taehv.model.init import create_model  # noqa: E402
 from taehv.model.variants import VARIANTS  # noqa: E402
-from taehv.params import Params, parse_params  # noqa: E402
+from taehv.runtime.machine import available_cores  # noqa: E402
 from taehv.training.adversary import Adversary  # noqa: E402
 from taehv.training.state import TrainingState  # noqa: E402
-from taehv.training.step import DTYPES, TrainStep  # noqa: E402
+from taehv.training.train_step import DTYPES, TrainStep  # noqa: E402
 
 Formulation = Literal["plain", "as built"]
 TERMS = ("recon", "encoder", "decoder", "perceptual", "seraena")
@@ -115,8 +115,8 @@ def formulated(formulation: Formulation) -> Iterator[None]:
     plain = formulations.Training("volumes", compiled=False, ssim="library", discriminator="as defined")
     with (
         mock.patch.dict(formulations.TRAINING, dict.fromkeys((*formulations.TRAINING, "meta"), plain)),
-        mock.patch.object(cheaper, "encode", lambda model, frames: model.encode(frames)),
-        mock.patch.object(cheaper, "decode", lambda model, latents: model.decode(latents)),
+        mock.patch.object(fused_training, "encode", lambda model, frames: model.encode(frames)),
+        mock.patch.object(fused_training, "decode", lambda model, latents: model.decode(latents)),
     ):
         yield
 

@@ -32,15 +32,15 @@ from unittest import mock
 
 import yaml
 
-from taehv import paths
+from taehv.config.params import Params, parse_params, stage_params
+from taehv.config.profiles import Profile, load_profile
+from taehv.data.clip_store import ClipStore
 from taehv.data.manifest import describe, write_manifest
 from taehv.data.samples import NAMES, sample_videos
 from taehv.data.sources import SampleFiles
-from taehv.data.store import ClipStore
-from taehv.fingerprint import sha256_of_json
-from taehv.params import Params, parse_params, stage_params
-from taehv.profiles import Profile, load_profile
-from taehv.training.job import TrainingJob
+from taehv.runtime import paths
+from taehv.runtime.hashing import sha256_of_json
+from taehv.training.run_spec import TrainingJob
 
 REPOSITORY = Path(__file__).parents[1]
 RESULTS = REPOSITORY / "benchmarks/trainings.jsonl"
@@ -153,13 +153,13 @@ def train() -> None:
     """The child process: one training, its plan on standard input, its result on standard output."""
     import torch
 
-    from taehv.codecs import on_teacher_latents
-    from taehv.evaluation import Bench
-    from taehv.metrics import psnr_per_clip
+    from taehv.evaluation.codecs import on_teacher_latents
+    from taehv.evaluation.test_set import Bench
+    from taehv.losses.metrics import psnr_per_clip
     from taehv.teachers import load_teacher
-    from taehv.training.assembly import start_accelerator
-    from taehv.training.loop import Trainer
+    from taehv.training.build import start_accelerator
     from taehv.training.recorder import NullRecorder
+    from taehv.training.trainer import Trainer
 
     planned = json.load(sys.stdin)
     params = parse_params(planned["raw"])
@@ -228,20 +228,20 @@ def changed(params: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
 @contextlib.contextmanager
 def made_on_purpose(mistake: Mistake) -> Iterator[None]:
     """Compare decoded frame j with input frame j + 3, in every loss term or in validation."""
-    from taehv.alignment import common_frames
     from taehv.losses import objective
+    from taehv.losses.alignment import common_frames
 
     def shifted(compare: Any) -> Any:
         return lambda decoded, frames: compare(decoded, frames[:, SHIFT:])
 
     with contextlib.ExitStack() as stack:
         if mistake == "shifted training":
-            for target in ("taehv.losses.recon.common_frames", "taehv.training.adversary.common_frames"):
+            for target in ("taehv.losses.reconstruction.common_frames", "taehv.training.adversary.common_frames"):
                 stack.enter_context(mock.patch(target, shifted(common_frames)))
             distances = {name: shifted(distance) for name, distance in objective.PERCEPTUAL.items()}
             stack.enter_context(mock.patch.dict(objective.PERCEPTUAL, distances))
         elif mistake == "shifted validation":
-            stack.enter_context(mock.patch("taehv.metrics.common_frames", shifted(common_frames)))
+            stack.enter_context(mock.patch("taehv.losses.metrics.common_frames", shifted(common_frames)))
         yield
 
 

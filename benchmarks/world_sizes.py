@@ -21,12 +21,12 @@ from typing import Any, Literal
 
 import yaml
 
-from taehv import paths
-from taehv.params import parse_params
-from taehv.profiles import load_profile
-from taehv.training.assembly import start_accelerator
-from taehv.training.job import TrainingJob
-from taehv.training.loop import Trainer
+from taehv.config.params import parse_params
+from taehv.config.profiles import load_profile
+from taehv.runtime import paths
+from taehv.training.build import start_accelerator
+from taehv.training.run_spec import TrainingJob
+from taehv.training.trainer import Trainer
 
 PROCESSES = (1, 2, 3)
 SHOWN_STEPS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)

@@ -13,14 +13,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from taehv import launched, output_places, stop_signals
-from taehv.errors import EXIT_FAILED, Interrupted, exit_with
+from taehv.launch import output_places
+from taehv.runtime import launched, signals
+from taehv.runtime.errors import EXIT_FAILED, Interrupted, exit_with
 
 __all__ = ["EXIT_FAILED", "run_stage"]
 
 
 def run_stage(main: Callable[[], int], description: str | None = None) -> NoReturn:
-    """Exit with what ``main`` returns, or as taehv/errors.py says for what it raises.
+    """Exit with what ``main`` returns, or as taehv/runtime/errors.py says for what it raises.
 
     Args:
         main: the stage.
@@ -36,7 +37,7 @@ def run_stage(main: Callable[[], int], description: str | None = None) -> NoRetu
         if description is not None:
             read_no_arguments(description)
         output_places.check()
-        with stop_signals.listening(_interrupt, stop_signals.end_at_once):
+        with signals.listening(_interrupt, signals.end_at_once):
             return main()
 
     exit_with(stoppable)
@@ -54,4 +55,4 @@ def read_no_arguments(description: str, arguments: Sequence[str] | None = None) 
 
 
 def _interrupt(name: str) -> None:
-    raise Interrupted(name, stop_signals.EXIT_CODES[name], "run the same command again to start this stage anew")
+    raise Interrupted(name, signals.EXIT_CODES[name], "run the same command again to start this stage anew")

@@ -10,18 +10,20 @@ import torch
 from stages.entry import EXIT_FAILED, run_stage
 from stages.finished_training import delete_if_saved
 from stages.recorded_inputs import RUN_AGAIN, RecordedInputs
-from taehv import atomic, codecs, dvc_metrics, evaluation, parity, paths, tracking
-from taehv.data.store import ClipStore
-from taehv.launch import check_gpus
+from taehv.config.params import Params, dump_resolved, load_params
+from taehv.config.profiles import Profile, load_profile
+from taehv.data.clip_store import ClipStore
+from taehv.evaluation import codecs, parity, test_set
+from taehv.evaluation.parity import Parity
+from taehv.evaluation.report.build import write_report
+from taehv.evaluation.report.examples import make_examples
+from taehv.evaluation.run_records import read_record, read_tracking_ids
+from taehv.launch.processes import check_gpus
+from taehv.model.model_folder import load_model
 from taehv.model.variants import VARIANTS
-from taehv.model.weights import load_model
-from taehv.params import Params, dump_resolved, load_params
-from taehv.parity import Parity
-from taehv.profiles import Profile, load_profile
-from taehv.records import read_record, read_tracking_ids
-from taehv.report.build import write_report
-from taehv.report.examples import make_examples
+from taehv.runtime import atomic_files, dvc_metrics, paths
 from taehv.teachers import load_teacher
+from taehv.tracking.run import check_store, stage_run
 
 STAGES = ("a800_test", "h100_train")
 ALIAS = "h100-passed"
@@ -33,13 +35,13 @@ def main() -> int:
     params, profile = load_params(), load_profile()
     inputs = RecordedInputs.at_start("evaluate", params)
     check_gpus(profile)
-    tracking.check_store()
+    check_store()
     delete_if_saved("a800_test")
     delete_if_saved("h100_train")
     report, compared = measure(params, profile)
     track(params, profile, report, compared, inputs)
     inputs.refuse_edits(RUN_AGAIN)
-    print(evaluation.describe(report), file=sys.stdout if report["passed"] else sys.stderr)
+    print(test_set.describe(report), file=sys.stdout if report["passed"] else sys.stderr)
     return 0 if report["passed"] else EXIT_FAILED
 
 
@@ -55,16 +57,16 @@ def measure(params: Params, profile: Profile) -> tuple[dict[str, Any], Parity]:
     store = ClipStore.open(paths.CLIPS, "test", verify_reads=profile.verify_reads)
 
     compared = parity.compare(runs["a800_test"], runs["h100_train"], params.evaluate)
-    bench = evaluation.Bench(store, evaluation.available_metrics(device), device, profile.validation_batch)
-    report = evaluation.conclude(
-        evaluation.evaluate(models, teacher, scale.teacher.name, bench), compared, scale.final_psnr_db
+    bench = test_set.Bench(store, test_set.available_metrics(device), device, profile.validation_batch)
+    report = test_set.conclude(
+        test_set.evaluate(models, teacher, scale.teacher.name, bench), compared, scale.final_psnr_db
     )
     shown = {
         "h100_train": codecs.round_trip(models["h100_train"]),
         f"teacher ({scale.teacher.name})": codecs.teacher_round_trip(teacher),
     }
-    atomic.write_json(paths.EVALUATION, report)
-    evaluation.write_metrics(report, paths.REPORT_METRICS)
+    atomic_files.write_json(paths.EVALUATION, report)
+    test_set.write_metrics(report, paths.REPORT_METRICS)
     parity.write_parity(compared, paths.PARITY)
     write_report(paths.REPORTS, report, compared, runs, make_examples(store, shown, device), params.gate)
     dump_resolved(params, paths.REPORT_PARAMS)
@@ -73,12 +75,12 @@ def measure(params: Params, profile: Profile) -> tuple[dict[str, Any], Parity]:
 
 def track(params: Params, profile: Profile, report: dict[str, Any], compared: Parity, inputs: RecordedInputs) -> None:
     """Log the report, link both models, and register the H100 model if the evaluation passed."""
-    with tracking.stage_run("evaluate", params, profile) as run:
+    with stage_run("evaluate", params, profile) as run:
         run.dataset(paths.DATASET, "test")
         outputs = {stage: paths.training_outputs(stage) for stage in STAGES}
         ids = {stage: read_tracking_ids(outputs[stage].mlflow) for stage in STAGES}
         run.tags({"verdict": "passed" if report["passed"] else "failed", "parity": compared.verdict})
-        run.metrics(0, evaluation.tracked_numbers(report))
+        run.metrics(0, test_set.tracked_numbers(report))
         for step in compared.steps:
             run.metrics(step.step, parity.tracked_numbers(step))
         run.artifact(paths.REPORTS)
@@ -89,10 +91,10 @@ def track(params: Params, profile: Profile, report: dict[str, Any], compared: Pa
         for stage in STAGES:
             run.link(stage, ids[stage])
             best_step = int(read_record(outputs[stage].best_info)["step"])
-            run.model_metrics(ids[stage], best_step, evaluation.model_numbers(report, stage))
+            run.model_metrics(ids[stage], best_step, test_set.model_numbers(report, stage))
         if report["passed"]:
-            tags = evaluation.version_tags(report, "h100_train", str(read_record(paths.DATASET)["dataset_sha256"]))
-            run.register(ids["h100_train"], ALIAS, tags=tags, reason=evaluation.describe_passed(report))
+            tags = test_set.version_tags(report, "h100_train", str(read_record(paths.DATASET)["dataset_sha256"]))
+            run.register(ids["h100_train"], ALIAS, tags=tags, reason=test_set.describe_passed(report))
             run.promote(ids["h100_train"], tags=tags)
 
 

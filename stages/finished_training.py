@@ -7,19 +7,20 @@ import logging
 from pathlib import Path
 
 from stages.recorded_inputs import RecordedInputs
-from taehv import paths, tracking
-from taehv.errors import DiskFullError, UserError
-from taehv.fingerprint import sha256_of_file, sha256_of_json
-from taehv.params import TrainingStage
-from taehv.paths import TrainingOutputs, work_folder
-from taehv.records import RecordError, read_summary
+from taehv.config.params import TrainingStage
+from taehv.evaluation.run_records import RecordError, read_summary
+from taehv.runtime import paths
+from taehv.runtime.errors import DiskFullError, UserError
+from taehv.runtime.hashing import sha256_of_file, sha256_of_json
+from taehv.runtime.paths import TrainingOutputs, work_folder
+from taehv.runtime.yaml_files import YamlFileError, read_yaml
+from taehv.tracking.run import stage_run
 from taehv.training import finished_work
 from taehv.training.checkpoint import MANIFEST
 from taehv.training.console import start_logging
-from taehv.training.job import TrainingJob
 from taehv.training.lock import work_lock
-from taehv.training.outputs import publish
-from taehv.yaml_files import YamlFileError, read_yaml
+from taehv.training.run_files import publish
+from taehv.training.run_spec import TrainingJob
 
 log = logging.getLogger("taehv.stages")
 
@@ -56,7 +57,7 @@ def publish_again(job: TrainingJob, origin: str) -> bool:
         )
         if tracking_folder(work).exists():
             # It was killed after its last word and before its end: the same MLflow run ends as it should have.
-            with tracking.stage_run(job.stage, job.params, job.profile, folder=tracking_folder(work)):
+            with stage_run(job.stage, job.params, job.profile, folder=tracking_folder(work)):
                 pass
         publish_finished(work, job.stage)
     return True

@@ -7,10 +7,12 @@ import sys
 from stages.entry import EXIT_FAILED, run_stage
 from stages.finished_training import delete_if_saved
 from stages.recorded_inputs import RUN_AGAIN, RecordedInputs
-from taehv import dvc_metrics, gate, paths, tracking
-from taehv.params import dump_resolved, load_params
-from taehv.profiles import load_profile
-from taehv.records import read_tracking_ids
+from taehv.config.params import dump_resolved, load_params
+from taehv.config.profiles import load_profile
+from taehv.evaluation import gate
+from taehv.evaluation.run_records import read_tracking_ids
+from taehv.runtime import dvc_metrics, paths
+from taehv.tracking.run import check_store, stage_run
 
 ALIAS = "a800-passed"
 
@@ -20,14 +22,14 @@ def main() -> int:
     dvc_metrics.delete_earlier("gate_psnr")
     params, profile = load_params(), load_profile()
     inputs = RecordedInputs.at_start("gate_psnr", params)
-    tracking.check_store()
+    check_store()
     delete_if_saved("a800_test")
     tested = paths.training_outputs("a800_test")
     verdict = gate.judge(tested, params, paths.DATASET)
     gate.write_verdict(verdict, paths.GATE_VERDICT)
     gate.write_metrics(verdict, paths.GATE_METRICS)
     dump_resolved(params, paths.GATE_PARAMS)
-    with tracking.stage_run("gate_psnr", params, profile) as run:
+    with stage_run("gate_psnr", params, profile) as run:
         judged = read_tracking_ids(tested.mlflow)
         run.tags({"verdict": "passed" if verdict.passed else "failed"})
         run.metrics(verdict.step, gate.tracked_numbers(verdict))

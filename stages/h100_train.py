@@ -4,8 +4,9 @@ from pathlib import Path
 
 from stages.entry import run_stage
 from stages.training_stage import run_training_stage
-from taehv import gate, paths
-from taehv.params import Params
+from taehv.config.params import Params
+from taehv.evaluation import gate
+from taehv.runtime import paths
 
 
 def continue_from(params: Params) -> Path | None:

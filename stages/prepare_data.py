@@ -11,12 +11,12 @@ from stages.entry import run_stage
 def main() -> int:
     """Prepare the data and track what was made; returns the exit code."""
     from stages.recorded_inputs import RUN_AGAIN, RecordedInputs
-    from taehv import paths
+    from taehv.config.params import dump_resolved, load_params
+    from taehv.config.profiles import load_profile
     from taehv.data.prepare import prepare
-    from taehv.params import dump_resolved, load_params
-    from taehv.profiles import load_profile
+    from taehv.runtime import paths
     from taehv.teachers.pca import INFO
-    from taehv.tracking import stage_run
+    from taehv.tracking.run import stage_run
 
     params, profile = load_params(), load_profile()
     inputs = RecordedInputs.at_start("prepare_data", params)

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from taehv import paths
-from taehv.dvc_yaml import declared_stages
-from taehv.errors import UserError
-from taehv.fingerprint import sha256_of_file
-from taehv.params import Params, StageName, load_params, stage_params
-from taehv.strict_config import ConfigError
+from taehv.config.params import Params, StageName, load_params, stage_params
+from taehv.launch.dvc_yaml import declared_stages
+from taehv.runtime import paths
+from taehv.runtime.errors import ConfigError, UserError
+from taehv.runtime.hashing import sha256_of_file
 
 CODE = ("stages/", "taehv/")
 """How the dependencies in dvc.yaml begin that are code."""

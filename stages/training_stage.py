@@ -15,28 +15,31 @@ from accelerate import Accelerator
 
 from stages.finished_training import make_way, origin_of, publish_again, publish_finished, tracking_folder
 from stages.recorded_inputs import RecordedInputs, listed
-from taehv import atomic, dvc_metrics, launch, paths, tracking
-from taehv.codecs import round_trip
-from taehv.data.store import ClipStore
+from taehv.config.params import Params, TrainingStage, load_params
+from taehv.config.profiles import load_profile
+from taehv.data.clip_store import ClipStore
 from taehv.doctor.start import check_before_training
-from taehv.errors import UserError, is_disk_full
-from taehv.launched import launched_processes
-from taehv.model.weights import load_model
-from taehv.params import Params, TrainingStage, load_params
-from taehv.paths import TrainingOutputs
-from taehv.profiles import load_profile
-from taehv.report.examples import make_examples
-from taehv.report.strips import write_strip
+from taehv.evaluation.codecs import round_trip
+from taehv.evaluation.report.examples import make_examples
+from taehv.evaluation.report.strips import write_strip
+from taehv.launch import processes
+from taehv.model.model_folder import load_model
+from taehv.runtime import atomic_files, dvc_metrics, paths
+from taehv.runtime.errors import UserError, is_disk_full
+from taehv.runtime.launched import launched_processes
+from taehv.runtime.paths import TrainingOutputs
+from taehv.tracking.environment import current_git
+from taehv.tracking.run import StageRun, stage_run
 from taehv.training import finished_work
-from taehv.training.assembly import start_accelerator
+from taehv.training.build import start_accelerator
 from taehv.training.console import start_logging
-from taehv.training.faults import NumericalFault
+from taehv.training.divergence import NumericalFault
 from taehv.training.interruption import StopRequests
-from taehv.training.job import TrainingJob
 from taehv.training.lock import work_lock
-from taehv.training.loop import Trainer
-from taehv.training.outputs import summary_of_before, write_summary
 from taehv.training.recorder import NullRecorder
+from taehv.training.run_files import summary_of_before, write_summary
+from taehv.training.run_spec import TrainingJob
+from taehv.training.trainer import Trainer
 
 log = logging.getLogger("taehv.stages")
 
@@ -68,7 +71,7 @@ def run_training_stage(
         inputs.refuse_edits(_kept(job))
         return 0
     check_before_training(job)
-    launched = launch.run_if_launcher_needed(profile, stage)
+    launched = processes.run_if_launcher_needed(profile, stage)
     if launched is not None:
         return launched
     stop_requests = StopRequests()
@@ -134,7 +137,7 @@ def train(
     work = job.work
     log.info("%s: work in progress is in %s", job.stage, work.root)
     folder = tracking_folder(work)
-    with tracking.stage_run(job.stage, job.params, job.profile, folder=folder, tensorboard=work.tensorboard) as run:
+    with stage_run(job.stage, job.params, job.profile, folder=folder, tensorboard=work.tensorboard) as run:
         warn = EditWarning(inputs, run)
         run.dataset(paths.DATASET)
         try:
@@ -142,7 +145,7 @@ def train(
         except NumericalFault as fault:
             run.artifact(fault.report)
             raise
-        summary = outcome.summary | {"git_commit": tracking.current_git().commit}
+        summary = outcome.summary | {"git_commit": current_git().commit}
         if outcome.steps_here == 0:
             summary = summary_of_before(work, outcome.state.progress.step) or summary
         write_summary(work, job, summary)
@@ -154,7 +157,7 @@ def train(
         run.model(work.best_model, metrics=summary["best"])
         if outcome.stopped_early is not None:
             run.tags({"stopped_early": outcome.stopped_early})
-        atomic.write_json(work.mlflow, {"schema": 1, **vars(run.ids())})
+        atomic_files.write_json(work.mlflow, {"schema": 1, **vars(run.ids())})
         warn.if_edited()
         finished_work.mark_finished(work, origin)
 
@@ -162,7 +165,7 @@ def train(
 class EditWarning:
     """Says once for each edit, in the log and in the tracked run, that DVC would record what was not used."""
 
-    def __init__(self, inputs: RecordedInputs, run: tracking.StageRun) -> None:
+    def __init__(self, inputs: RecordedInputs, run: StageRun) -> None:
         self._inputs = inputs
         self._run = run
         self._said: list[str] = []

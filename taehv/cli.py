@@ -13,25 +13,18 @@ from typing import get_args
 
 import yaml
 
-from taehv import paths
+from taehv.commands.choose_model import DTYPES, open_fast_model
 from taehv.commands.convert import convert
-from taehv.commands.models import DTYPES, open_fast_model
+from taehv.config.params import DEFAULT_LIMITS, NO_CONVERSIONS, Conversions, HdrRule, InterlacedRule, VideoLimits
 from taehv.data.folder_search import LeftAside
 from taehv.data.manifest import describe, write_manifest
 from taehv.data.samples import NAMES, sample_videos
 from taehv.data.sources import FolderFiles, SampleFiles, VideoFiles, videos_in_annotations, videos_in_folder
-from taehv.errors import UserError, exit_code
-from taehv.model.folded import FoldedTAEHV
-from taehv.params import (
-    DEFAULT_LIMITS,
-    NO_CONVERSIONS,
-    Conversions,
-    HdrRule,
-    InterlacedRule,
-    VideoLimits,
-)
-from taehv.text_encoding import use_utf8
-from taehv.user_files import is_utf8, shown
+from taehv.model.fused_inference import FoldedTAEHV
+from taehv.runtime import paths
+from taehv.runtime.errors import UserError, exit_code
+from taehv.runtime.text_encoding import use_utf8
+from taehv.runtime.user_files import is_utf8, shown
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -128,7 +121,7 @@ def _add_reconstruct(commands: argparse._SubParsersAction[argparse.ArgumentParse
 
 
 def _reconstruct(options: argparse.Namespace) -> int:
-    from taehv.commands.code_videos import reconstruct  # needs av
+    from taehv.commands.codec import reconstruct  # needs av
 
     limits, conversions = _limits(options), _conversions(options)
     quality = reconstruct(
@@ -150,7 +143,7 @@ def _add_encode(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def _encode(options: argparse.Namespace) -> int:
-    from taehv.commands.code_videos import encode  # needs av
+    from taehv.commands.codec import encode  # needs av
 
     limits, conversions = _limits(options), _conversions(options)
     info = encode(_fast_model(options), options.source, options.target, limits, conversions)
@@ -169,8 +162,8 @@ def _add_decode(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def _decode(options: argparse.Namespace) -> int:
-    from taehv.commands.code_videos import decode  # needs av
-    from taehv.commands.latent_files import parse_rate
+    from taehv.commands.codec import decode  # needs av
+    from taehv.data.latent_files import parse_rate
 
     try:
         rate = None if options.fps is None else parse_rate(options.fps)

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from built_once import built_once
-from tests_support import TINY, Project, copy_repository
+from support.built_once import built_once
+from support.project import TINY, Project, copy_repository
 
 TESTS = Path(__file__).parent
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from support.project import REPOSITORY
 
-REPOSITORY = Path(__file__).parent.parent
 STEPS = """
 import torch
 from benchmarks.train_step import Setting, build

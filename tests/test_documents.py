@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from support.project import REPOSITORY
 
 from taehv import cli
-from taehv.overrides import overridden_params, split_overrides
+from taehv.config.overrides import overridden_params, split_overrides
 
-REPOSITORY = Path(__file__).parent.parent
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 DOCUMENTS = [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md"), *REPOSITORY.glob("benchmarks/*.md")]
 

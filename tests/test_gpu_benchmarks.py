@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests_support import REPOSITORY
+from support.project import REPOSITORY
 
 GPU = str(REPOSITORY / "benchmarks/gpu.sh")
 

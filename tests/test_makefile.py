@@ -11,8 +11,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from support.project import REPOSITORY
 
-REPOSITORY = Path(__file__).parent.parent
 PROGRAM = '#!/bin/sh\nprintf "%s|" "$(basename "$0")" "$@" >> "$CALLS"\necho >> "$CALLS"\n'
 
 

@@ -7,11 +7,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 import pytest
+from support.project import REPOSITORY
 
-REPOSITORY = Path(__file__).parent.parent
 DOCUMENTS = ("docs/reliability.md", "docs/ecosystem.md")
 NODE_ID = re.compile(r"`(tests/[\w/]+\.py)((?:::\w+)+)`")
 WITHOUT = "no test: "
@@ -89,9 +88,12 @@ def test_every_promise_names_a_test_that_exists_and_says_where_it_takes_long() -
     [
         ("`tests/test_promises.py::test_what_is_wrong_with_a_row_is_said`; more in `make soak`", None),
         ("no test: power cannot be cut here", None),
-        ("`tests/test_gate.py::TestVerdict::test_gone`", "is not there: tests/test_gate.py::TestVerdict::test_gone"),
+        (
+            "`tests/evaluation/test_gate.py::TestVerdict::test_gone`",
+            "is not there: tests/evaluation/test_gate.py::TestVerdict::test_gone",
+        ),
         ("`tests/test_gone.py::test_gone`", "is not there"),
-        ("`test_gate.py`: words", "names no test"),
+        ("`evaluation/test_gate.py`: words", "names no test"),
         ("", "names no test"),
         (
             "`tests/pipeline/test_soak.py"

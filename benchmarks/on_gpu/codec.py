@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from benchmarks.on_gpu.session import Session
-from taehv.model.folded import FoldedTAEHV
 from taehv.model.formulations import RECIPES
+from taehv.model.fused_inference import FoldedTAEHV
 from taehv.model.init import create_model
 from taehv.model.streaming import StreamingDecoder
 from taehv.model.taehv import TAEHV

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from benchmarks.on_gpu.session import Session, relative_error
+from taehv.config.params import Distillation, LossWeights, Perceptual, Seraena
 from taehv.losses.objective import Objective, weighted_sum
 from taehv.model import compilation, formulations
 from taehv.model.autoencoder import VideoAutoencoder
-from taehv.model.folded import FoldedTAEHV
 from taehv.model.formulations import RECIPES
+from taehv.model.fused_inference import FoldedTAEHV
 from taehv.model.init import create_model
 from taehv.model.streaming import StreamingDecoder, StreamingEncoder
 from taehv.model.variants import VARIANTS
-from taehv.params import Distillation, LossWeights, Perceptual, Seraena
 from taehv.training.adversary import Adversary
 
 LIMITS = {torch.float32: 2e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
@@ -103,8 +103,10 @@ def formulated(device: torch.device, how: str) -> Iterator[None]:
     }[how]
     with mock.patch.dict(formulations.TRAINING, {device.type: chosen}), contextlib.ExitStack() as stack:
         if how == "plain":
-            stack.enter_context(mock.patch("taehv.model.cheaper.encode", lambda model, frames: model.encode(frames)))
-            stack.enter_context(mock.patch("taehv.model.cheaper.decode", lambda model, z: model.decode(z)))
+            stack.enter_context(
+                mock.patch("taehv.model.fused_training.encode", lambda model, frames: model.encode(frames))
+            )
+            stack.enter_context(mock.patch("taehv.model.fused_training.decode", lambda model, z: model.decode(z)))
         yield
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from taehv.model import compilation
-from taehv.paths import compiled_folder
+from taehv.runtime.paths import compiled_folder
 
 
 class Session:

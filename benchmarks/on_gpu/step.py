@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.on_gpu.correctness import formulated
 from benchmarks.on_gpu.session import Session
 from benchmarks.train_step import Setting, build
-from taehv.training.assembly import set_up_gpu
+from taehv.training.build import set_up_gpu
 
 TERMS = {
     "recon": ("recon",),

@@ -26,16 +26,16 @@ import numpy.typing as npt
 import torch
 
 from benchmarks.on_gpu.session import Session
-from taehv.data.store import ClipRecord
+from taehv.config.params import parse_params
+from taehv.config.profiles import load_profile
+from taehv.data.clip_store import ClipRecord
 from taehv.model.variants import VARIANTS
-from taehv.params import parse_params
-from taehv.profiles import load_profile
+from taehv.runtime.yaml_files import read_yaml
 from taehv.teachers.pca import blocks_of, fit_pca
-from taehv.training.assembly import start_accelerator
-from taehv.training.job import TrainingJob
-from taehv.training.loop import Trainer
+from taehv.training.build import start_accelerator
 from taehv.training.recorder import NullRecorder
-from taehv.yaml_files import read_yaml
+from taehv.training.run_spec import TrainingJob
+from taehv.training.trainer import Trainer
 
 REPOSITORY = Path(__file__).parents[2]
 SOURCES = ("a", "b", "c")
@@ -140,7 +140,7 @@ def train(folder: Path) -> None:
     )
     job = TrainingJob("a800_test", params, profile, "0" * 64, folder / "clips", folder / "teacher")
     stores = {"train": ArrayClips(clips[held_out:]), "val": ArrayClips(clips[:held_out])}
-    with mock.patch("taehv.training.assembly.ClipStore.open", lambda root, split, verify_reads: stores[split]):
+    with mock.patch("taehv.training.build.ClipStore.open", lambda root, split, verify_reads: stores[split]):
         trainer = Trainer(job, start_accelerator(job), NullRecorder())
     load = trainer.loader.frames
 

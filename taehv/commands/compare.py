@@ -7,11 +7,12 @@ import json
 from collections.abc import Sequence
 from typing import Any, get_args
 
-from taehv import parity, paths
-from taehv.errors import UserError
-from taehv.params import TrainingStage, load_params
-from taehv.parity import Parity, RunRecord
-from taehv.records import finite
+from taehv.config.params import TrainingStage, load_params
+from taehv.evaluation import parity
+from taehv.evaluation.parity import Parity, RunRecord
+from taehv.evaluation.run_records import finite
+from taehv.runtime import paths
+from taehv.runtime.errors import UserError
 
 EXIT_CODES: dict[parity.ParityVerdict, int] = {"pass": 0, "warn": 0, "fail": 1, "not_comparable": 3}
 """2 is for wrong usage and wrong params."""
@@ -48,7 +49,7 @@ def read(name: str) -> RunRecord:
         raise UserError(f"a run's name is empty: name a stage ({', '.join(get_args(TrainingStage))}) or an MLflow run")
     if name in get_args(TrainingStage):
         return parity.read_run(paths.training_outputs(name))
-    from taehv.tracking.read_run import read_tracked_run  # needs mlflow
+    from taehv.tracking.transfer.read_run import read_tracked_run  # needs mlflow
 
     return read_tracked_run(name)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from taehv.commands.models import named_variant
+from taehv.commands.choose_model import named_variant
 from taehv.model.checkpoints import find_candidates, model_of, read_state_dict, write_state_dict
 
 

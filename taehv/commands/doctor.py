@@ -7,12 +7,12 @@ import os
 import sys
 from typing import Literal
 
+from taehv.config.params import TrainingStage, load_params
+from taehv.config.profiles import load_profile
 from taehv.doctor import report
 from taehv.doctor.checks import examine
-from taehv.doctor.examination import Examination, stages_of
-from taehv.errors import EXIT_FAILED
-from taehv.params import TrainingStage, load_params
-from taehv.profiles import load_profile
+from taehv.doctor.context import Examination, stages_of
+from taehv.runtime.errors import EXIT_FAILED
 
 
 def doctor(profile_name: str | None, stage: TrainingStage | Literal["all"], *, as_json: bool) -> int:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from taehv import paths
-from taehv.errors import UserError
-from taehv.paths import main_repository
-from taehv.tracking.place import check_place
+from taehv.runtime import paths
+from taehv.runtime.errors import UserError
+from taehv.runtime.paths import main_repository
 from taehv.tracking.secrets import hide_secrets_in_output, without_secrets
 from taehv.tracking.store import check_uri, database_file, store_errors, tracking_uri
+from taehv.tracking.store_location import check_place
 from taehv.tracking.sync import journals, sync
 
 EXIT_LEFT = 1
@@ -59,8 +59,8 @@ def export(target: Path, run_ids: Sequence[str], experiment: str | None) -> int:
         UserError: there is something else at the target, a named run or experiment does not exist, or the store does
             not work.
     """
-    from taehv.tracking.bundle import packed
-    from taehv.tracking.export_runs import export_runs
+    from taehv.tracking.transfer.archive import packed
+    from taehv.tracking.transfer.export_runs import export_runs
 
     _check_store()
     database = database_file(tracking_uri())
@@ -82,8 +82,8 @@ def bring(source: Path) -> int:
     Raises:
         UserError: it is not there, or not what ``export`` writes, or the store does not work.
     """
-    from taehv.tracking.bundle import unpacked
-    from taehv.tracking.import_runs import import_runs
+    from taehv.tracking.transfer.archive import unpacked
+    from taehv.tracking.transfer.import_runs import import_runs
 
     _check_store()
     with unpacked(source) as folder, store_errors():
@@ -98,7 +98,7 @@ def relocate() -> int:
     Raises:
         UserError: a stage is running, files are missing, or the store does not work.
     """
-    from taehv.tracking.relocate import relocate as make_store_here
+    from taehv.tracking.transfer.relocate import relocate as make_store_here
 
     check_uri()
     hide_secrets_in_output()

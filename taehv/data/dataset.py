@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from taehv import atomic
+from taehv.config.params import Params
+from taehv.data.clip_plan import DatasetPlan
+from taehv.data.clip_store import ClipRecord, dataset_sha256
 from taehv.data.csv_cells import csv_text, path_cell, text_cell
 from taehv.data.inspect_video import Quarantined
-from taehv.data.plan import DatasetPlan
 from taehv.data.splits import SPLITS
-from taehv.data.store import ClipRecord, dataset_sha256
-from taehv.fingerprint import sha256_of_file
-from taehv.params import Params
+from taehv.runtime import atomic_files
+from taehv.runtime.hashing import sha256_of_file
 from taehv.teachers.pca import WEIGHTS
 
 SCHEMA = 1
@@ -57,7 +57,7 @@ def write_quarantine(path: Path, quarantined: Sequence[Quarantined]) -> None:
     """Write quarantine.csv: every video that was left out, and why. Nothing in it is a formula to a spreadsheet."""
     header = [field.name for field in dataclasses.fields(Quarantined)]
     rows = ([path_cell(video.path), video.reason, text_cell(video.detail)] for video in quarantined)
-    atomic.write_text(path, csv_text([header, *rows]))
+    atomic_files.write_text(path, csv_text([header, *rows]))
 
 
 def _split_facts(records: Sequence[ClipRecord]) -> dict[str, Any]:

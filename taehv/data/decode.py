@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from taehv.config.params import DEFAULT_LIMITS, NO_CONVERSIONS, Conversions, VideoLimits
 from taehv.data.damage import Watch
 from taehv.data.interlacing import WINDOW, Deinterlacer, FieldOrder, field_order
 from taehv.data.open_video import opened_video
 from taehv.data.packets import Packets, survey
-from taehv.data.pictures import PictureMaker
+from taehv.data.rgb_frames import PictureMaker
 from taehv.data.video_error import VideoError
-from taehv.params import DEFAULT_LIMITS, NO_CONVERSIONS, Conversions, VideoLimits
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame

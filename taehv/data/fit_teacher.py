@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from taehv.data.grid import thin
-from taehv.data.store import ClipStore
+from taehv.data.clip_grid import thin
+from taehv.data.clip_store import ClipStore
 from taehv.model.variants import Variant
 from taehv.teachers.pca import blocks_of, fit_pca
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from taehv.errors import UserError
-from taehv.user_files import is_utf8, shown
+from taehv.runtime.errors import UserError
+from taehv.runtime.user_files import is_utf8, shown
 
 # Each is a container that taehv/data/decode.py opens.
 VIDEO_SUFFIXES = frozenset(

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from taehv.config.params import Conversions, VideoLimits
 from taehv.data.decode import VideoInfo, probe
 from taehv.data.manifest import ManifestEntry
 from taehv.data.video_error import Reason, VideoError
 from taehv.data.workers import advance
-from taehv.fingerprint import sha256_of_file
-from taehv.params import Conversions, VideoLimits
+from taehv.runtime.hashing import sha256_of_file
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from taehv import atomic
 from taehv.data.csv_cells import csv_text, path_cell, path_of_cell
 from taehv.data.sources import VideoFiles
-from taehv.errors import UserError
-from taehv.fingerprint import sha256_of_file
-from taehv.user_files import regular_file, shown
+from taehv.runtime import atomic_files
+from taehv.runtime.errors import UserError
+from taehv.runtime.hashing import sha256_of_file
+from taehv.runtime.user_files import regular_file, shown
 
 COLUMNS = ("path", "bytes", "sha256")
 HOW_TO_WRITE = "write it with `taehv manifest FOLDER`, `taehv manifest ANNOTATIONS` or `taehv manifest --samples`"
@@ -53,7 +53,7 @@ def describe(files: VideoFiles, names: Iterable[str]) -> list[ManifestEntry]:
 def write_manifest(path: Path, entries: Iterable[ManifestEntry]) -> None:
     """Replace the manifest. Every name that UTF-8 can say comes back as it was."""
     rows = ((path_cell(entry.path), entry.bytes, entry.sha256) for entry in entries)
-    atomic.write_text(path, csv_text([COLUMNS, *rows]))
+    atomic_files.write_text(path, csv_text([COLUMNS, *rows]))
 
 
 def read_manifest(path: Path) -> list[ManifestEntry]:

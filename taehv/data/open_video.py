@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from taehv.config.params import VideoLimits
 from taehv.data.damage import Message, captured_log, decoder_error
 from taehv.data.video_error import VideoError
-from taehv.params import VideoLimits
 
 if TYPE_CHECKING:
     from av.container import InputContainer

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from taehv.config.params import VideoLimits
 from taehv.data.container_end import missing
 from taehv.data.damage import Message, captured_log, demuxer_error
 from taehv.data.open_video import OpenedVideo, opened_video
 from taehv.data.video_error import VideoError
-from taehv.params import VideoLimits
 
 if TYPE_CHECKING:
     from av.packet import Packet

@@ -11,22 +11,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from taehv import atomic, paths
-from taehv.data.cut import CutFailed, CutResult, CutShort, cut_video, planned_shards
+from taehv.config.params import Params
+from taehv.config.profiles import Profile
+from taehv.data.clip_plan import DatasetPlan, VideoPlan, plan_dataset
+from taehv.data.clip_store import ClipRecord, ClipStore, write_index
 from taehv.data.dataset import describe_dataset, write_quarantine
+from taehv.data.extract_clips import CutFailed, CutResult, CutShort, cut_video, planned_shards
 from taehv.data.fit_teacher import fit_teacher
 from taehv.data.inspect_video import Quarantined, Video, inspect_video
 from taehv.data.manifest import read_manifest
-from taehv.data.plan import DatasetPlan, VideoPlan, plan_dataset
 from taehv.data.sources import open_source
 from taehv.data.splits import SPLITS
-from taehv.data.store import ClipRecord, ClipStore, write_index
 from taehv.data.workers import Workers, worker_count
-from taehv.errors import UserError
 from taehv.model.variants import VARIANTS
-from taehv.params import Params
-from taehv.profiles import Profile
-from taehv.user_files import shown
+from taehv.runtime import atomic_files, paths
+from taehv.runtime.errors import UserError
+from taehv.runtime.user_files import shown
 
 # Room on the disk for the index, the teacher and file system overhead.
 _DISK_MARGIN_BYTES = 64 * 2**20
@@ -58,7 +58,7 @@ def prepare(params: Params, profile: Profile) -> dict[str, Any]:
         fit_teacher(train, params.active.data.frames, variant, folder / "teacher")
         dataset = describe_dataset(params, plan, records, len(quarantined), folder / "teacher")
         # Everything is on the disk before the first old file goes: moving takes no space.
-        atomic.write_json(folder / "dataset.json", dataset)
+        atomic_files.write_json(folder / "dataset.json", dataset)
         _replace(folder / "clips", paths.CLIPS)
         _replace(folder / "teacher", paths.TEACHER)
         # Last: it holds the hash of the others, so that a crash between the moves is found when they are opened.

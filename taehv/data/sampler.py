@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from taehv.data.store import ClipRecord, ClipStore
-from taehv.keyed_random import Purpose, below, words
+from taehv.data.clip_store import ClipRecord, ClipStore
+from taehv.runtime.counter_random import Purpose, below, words
 
 
 @dataclass(frozen=True)

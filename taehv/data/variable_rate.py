@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from taehv.config.params import VideoLimits
 from taehv.data.decode import VideoInfo, frame_times
-from taehv.params import VideoLimits
 
 Ticks = npt.NDArray[np.int64]
 

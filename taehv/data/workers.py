@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from taehv.errors import UserError
-from taehv.machine import available_cores
-from taehv.profiles import Profile
+from taehv.config.profiles import Profile
+from taehv.runtime.errors import UserError
+from taehv.runtime.machine import available_cores
 
 TaskT = TypeVar("TaskT")
 ResultT = TypeVar("ResultT")

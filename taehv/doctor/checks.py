@@ -5,12 +5,12 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Callable
 
+from taehv.doctor.check_result import Finding
 from taehv.doctor.clock import check_clock
+from taehv.doctor.context import Examination
 from taehv.doctor.disk import check_disk
-from taehv.doctor.examination import Examination
-from taehv.doctor.finding import Finding
 from taehv.doctor.gpus import check_gpus
-from taehv.doctor.known_balances import check_known_balances
+from taehv.doctor.known_settings import check_known_balances
 from taehv.doctor.machine_limits import check_machine_limits
 from taehv.doctor.packages import check_packages
 from taehv.doctor.prepared_data import check_gate, check_prepared_data

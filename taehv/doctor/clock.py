@@ -7,8 +7,8 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from taehv.doctor.examination import Examination
-from taehv.doctor.finding import Finding
+from taehv.doctor.check_result import Finding
+from taehv.doctor.context import Examination
 
 TOLERANCE_S = 60.0
 STEP_TOLERANCE_S = 1.0

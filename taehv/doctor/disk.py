@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from taehv import paths
+from taehv.config.params import Params
 from taehv.data.manifest import ManifestError, read_manifest
-from taehv.doctor.examination import Examination
-from taehv.doctor.finding import Finding, size
+from taehv.doctor.check_result import Finding, size
+from taehv.doctor.context import Examination
 from taehv.doctor.planned_writes import PlannedWrites, planned_writes
-from taehv.params import Params
+from taehv.runtime import paths
 from taehv.tracking.probe import local_artifacts
 
 ENOUGH = 2.0

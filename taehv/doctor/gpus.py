@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from taehv import launch
-from taehv.doctor.examination import Examination
-from taehv.doctor.finding import Finding, listed, size
-from taehv.profiles import Profile
-from taehv.strict_config import ConfigError
+from taehv.config.profiles import Profile
+from taehv.doctor.check_result import Finding, listed, size
+from taehv.doctor.context import Examination
+from taehv.launch import processes
+from taehv.runtime.errors import ConfigError
 
 IN_USE_FRACTION = 0.1
 """Memory of a GPU that may be in use before training starts; an idle one has a few hundred MB for the driver."""
@@ -40,7 +40,7 @@ def check_gpus(examination: Examination) -> list[Finding]:
     if profile.gpus == 0:
         return [Finding("GPUs", "pass", f"none needed by profile {profile.name}")]
     try:
-        launch.check_gpus(profile)
+        processes.check_gpus(profile)
     except ConfigError as error:
         advice = "run on the machine that the profile describes, or choose the profile of this one"
         found = [Finding("GPUs", "fail", str(error.problems[0]), advice)]

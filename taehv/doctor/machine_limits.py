@@ -9,11 +9,11 @@ from pathlib import Path
 
 import psutil
 
-from taehv import paths
-from taehv.data.store import StoreError, read_index
-from taehv.doctor.examination import Examination
-from taehv.doctor.finding import Finding, size
-from taehv.machine import available_cores
+from taehv.data.clip_store import StoreError, read_index
+from taehv.doctor.check_result import Finding, size
+from taehv.doctor.context import Examination
+from taehv.runtime import paths
+from taehv.runtime.machine import available_cores
 
 SHARED_MEMORY = Path("/dev/shm")
 SHARED_MEMORY_BYTES = 10**9

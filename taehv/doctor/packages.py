@@ -12,8 +12,8 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from taehv.doctor.examination import Examination
-from taehv.doctor.finding import Finding, listed
+from taehv.doctor.check_result import Finding, listed
+from taehv.doctor.context import Examination
 
 LOCK_FILE = Path("requirements.lock")
 NEEDED = ("torch", "numpy", "accelerate", "safetensors", "pyyaml", "mlflow", "dvc", "pandas", "pyarrow", "filelock")

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import torch
 
-from taehv import paths
+from taehv.config.params import Scale
 from taehv.losses.seraena import Discriminator
 from taehv.model.taehv import TAEHV
 from taehv.model.variants import VARIANTS
-from taehv.params import Scale
-from taehv.training.job import TrainingJob
-from taehv.training.step import DTYPES
+from taehv.runtime import paths
+from taehv.training.run_spec import TrainingJob
+from taehv.training.train_step import DTYPES
 
 LOG_BYTES = 32 * 10**6
 """Logs, journal, curves and pictures of a run; an embedded one has 3 MB."""

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from taehv import gate, paths
+from taehv.config.params import STAGE_KEYS, Params, flatten, is_below, resolved
+from taehv.data.clip_store import ClipRecord, StoreError, check_shards, dataset_sha256, read_index
 from taehv.data.manifest import ManifestError, read_manifest
 from taehv.data.splits import SPLITS
-from taehv.data.store import ClipRecord, StoreError, check_shards, dataset_sha256, read_index
-from taehv.doctor.examination import Examination
-from taehv.doctor.finding import Finding, Level, listed
-from taehv.fingerprint import sha256_of_file
+from taehv.doctor.check_result import Finding, Level, listed
+from taehv.doctor.context import Examination
+from taehv.evaluation import gate
 from taehv.model.variants import VARIANTS
-from taehv.params import STAGE_KEYS, Params, flatten, is_below, resolved
+from taehv.runtime import paths
+from taehv.runtime.hashing import sha256_of_file
+from taehv.runtime.yaml_files import YamlFileError, read_yaml
 from taehv.teachers import TeacherError, load_teacher
 from taehv.teachers.pca import WEIGHTS
-from taehv.yaml_files import YamlFileError, read_yaml
 
 # Forced: DVC goes by names, sizes and time stamps, and leaves what it takes for up to date.
 PREPARE = "run: dvc repro -f prepare_data (on a second machine: dvc pull prepare_data)"

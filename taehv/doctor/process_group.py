@@ -14,9 +14,9 @@ from pathlib import Path
 
 import torch
 
-from taehv.doctor.examination import Examination
-from taehv.doctor.finding import Finding
-from taehv.launched import without_inherited
+from taehv.doctor.check_result import Finding
+from taehv.doctor.context import Examination
+from taehv.runtime.launched import without_inherited
 
 TIMEOUT_S = 60.0
 POLL_S = 0.05

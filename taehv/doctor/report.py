@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from taehv.doctor.finding import Finding, Level
+from taehv.doctor.check_result import Finding, Level
 
 COLOURS: dict[Level, str] = {"pass": "\033[32m", "warn": "\033[33m", "fail": "\033[1;31m"}
 END_COLOUR = "\033[0m"

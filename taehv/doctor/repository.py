@@ -7,13 +7,14 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from taehv import dvc_locks, output_places, paths
-from taehv.doctor.examination import Examination
-from taehv.doctor.finding import Finding, listed
-from taehv.errors import UserError
-from taehv.params import STAGE_KEYS
-from taehv.tracking import current_git
-from taehv.yaml_files import YamlFileError, read_yaml
+from taehv.config.params import STAGE_KEYS
+from taehv.doctor.check_result import Finding, listed
+from taehv.doctor.context import Examination
+from taehv.launch import dvc_locks, output_places
+from taehv.runtime import paths
+from taehv.runtime.errors import UserError
+from taehv.runtime.yaml_files import YamlFileError, read_yaml
+from taehv.tracking.environment import current_git
 
 WRITTEN_BY_DVC = frozenset({"dvc.lock"})
 """DVC changes it after every stage; it is committed with the results."""
@@ -80,7 +81,7 @@ def _check_dvc_yaml() -> Finding:
         if declared[stage] != set(keys)
     ]
     if wrong:
-        advice = "make params there equal to STAGE_KEYS of taehv/params.py, or DVC will not notice a change"
+        advice = "make params there equal to STAGE_KEYS of taehv/config/params.py, or DVC will not notice a change"
         return Finding("dvc.yaml", "warn", f"params differ from what the results depend on: {listed(wrong)}", advice)
     return Finding("dvc.yaml", "pass", "its params are those that the results depend on")
 

@@ -6,12 +6,12 @@ import logging
 import os
 
 from taehv.doctor.checks import examine
-from taehv.doctor.examination import Examination
+from taehv.doctor.context import Examination
 from taehv.doctor.report import has_failed, lines, summary
-from taehv.errors import UserError
-from taehv.launched import launched_processes
+from taehv.runtime.errors import UserError
+from taehv.runtime.launched import launched_processes
 from taehv.training.console import start_logging
-from taehv.training.job import TrainingJob
+from taehv.training.run_spec import TrainingJob
 
 SKIP = "TAEHV_SKIP_DOCTOR"
 

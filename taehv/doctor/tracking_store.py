@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from taehv.doctor.examination import Examination
-from taehv.doctor.finding import Finding, Level
+from taehv.doctor.check_result import Finding, Level
+from taehv.doctor.context import Examination
 
 MEND = "start the server or mend MLFLOW_TRACKING_URI; without it the run goes on, and its journal keeps everything"
 

@@ -7,7 +7,7 @@ what that gains is in docs/losses.md. At the end of the schedule every weight is
 
 from __future__ import annotations
 
-from taehv.params import Distillation
+from taehv.config.params import Distillation
 
 TERMS = ("encoder", "decoder")
 

@@ -1,7 +1,8 @@
 """SSIM as sums of shifted pictures, which a compiler makes few passes over memory of.
 
-The same numbers as ``taehv.metrics.structural_similarity`` within 1e-6 (tests/losses/test_fused_ssim.py), which stays
-the definition. Convolutions with a channel each, as pytorch-msssim does them, read every picture ten times on a GPU.
+The same numbers as ``metrics.structural_similarity``, which stays the definition, within 1e-6
+(tests/losses/test_fused_ssim.py). Convolutions with a channel each, as pytorch-msssim does them, read every picture ten
+times on a GPU.
 """
 
 from __future__ import annotations
@@ -10,15 +11,15 @@ import math
 
 from torch import Tensor
 
-from taehv.alignment import common_frames
-from taehv.metrics import SSIM_SIGMA, SSIM_WINDOW
+from taehv.losses.alignment import common_frames
+from taehv.losses.metrics import SSIM_SIGMA, SSIM_WINDOW
 
 # Wang et al. 2004: K1 = 0.01 and K2 = 0.03, for pictures of range 1.
 _C1, _C2 = 0.01**2, 0.03**2
 
 
 def structural_similarity(decoded_ntchw: Tensor, frames_ntchw: Tensor) -> Tensor:
-    """As ``taehv.metrics.structural_similarity``: (N, T, 3, H, W) twice to (N,); no gradient for the second."""
+    """As ``taehv.losses.metrics.structural_similarity``: (N, T, 3, H, W) twice to (N,); no gradient for the second."""
     x, y = common_frames(decoded_ntchw, frames_ntchw)
     window = gaussian_window()
     mean_x, mean_y = _blurred(x, window), _blurred(y, window)

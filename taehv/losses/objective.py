@@ -8,16 +8,16 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
+from taehv.config.params import Distillation, LossWeights, Perceptual, Seraena
 from taehv.losses.distillation import TERMS, factor
 from taehv.losses.encoder import encoder_per_clip
 from taehv.losses.perceptual import ssim_distance_per_clip
-from taehv.losses.recon import recon_per_clip
+from taehv.losses.reconstruction import recon_per_clip
 from taehv.losses.seraena import ramp, seraena_per_clip
-from taehv.model import cheaper, planar
+from taehv.model import fused_training, fused_training_2d
 from taehv.model.compilation import Compiled
 from taehv.model.formulations import TRAINING
 from taehv.model.taehv import TAEHV
-from taehv.params import Distillation, LossWeights, Perceptual, Seraena
 
 Corrections = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Decoded frames, their originals and the latents they were decoded from, to corrections of the decoded frames."""
@@ -88,7 +88,7 @@ class Objective(nn.Module):
         terms = self._round_trip_terms(frames_ntchw, teacher_latents_ntchw, corrections)
         if "decoder" in self._weights:
             assert teacher_latents_ntchw is not None
-            terms["decoder"] = recon_per_clip(cheaper.decode(self.student, teacher_latents_ntchw), frames_ntchw)
+            terms["decoder"] = recon_per_clip(fused_training.decode(self.student, teacher_latents_ntchw), frames_ntchw)
         return {term: terms[term] for term in self._weights if term in terms}
 
     def _round_trip_terms(
@@ -98,12 +98,12 @@ class Objective(nn.Module):
         wants_decoded = "recon" in self._weights or "perceptual" in self._weights or corrections is not None
         if not wants_decoded and "encoder" not in self._weights:
             return terms
-        latents = cheaper.encode(self.student, frames)
+        latents = fused_training.encode(self.student, frames)
         if "encoder" in self._weights:
             assert teacher_latents is not None
             terms["encoder"] = encoder_per_clip(latents, teacher_latents)
         if wants_decoded:
-            decoded = cheaper.decode(self.student, latents)
+            decoded = fused_training.decode(self.student, latents)
             if "recon" in self._weights:
                 terms["recon"] = recon_per_clip(decoded, frames)
             if "perceptual" in self._weights:
@@ -136,14 +136,14 @@ class Objective(nn.Module):
         latents = decoded = None
         to_decode: list[Tensor] = []
         if wants_decoded or "encoder" in self._weights:
-            latents = planar.encode(self.student, frames)
+            latents = fused_training_2d.encode(self.student, frames)
         if latents is not None and wants_decoded:
             to_decode.append(latents)
         if "decoder" in self._weights:
             assert teacher_latents is not None
             to_decode.append(teacher_latents)
         if to_decode:
-            pictures = planar.decode(self.student, torch.cat(to_decode))
+            pictures = fused_training_2d.decode(self.student, torch.cat(to_decode))
             if "decoder" in self._weights:
                 terms["decoder"] = recon_per_clip(pictures[-len(frames) :], frames)
             decoded = pictures[: len(frames)] if wants_decoded else None

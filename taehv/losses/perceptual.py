@@ -9,8 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from taehv import metrics
-from taehv.losses import fused_ssim
+from taehv.losses import fused_ssim, metrics
 from taehv.model.formulations import TRAINING
 
 SIMILARITIES = {"library": metrics.structural_similarity, "shifted sums": fused_ssim.structural_similarity}

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from taehv.config.params import Seraena
 from taehv.model.formulations import TRAINING
 from taehv.model.variants import Variant
-from taehv.params import Seraena
 
 PATCH = 8
 """Pixels, along each side, that one score stands for."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from taehv.model.clips import Memory, cut_or_fill_with_zeros, put_zeros_in_front, repeat_last, run_layers
+from taehv.model.padding import Memory, cut_or_fill_with_zeros, put_zeros_in_front, repeat_last, run_layers
 from taehv.model.streaming import StreamingDecoder, StreamingEncoder
 from taehv.model.variants import Variant
 

@@ -18,12 +18,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from taehv import atomic
-from taehv.errors import UserError
-from taehv.model.sound_weights import check_layout, check_weights, claimed_bytes
 from taehv.model.taehv import DECODER_CHANNELS, TAEHV
 from taehv.model.variants import LARGEST_WIDTH, VARIANTS, Variant
-from taehv.user_files import regular_file
+from taehv.model.weight_checks import check_layout, check_weights, claimed_bytes
+from taehv.runtime import atomic_files
+from taehv.runtime.errors import UserError
+from taehv.runtime.user_files import regular_file
 
 StateDict = dict[str, Tensor]
 SUFFIXES = (".pth", ".safetensors")
@@ -80,7 +80,7 @@ def write_state_dict(path: Path, weights: Mapping[str, Tensor]) -> None:
     # Own memory for each: safetensors refuses shared tensors, and a view would drag its whole storage into a .pth.
     own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
     try:
-        with atomic.replacing(path) as partial:
+        with atomic_files.replacing(path) as partial:
             if path.suffix == ".safetensors":
                 save_file(own, partial)
             else:

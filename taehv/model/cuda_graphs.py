@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from taehv.model.clips import Memory
+from taehv.model.padding import Memory
 
 Layers = Callable[[Tensor, int, Memory], Tensor]
 """Some layers on a clip's next frames; brings the memory up to date."""

@@ -17,9 +17,9 @@ class Training:
     """How one kind of device computes a training step."""
 
     layout: Literal["volumes", "planes"]
-    """``volumes``: pooling and growing are 3D convolutions over frames that lie one after the other (``cheaper.py``).
+    """``volumes``: pooling and growing are 3D convolutions over frames one after the other (``fused_training.py``).
     ``planes``: everything is a 2D convolution, with the frames that pooling reads and growing makes side by side in
-    channels (``planar.py``)."""
+    channels (``fused_training_2d.py``)."""
     compiled: bool
     """Whether the step's passes go through torch.compile, with fixed shapes (``taehv/model/compilation.py``)."""
     ssim: Literal["library", "shifted sums"]
@@ -32,7 +32,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one kind of device folds a model for inference (``folded.py``)."""
+    """How one kind of device folds a model for inference (``fused_inference.py``)."""
 
     layout: Literal["volumes", "planes"]
     """As for training."""

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from taehv.model.clips import pad_to_multiple, repeat_last
-from taehv.model.folded import FoldedTAEHV
-from taehv.model.weights import load_model
+from taehv.model.fused_inference import FoldedTAEHV
+from taehv.model.model_folder import load_model
+from taehv.model.padding import pad_to_multiple, repeat_last
 
 Task = Literal["encode", "decode", "reconstruct"]
 Pixels = Literal["same", "uint8", "float32"]

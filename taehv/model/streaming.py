@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from taehv.model.clips import Memory, cut_or_fill_with_zeros, put_zeros_in_front, repeat_last
+from taehv.model.padding import Memory, cut_or_fill_with_zeros, put_zeros_in_front, repeat_last
 
 if TYPE_CHECKING:
     from taehv.model.autoencoder import VideoAutoencoder

@@ -8,8 +8,8 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
-from taehv.errors import UserError
 from taehv.model.variants import Variant
+from taehv.runtime.errors import UserError
 
 
 class TeacherError(UserError):

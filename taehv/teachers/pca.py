@@ -19,10 +19,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from taehv import atomic
-from taehv.fingerprint import sha256_of_file
-from taehv.model.sound_weights import check_weights
 from taehv.model.variants import Variant
+from taehv.model.weight_checks import check_weights
+from taehv.runtime import atomic_files
+from taehv.runtime.hashing import sha256_of_file
 from taehv.teachers import TeacherError
 
 WEIGHTS = "pca.safetensors"
@@ -104,7 +104,7 @@ class PcaTeacher:
     def save(self, folder: Path, facts: dict[str, Any]) -> None:
         """Write the teacher, and ``facts`` about how it was fitted, into a folder."""
         tensors = {"mean": self.mean, "components": self.components, "deviations": self.deviations}
-        with atomic.replacing(folder / WEIGHTS) as partial:
+        with atomic_files.replacing(folder / WEIGHTS) as partial:
             save_file({name: tensor.float().cpu().contiguous() for name, tensor in tensors.items()}, partial)
         size = self.variant.spatial_downscale
         info = {
@@ -116,7 +116,7 @@ class PcaTeacher:
             "sha256": sha256_of_file(folder / WEIGHTS),
             **facts,
         }
-        atomic.write_json(folder / INFO, info)
+        atomic_files.write_json(folder / INFO, info)
 
 
 @dataclass(frozen=True)

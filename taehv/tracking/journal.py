@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from taehv.errors import UserError
+from taehv.runtime.errors import UserError
 from taehv.tracking.secrets import hide_secrets
 
 Event = dict[str, Any]

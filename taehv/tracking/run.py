@@ -15,21 +15,21 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from taehv.fingerprint import sha256_of_file, sha256_of_json
-from taehv.params import Params, StageName, flatten, resolved
-from taehv.paths import main_repository
-from taehv.profiles import Profile
-from taehv.records import TrackingIds
-from taehv.tracking.beside import SenderProcess, patience_from_environment
+from taehv.config.params import Params, StageName, flatten, resolved
+from taehv.config.profiles import Profile
+from taehv.evaluation.run_records import TrackingIds
+from taehv.runtime.hashing import sha256_of_file, sha256_of_json
+from taehv.runtime.paths import main_repository
 from taehv.tracking.environment import describe_environment
 from taehv.tracking.journal import Journal, JournalError
-from taehv.tracking.labels import context_tags, ending_of, parent_from_environment, stage_tags
 from taehv.tracking.metric_names import metric_name
-from taehv.tracking.place import check_place
-from taehv.tracking.position import TrackingFolder, position_if_readable
 from taehv.tracking.secrets import without_secrets
+from taehv.tracking.send_state import TrackingFolder, position_if_readable
+from taehv.tracking.sender_process import SenderProcess, patience_from_environment
 from taehv.tracking.store import check_uri, tracking_uri
+from taehv.tracking.store_location import check_place
 from taehv.tracking.system_metrics import SystemMetrics
+from taehv.tracking.tags import context_tags, ending_of, parent_from_environment, stage_tags
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

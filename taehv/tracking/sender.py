@@ -6,12 +6,12 @@ import os
 import random
 from collections.abc import Callable, Collection, Iterator
 
-from taehv.records import RecordError
+from taehv.evaluation.run_records import RecordError
 from taehv.tracking.journal import Event, Line, read_lines
-from taehv.tracking.limits import METRIC_BATCH
-from taehv.tracking.position import Position, TrackingFolder, read_position
+from taehv.tracking.mlflow_limits import METRIC_BATCH
+from taehv.tracking.mlflow_writer import MlflowSink, NotThereYetError, RefusedError
 from taehv.tracking.secrets import without_secrets
-from taehv.tracking.sink import MlflowSink, NotThereYetError, RefusedError
+from taehv.tracking.send_state import Position, TrackingFolder, read_position
 from taehv.tracking.store import StoreError, tracking_uri
 from taehv.tracking.watchdog import exchange, was_too_slow
 

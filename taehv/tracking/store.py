@@ -14,8 +14,8 @@ from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
 
-from taehv.errors import UserError, is_disk_full
-from taehv.paths import main_repository
+from taehv.runtime.errors import UserError, is_disk_full
+from taehv.runtime.paths import main_repository
 from taehv.tracking.secrets import without_secrets
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def open_store(experiment: str | None = None) -> str:
     """
     import mlflow
 
-    from taehv.tracking.place import check_place
+    from taehv.tracking.store_location import check_place
 
     check_uri()
     check_place()

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from taehv.paths import main_repository
+from taehv.runtime.paths import main_repository
 from taehv.tracking.journal import has_ended, is_being_written, read_lines
-from taehv.tracking.position import Position, SenderLock, TrackingFolder, position_if_readable
 from taehv.tracking.secrets import without_secrets
+from taehv.tracking.send_state import Position, SenderLock, TrackingFolder, position_if_readable
 from taehv.tracking.unsent import tracking_folders
 
 if TYPE_CHECKING:
@@ -167,8 +167,8 @@ def _delivered(sender: Sender) -> bool:
 
 def _deliver(left: Left, say: Callable[[str], None]) -> str | None:
     """Send one journal; what is wrong, or None."""
+    from taehv.tracking.mlflow_writer import NotThereYetError
     from taehv.tracking.sender import OtherStoreError, Sender
-    from taehv.tracking.sink import NotThereYetError
 
     if left.events == 0:
         return None if not left.losses else "no line of the journal is readable"

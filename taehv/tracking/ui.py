@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import psutil
 
-from taehv.errors import UserError, exit_with
+from taehv.runtime.errors import UserError, exit_with
 from taehv.tracking.secrets import without_secrets
 from taehv.tracking.store import artifact_root, is_database, open_store, store_errors, tracking_uri
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 
-from taehv.paths import main_repository
+from taehv.runtime.paths import main_repository
 from taehv.tracking.journal import read_lines
-from taehv.tracking.position import TrackingFolder, position_if_readable
+from taehv.tracking.send_state import TrackingFolder, position_if_readable
 
 
 def tracking_folders() -> list[TrackingFolder]:

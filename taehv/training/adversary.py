@@ -13,13 +13,13 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import Tensor
 
-from taehv.alignment import common_frames
-from taehv.keyed_random import Purpose, below, words
+from taehv.config.params import Seraena
 from taehv.losses import seraena
+from taehv.losses.alignment import common_frames
 from taehv.model.compilation import Compiled
 from taehv.model.formulations import TRAINING
 from taehv.model.variants import Variant
-from taehv.params import Seraena
+from taehv.runtime.counter_random import Purpose, below, words
 from taehv.training.replay import Replay, Sample
 
 BETAS = (0.9, 0.99)

@@ -24,12 +24,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from taehv import atomic
-from taehv.errors import UserError
-from taehv.fingerprint import sha256_of_file, sha256_of_json
-from taehv.model.sound_weights import check_weights
-from taehv.training.job import CHECKPOINT_FORMAT, TrainingJob
+from taehv.model.weight_checks import check_weights
+from taehv.runtime import atomic_files
+from taehv.runtime.errors import UserError
+from taehv.runtime.hashing import sha256_of_file, sha256_of_json
 from taehv.training.replay import Sample, as_tensors
+from taehv.training.run_spec import CHECKPOINT_FORMAT, TrainingJob
 from taehv.training.state import Progress, TrainingState
 
 MANIFEST = "manifest.json"
@@ -210,7 +210,7 @@ def flush_to_disk(path: Path) -> None:
 
 
 def _save(tensors: dict[str, Tensor], file: Path) -> None:
-    with atomic.usual_mode(file):
+    with atomic_files.usual_mode(file):
         save_file(tensors, file)
     flush_to_disk(file)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from taehv.errors import NotWritableError, UserError
+from taehv.runtime.errors import NotWritableError, UserError
 from taehv.training.checkpoint import (
     CheckpointError,
     Snapshot,
@@ -27,7 +27,7 @@ from taehv.training.checkpoint import (
     write_files,
     write_manifest,
 )
-from taehv.training.job import TrainingJob
+from taehv.training.run_spec import TrainingJob
 from taehv.training.state import TrainingState
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from typing import NoReturn
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from taehv import atomic
+from taehv.runtime import atomic_files
 
 __all__ = ["logging_redirect_tqdm", "progress_bar", "start_logging"]
 
@@ -43,7 +43,7 @@ def _detach(file: Path) -> None:
     have linked it into the cache. What is there must not grow.
     """
     if file.exists() and file.stat().st_nlink > 1:
-        with atomic.replacing(file) as copy:
+        with atomic_files.replacing(file) as copy:
             shutil.copyfile(file, copy)
 
 

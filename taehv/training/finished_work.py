@@ -13,14 +13,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from taehv import atomic
-from taehv.errors import UserError
-from taehv.fingerprint import sha256_of_file
-from taehv.paths import TrainingOutputs
+from taehv.runtime import atomic_files
+from taehv.runtime.errors import UserError
+from taehv.runtime.hashing import sha256_of_file
+from taehv.runtime.paths import TrainingOutputs
 from taehv.training.checkpoint import CheckpointError, read_manifest
 from taehv.training.checkpoint_writer import newest_first
 from taehv.training.lock import LOCK, work_lock
-from taehv.training.outputs import published_parts
+from taehv.training.run_files import published_parts
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def mark_finished(work: TrainingOutputs, origin: str) -> None:
         origin: hash of what the result depends on beyond the fingerprint, as of the training's start.
     """
     hashes = {str(path.relative_to(work.root)): sha256_of_file(path) for path in _hashed_files(work)}
-    atomic.write_json(work.root / MARKER, {"schema": 1, "origin": origin, "published": False, "sha256": hashes})
+    atomic_files.write_json(work.root / MARKER, {"schema": 1, "origin": origin, "published": False, "sha256": hashes})
 
 
 def tidy(work: TrainingOutputs) -> None:
@@ -55,7 +55,7 @@ def tidy(work: TrainingOutputs) -> None:
 def mark_published(work: TrainingOutputs) -> None:
     """Its outputs have been in their places, where DVC may save them."""
     marker = json.loads((work.root / MARKER).read_text(encoding="utf-8"))
-    atomic.write_json(work.root / MARKER, marker | {"published": True})
+    atomic_files.write_json(work.root / MARKER, marker | {"published": True})
 
 
 def origin_of(work: TrainingOutputs) -> str | None:

@@ -14,10 +14,10 @@ import psutil
 import torch
 from accelerate import Accelerator
 
-from taehv import stop_signals
+from taehv.runtime import signals
 
 PARENT_DIED = "the death of its parent"
-EXIT_CODES = {**stop_signals.EXIT_CODES, PARENT_DIED: 143}
+EXIT_CODES = {**signals.EXIT_CODES, PARENT_DIED: 143}
 """By reason, in the order in which one is named where several came."""
 
 _STARTERS = {"dvc", "mlflow", "torchrun", "accelerate"}
@@ -34,7 +34,7 @@ class StopRequests:
         self._signals: set[str] = set()
         self._starters = _starters(psutil.Process().parents())
         self._launcher_is_gone = False
-        if pid := os.environ.get(stop_signals.LAUNCHER_VARIABLE):
+        if pid := os.environ.get(signals.LAUNCHER_VARIABLE):
             try:
                 self._starters.append(psutil.Process(int(pid)))
             except psutil.NoSuchProcess:
@@ -43,7 +43,7 @@ class StopRequests:
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Signals are noted instead of ending the process; one that was ignored before (nohup) stays ignored."""
-        with stop_signals.listening(self._signals.add, stop_signals.end_at_once):
+        with signals.listening(self._signals.add, signals.end_at_once):
             yield
 
     @property

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-from taehv.errors import UserError
+from taehv.runtime.errors import UserError
 
 LOCK = "lock"
 

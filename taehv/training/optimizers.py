@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from taehv.params import Optim
+from taehv.config.params import Optim
 from taehv.training.muon import Muon
 from taehv.training.schedule import learning_rate_fraction
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from taehv.training.checkpoint import CheckpointError, CheckpointInfo, load_checked, read_manifest
 from taehv.training.checkpoint_writer import newest_first
-from taehv.training.job import TrainingJob
+from taehv.training.run_spec import TrainingJob
 from taehv.training.state import TrainingState
 
 log = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from taehv.params import Optim
+from taehv.config.params import Optim
 
 
 def learning_rate_fraction(optim: Optim, step: int) -> float:

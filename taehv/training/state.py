@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from taehv.config.params import Optim
 from taehv.model.taehv import TAEHV
-from taehv.params import Optim
 from taehv.training.adversary import Adversary
 from taehv.training.optimizers import Optimizers
 from taehv.training.schedule import ema_decay
@@ -32,7 +32,7 @@ class Progress:
     """Updates not applied because loss or gradient was not finite."""
     skipped_in_a_row: int = 0
     loss_average: float | None = None
-    """Running average of each step's distance; see StepReport and taehv.training.faults."""
+    """Running average of each step's distance; see StepReport and taehv.training.divergence."""
     loss_sum: float = 0.0
     """Sum of the steps' distances since the last validation, and of how many."""
     loss_count: int = 0

@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from finished_run import GOOD_HISTORY, PARAMS_FILE, FinishedRun, history_row, make_params
 from mlflow import MlflowClient
+from support.finished_run import GOOD_HISTORY, PARAMS_FILE, FinishedRun, history_row, make_params
 
 from taehv.cli import main
 from taehv.tracking.store import open_store, tracking_uri

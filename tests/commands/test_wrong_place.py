@@ -9,14 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from finished_run import PARAMS_FILE
+from support.finished_run import PARAMS_FILE
+from support.project import REPOSITORY
 
-from taehv import atomic
 from taehv.cli import main
 from taehv.data.manifest import ManifestError, read_manifest
-from taehv.errors import NotWritableError, UserError
-
-REPOSITORY = Path(__file__).parent.parent.parent
+from taehv.runtime import atomic_files
+from taehv.runtime.errors import NotWritableError, UserError
 
 
 @pytest.fixture
@@ -101,7 +100,7 @@ def test_one_bad_line_is_one(here: Path) -> None:
 )
 def test_a_place_where_no_file_can_be_is_named_once_for_all(here: Path, target: str, reason: str) -> None:
     with pytest.raises(NotWritableError, match=f"cannot be written: ({reason}); choose another place"):
-        atomic.write_json(Path(target), {})
+        atomic_files.write_json(Path(target), {})
 
 
 @pytest.mark.parametrize("error", [PermissionError(13, "x"), OSError(30, "x"), IsADirectoryError(21, "x")])
@@ -113,9 +112,9 @@ def test_what_a_read_only_disk_says_is_the_users_to_mend(
 
     monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(UserError, match=rf"out/x.json cannot be written: {os.strerror(error.errno or 0)}"):
-        atomic.write_json(Path("out/x.json"), {})
+        atomic_files.write_json(Path("out/x.json"), {})
 
 
 def test_an_input_that_cannot_be_read_meanwhile_is_not_taken_for_the_output(here: Path) -> None:
-    with pytest.raises(PermissionError), atomic.replacing(Path("out.json")):
+    with pytest.raises(PermissionError), atomic_files.replacing(Path("out.json")):
         raise PermissionError(13, "Permission denied", str(here / "input.json"))

@@ -7,7 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from video_files import HEIGHT, WIDTH, numbered_picture, numbered_video, write_audio_only, write_mp4, write_video
+from support.video_files import (
+    HEIGHT,
+    WIDTH,
+    numbered_picture,
+    numbered_video,
+    write_audio_only,
+    write_mp4,
+    write_video,
+)
 
 from taehv.data.decode import FewerFramesError, VideoInfo, probe, read_frames
 from taehv.data.samples import sample_videos

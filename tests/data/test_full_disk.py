@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from clip_stores import fit_small_teacher, write_test_store
-from finished_run import FinishedRun, make_params
-from full_disk import needs_small_disks, run_on_small_disk
-from video_files import numbered_video, write_mp4
+from support.clip_stores import fit_small_teacher, write_test_store
+from support.finished_run import FinishedRun, make_params
+from support.full_disk import needs_small_disks, run_on_small_disk
+from support.project import REPOSITORY
+from support.video_files import numbered_video, write_mp4
 
 from taehv.cli import main
 from taehv.model.checkpoints import write_state_dict
@@ -19,15 +20,14 @@ from taehv.model.variants import VARIANTS
 
 pytestmark = pytest.mark.slow
 
-REPOSITORY = Path(__file__).parents[2]
 START = f"import sys; sys.path[:0] = {[str(REPOSITORY), str(REPOSITORY / 'tests')]!r}\n"
 
 PREPARE = """
 import dataclasses
 from pathlib import Path
 from taehv.data import prepare as module
-from taehv.errors import exit_with
-from taehv.profiles import load_profile
+from taehv.runtime.errors import exit_with
+from taehv.config.profiles import load_profile
 from video_files import REPOSITORY, list_videos, small_params
 if __name__ == "__main__":
     module._DISK_MARGIN_BYTES = -(2 ** 40)  # the disk is filled by somebody else after the check
@@ -138,9 +138,9 @@ def test_a_command_whose_output_does_not_fit_says_so_and_keeps_the_file_that_was
 REPORT = """
 from pathlib import Path
 import stages.evaluate as stage
-from finished_run import PARAMS_FILE, make_params
-from taehv.errors import exit_with
-from taehv.profiles import load_profile
+from support.finished_run import PARAMS_FILE, make_params
+from taehv.runtime.errors import exit_with
+from taehv.config.profiles import load_profile
 profile = load_profile("local", PARAMS_FILE.parent / "profiles")
 exit_with(lambda: int(not stage.measure(make_params(), profile)))
 """
@@ -167,7 +167,7 @@ def test_a_report_that_does_not_fit_says_so(tmp_path: Path, limit: str, monkeypa
 
 def test_dev_full_is_named_by_the_error(tmp_path: Path) -> None:
     """Any write of any stage, also one that nothing prepared for, ends as one line."""
-    program = "from taehv.errors import exit_with; exit_with(lambda: open('/dev/full', 'wb', 0).write(b'x'))"
+    program = "from taehv.runtime.errors import exit_with; exit_with(lambda: open('/dev/full', 'wb', 0).write(b'x'))"
     done = subprocess.run([sys.executable, "-c", START + program], capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.startswith("error: a file could not be written: the disk (or your quota) is full")

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from labelled_videos import Picture, copied, edited, key_packets, make_video, number_of
+from support.labelled_videos import Picture, copied, edited, key_packets, make_video, number_of
 
 from taehv.data.decode import FewerFramesError, probe, read_frames
 from taehv.data.video_error import VideoError

@@ -10,14 +10,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from mutations import mutate
-from video_files import list_videos, numbered_picture, numbered_video, write_mp4, write_video
+from support.mutations import mutate
+from support.project import REPOSITORY
+from support.video_files import list_videos, numbered_picture, numbered_video, write_mp4, write_video
 
+from taehv.data.clip_store import ClipStore
 from taehv.data.samples import sample_videos
 from taehv.data.splits import SPLITS
-from taehv.data.store import ClipStore
 
-REPOSITORY = Path(__file__).parents[2]
 SHORT = range(10)
 LONG = [range(first, first + 98) for first in range(10, 500, 98)]
 SECONDS_PER_VIDEO = 20
@@ -25,8 +25,8 @@ SECONDS_PER_VIDEO = 20
 PREPARE = """
 import dataclasses
 from taehv.data.prepare import prepare
-from taehv.errors import exit_with
-from taehv.profiles import load_profile
+from taehv.runtime.errors import exit_with
+from taehv.config.profiles import load_profile
 from video_files import REPOSITORY, small_params
 if __name__ == "__main__":
     profile = dataclasses.replace(load_profile("local", REPOSITORY / "profiles"), workers=2)

@@ -12,19 +12,18 @@ from unittest import mock
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.project import REPOSITORY
 
 from taehv.cli import main
+from taehv.config.params import DEFAULT_LIMITS, DataSource
 from taehv.data.csv_cells import FORMULA_STARTS
 from taehv.data.folder_search import VIDEO_SUFFIXES
 from taehv.data.manifest import ManifestEntry, ManifestError, describe, read_manifest, write_manifest
 from taehv.data.samples import NAMES
 from taehv.data.sources import FolderFiles, located, open_source, videos_in_annotations, videos_in_folder
-from taehv.errors import UserError
-from taehv.fingerprint import sha256_of_file
-from taehv.params import DEFAULT_LIMITS, DataSource
-from taehv.yaml_files import read_yaml
-
-REPOSITORY = Path(__file__).parents[2]
+from taehv.runtime.errors import UserError
+from taehv.runtime.hashing import sha256_of_file
+from taehv.runtime.yaml_files import read_yaml
 
 
 @pytest.fixture

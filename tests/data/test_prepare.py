@@ -11,26 +11,26 @@ from typing import Any
 
 import numpy as np
 import pytest
-from labelled_videos import labelled_picture, make_video
-from video_files import list_videos, numbered_video, small_params, write_audio_only, write_mp4, write_video
+from support.labelled_videos import labelled_picture, make_video
+from support.video_files import list_videos, numbered_video, small_params, write_audio_only, write_mp4, write_video
 
+from taehv.config.params import DEFAULT_LIMITS, NO_CONVERSIONS, Conversions, Params
+from taehv.config.profiles import Profile, load_profile
 from taehv.data import prepare as prepare_module
+from taehv.data.clip_plan import DatasetPlan, plan_dataset
+from taehv.data.clip_store import ClipRecord, ClipStore, read_index
 from taehv.data.csv_cells import FORMULA_STARTS
-from taehv.data.cut import CutFailed, cut_video
 from taehv.data.dataset import write_quarantine
+from taehv.data.extract_clips import CutFailed, cut_video
 from taehv.data.inspect_video import Quarantined, Video, inspect_video
 from taehv.data.manifest import describe
-from taehv.data.pictures import PictureMaker
-from taehv.data.plan import DatasetPlan, plan_dataset
 from taehv.data.prepare import NoDatasetError, _report, prepare
+from taehv.data.rgb_frames import PictureMaker
 from taehv.data.sampler import SlotDraw, SlotSampler, load_slots
 from taehv.data.sources import FolderFiles
 from taehv.data.splits import SPLITS
-from taehv.data.store import ClipRecord, ClipStore, read_index
-from taehv.errors import UserError
 from taehv.model.variants import VARIANTS
-from taehv.params import DEFAULT_LIMITS, NO_CONVERSIONS, Conversions, Params
-from taehv.profiles import Profile, load_profile
+from taehv.runtime.errors import UserError
 from taehv.teachers import load_teacher
 
 CLIPS, TEACHER = Path("data/clips"), Path("data/teacher")

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from clip_stores import write_test_store
 from hypothesis import given
 from hypothesis import strategies as st
+from support.clip_stores import write_test_store
 
+from taehv.config.batch_shares import slots_of_rank
+from taehv.data.clip_store import ClipRecord, ClipStore
 from taehv.data.sampler import SlotDraw, SlotSampler, flip_drawn, load_slots
-from taehv.data.store import ClipRecord, ClipStore
-from taehv.training.slots import slots_of_rank
 
 
 def record(clip_id: int, source: str, frames: int = 24, height: int = 144, width: int = 176) -> ClipRecord:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from labelled_videos import copied, edited, key_packets, make_video, number_of
+from support.labelled_videos import copied, edited, key_packets, make_video, number_of
 
 from taehv.data.decode import FewerFramesError, probe, read_frames
 from taehv.data.video_error import VideoError

@@ -16,19 +16,19 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from video_files import list_videos, numbered_picture, numbered_video, small_params, write_video
+from support.project import REPOSITORY
+from support.video_files import list_videos, numbered_picture, numbered_video, small_params, write_video
 
 from taehv.cli import main
+from taehv.config.params import DEFAULT_LIMITS, VideoLimits, load_params
+from taehv.config.profiles import load_profile
 from taehv.data.decode import probe, read_frames
 from taehv.data.prepare import prepare
 from taehv.data.video_error import VideoError
 from taehv.model.checkpoints import write_state_dict
 from taehv.model.init import create_model
 from taehv.model.variants import VARIANTS
-from taehv.params import DEFAULT_LIMITS, VideoLimits, load_params
-from taehv.profiles import load_profile
 
-REPOSITORY = Path(__file__).parents[2]
 SIDE = 16000
 """FFmpeg itself refuses pictures much larger than this one, of 256 million pixels."""
 MIB = 2**20

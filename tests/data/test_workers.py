@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from taehv.data.workers import Workers
-from taehv.errors import UserError
+from taehv.runtime.errors import UserError
 
 pytestmark = pytest.mark.slow
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from tests_support import Project
+from support.project import Project
 
 from taehv.cli import main
-from taehv.doctor.finding import Finding
+from taehv.doctor.check_result import Finding
 from taehv.doctor.report import lines, summary
 
 FINDINGS = [

@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from examinations import changed_params, changed_profile, examination, found
-from tests_support import Project
+from support.project import Project
+from support.run_contexts import changed_params, changed_profile, examination, found
 
-from taehv import atomic, paths
 from taehv.doctor.disk import Need, check_disk, dvc_cache, judge_disks
 from taehv.doctor.planned_writes import NOTHING, checkpoint_bytes, planned_writes
 from taehv.model.init import create_model
 from taehv.model.variants import VARIANTS
+from taehv.runtime import atomic_files, paths
 from taehv.training.adversary import Adversary
 from taehv.training.checkpoint_writer import CheckpointWriter
-from taehv.training.job import TrainingJob
+from taehv.training.run_spec import TrainingJob
 from taehv.training.state import TrainingState
 
 SMALL = {
@@ -96,10 +96,10 @@ def test_a_finished_stage_needs_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     job = new_job()
     outputs = paths.training_outputs(job.stage)
     outputs.best_model.mkdir(parents=True)
-    atomic.write_json(outputs.summary, {})
-    atomic.write_json(outputs.best_info, {"fingerprint": "another run's"})
+    atomic_files.write_json(outputs.summary, {})
+    atomic_files.write_json(outputs.best_info, {"fingerprint": "another run's"})
     assert planned_writes(job) != NOTHING
-    atomic.write_json(outputs.best_info, {"fingerprint": job.fingerprint})
+    atomic_files.write_json(outputs.best_info, {"fingerprint": job.fingerprint})
     assert planned_writes(job) == NOTHING
 
 

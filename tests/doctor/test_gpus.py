@@ -6,10 +6,10 @@ import dataclasses
 
 import pynvml
 import pytest
-from examinations import changed_profile, examination
-from tests_support import Project
+from support.project import Project
+from support.run_contexts import changed_profile, examination
 
-from taehv.doctor.finding import Level
+from taehv.doctor.check_result import Level
 from taehv.doctor.gpus import (
     Gpu,
     check_gpus,

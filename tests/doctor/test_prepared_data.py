@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 import yaml
-from examinations import examination, levels
-from tests_support import Project
+from support.project import Project
+from support.run_contexts import examination, levels
 
-from taehv import paths
-from taehv.doctor.examination import Examination
-from taehv.doctor.finding import Finding
+from taehv.config.params import load_params
+from taehv.doctor.check_result import Finding
+from taehv.doctor.context import Examination
 from taehv.doctor.prepared_data import check_gate, check_prepared_data
-from taehv.params import load_params
+from taehv.runtime import paths
 
 pytestmark = pytest.mark.slow
 

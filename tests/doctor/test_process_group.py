@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from examinations import changed_profile, examination
+from support.run_contexts import changed_profile, examination
 
 from taehv.doctor.process_group import check_process_group, round_trip
 

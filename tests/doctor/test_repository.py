@@ -6,10 +6,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from examinations import examination, found, levels
-from tests_support import Project
+from support.project import Project
+from support.run_contexts import examination, found, levels
 
-from taehv.doctor.finding import Finding
+from taehv.doctor.check_result import Finding
 from taehv.doctor.repository import check_repository
 
 

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests_support import Project
+from support.project import Project
 
-from taehv.launched import mark
+from taehv.runtime.launched import mark
 
 pytestmark = pytest.mark.slow
 
@@ -18,10 +18,10 @@ BEGIN = """
 import json
 from taehv import paths
 from taehv.doctor.start import check_before_training
-from taehv.errors import exit_with
-from taehv.params import load_params
-from taehv.profiles import load_profile
-from taehv.training.job import TrainingJob
+from taehv.runtime.errors import exit_with
+from taehv.config.params import load_params
+from taehv.config.profiles import load_profile
+from taehv.training.run_spec import TrainingJob
 
 def main():
     dataset = json.loads(paths.DATASET.read_text())["dataset_sha256"]

@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
-from examinations import changed_profile, examination, found
+from support.run_contexts import changed_profile, examination, found
 
+from taehv.doctor.check_result import Finding, Level, size
 from taehv.doctor.clock import check_clock, judge_server_clock, judge_wall_clock
-from taehv.doctor.finding import Finding, Level, size
 from taehv.doctor.machine_limits import check_machine_limits, check_open_files, check_threads
 from taehv.doctor.packages import check_packages, is_same
 from taehv.doctor.tracking_store import check_tracking_store

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from taehv import metrics
-from taehv.losses import fused_ssim
+from taehv.losses import fused_ssim, metrics
 
 
 @pytest.mark.parametrize("height", [11, 40])

@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from taehv.config.params import Distillation, LossWeights, Perceptual, Seraena
 from taehv.losses.encoder import encoder_per_clip
+from taehv.losses.metrics import ssim_per_clip
 from taehv.losses.objective import Objective, weighted_sum
 from taehv.losses.perceptual import ssim_distance_per_clip
-from taehv.losses.recon import recon_per_clip
-from taehv.metrics import ssim_per_clip
+from taehv.losses.reconstruction import recon_per_clip
 from taehv.model.init import create_model
 from taehv.model.taehv import TAEHV
 from taehv.model.variants import VARIANTS
-from taehv.params import Distillation, LossWeights, Perceptual, Seraena
 
 VARIANT = VARIANTS["hunyuan_video"]
 WEIGHTS = LossWeights(recon=10.0, encoder=0.1, decoder=0.1, perceptual=0.1, seraena=0.1)

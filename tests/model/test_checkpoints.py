@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from golden_values import DESCRIPTIONS
 from safetensors.torch import save_file
+from support.golden_values import DESCRIPTIONS
 from torch import Tensor
 
 from taehv.model.checkpoints import (

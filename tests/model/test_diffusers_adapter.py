@@ -11,7 +11,7 @@ import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
 from taehv.model.diffusers_adapter import CertainDistribution, DiffusersVae
-from taehv.model.folded import FoldedTAEHV
+from taehv.model.fused_inference import FoldedTAEHV
 from taehv.model.init import create_model
 from taehv.model.variants import VARIANTS
 

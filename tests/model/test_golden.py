@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from golden_values import CASES, DESCRIPTIONS, golden_case, golden_model
+from support.golden_values import CASES, DESCRIPTIONS, golden_case, golden_model
 
 from taehv.model.taehv import TAEHV
 from taehv.model.variants import VARIANTS

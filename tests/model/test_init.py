@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from taehv.metrics import psnr_per_clip
+from taehv.losses.metrics import psnr_per_clip
 from taehv.model.blocks import TGrow
 from taehv.model.init import create_model
 from taehv.model.variants import VARIANTS

@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 
 import pytest
 import yaml
-from experiment_queue import experiments, run_queue, start_queue, tracked_runs, wait_for_queue
-from held_training import held_trainer, save_every_step, self_holding
-from tests_support import Project
+from support.experiment_queue import experiments, run_queue, start_queue, tracked_runs, wait_for_queue
+from support.held_training import held_trainer, save_every_step, self_holding
+from support.project import Project
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from tests_support import Project
+from support.project import Project
 
 pytestmark = pytest.mark.slow
 

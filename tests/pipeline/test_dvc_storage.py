@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from held_training import held_trainer, save_every_step, self_holding
-from tests_support import Project
+from support.held_training import held_trainer, save_every_step, self_holding
+from support.project import Project
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from tests_support import Project
+from support.project import Project
 
 pytestmark = pytest.mark.pipeline
 

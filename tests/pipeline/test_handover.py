@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from tests_support import Project
-from tracked_runs import sqlite
+from support.project import Project
+from support.tracked_runs import sqlite
 
 pytestmark = pytest.mark.slow
 

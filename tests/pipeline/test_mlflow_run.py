@@ -15,8 +15,8 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from mlflow_servers import free_port, wait_until
-from tests_support import Project
+from support.mlflow_servers import free_port, wait_until
+from support.project import Project
 
 pytestmark = pytest.mark.slow
 

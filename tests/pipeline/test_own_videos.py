@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from tests_support import TINY, Project
-from video_files import numbered_video
+from support.project import TINY, Project
+from support.video_files import numbered_video
 
 
 @pytest.mark.slow

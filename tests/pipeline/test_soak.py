@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from tests_support import Project
+from support.project import Project
 
 pytestmark = pytest.mark.soak
 

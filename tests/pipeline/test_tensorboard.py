@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from support.project import Project
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tests_support import Project
 
 pytestmark = pytest.mark.slow
 

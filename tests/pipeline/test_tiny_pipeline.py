@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
-from tests_support import Project
+from support.project import Project
 
 pytestmark = pytest.mark.slow
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import psutil
 import pytest
 from mlflow import MlflowClient
-from mlflow_servers import MlflowServer, free_port, proxy_that_loses_answers, silent_server, wait_until
-from tracked_runs import has_sent_metrics, runs, sqlite, start, start_track, steps, track
+from support.mlflow_servers import MlflowServer, free_port, proxy_that_loses_answers, silent_server, wait_until
+from support.tracked_runs import has_sent_metrics, runs, sqlite, start, start_track, steps, track
 
 from taehv.tracking.journal import Journal, has_ended, read_lines
-from taehv.tracking.position import TrackingFolder
+from taehv.tracking.send_state import TrackingFolder
 
 pytestmark = pytest.mark.slow
 

@@ -14,11 +14,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from journal_damage import mutate
+from support.journal_damage import mutate
+from support.project import REPOSITORY
 
 from taehv.tracking.journal import Journal, JournalError, JournalInUseError, is_being_written, read_lines
-
-REPOSITORY = Path(__file__).parents[2]
 
 
 def test_an_event_is_in_the_file_as_one_json_line_before_append_returns(tmp_path: Path) -> None:

@@ -21,19 +21,19 @@ import numpy as np
 import pytest
 import torch
 from mlflow.exceptions import MlflowException
-from mlflow_servers import free_port, wait_until
 from numpy.typing import NDArray
 from safetensors.torch import save_file
-from tracked_runs import PATIENCE_S
+from support.mlflow_servers import free_port, wait_until
+from support.project import REPOSITORY
+from support.tracked_runs import PATIENCE_S
 
+from taehv.config.params import load_params
+from taehv.config.profiles import load_profile
 from taehv.model.init import create_model
 from taehv.model.variants import VARIANTS
-from taehv.params import load_params
-from taehv.profiles import load_profile
-from taehv.tracking import stage_run
+from taehv.tracking.run import stage_run
 from taehv.tracking.store import tracking_uri
 
-REPOSITORY = Path(__file__).parents[2]
 MODEL = create_model(VARIANTS["hunyuan_video"], 1 / 16, "torch_default", seed=5).eval()
 NAME = "taehv-hunyuan_video-embedded"
 DATASET = {
@@ -220,7 +220,7 @@ def test_it_needs_nothing_but_its_requirements(model_id: str) -> None:
     absent = ("accelerate", "av", "dvc", "pynvml", "tqdm", "lpips", "torchvision", "pytorch_msssim")
     program = (
         f"import sys; sys.modules.update(dict.fromkeys({absent!r})); sys.path.insert(0, 'code')\n"
-        "from taehv.mlflow_model import _load_pyfunc; _load_pyfunc('data/best_model')"
+        "from taehv.tracking.served_model import _load_pyfunc; _load_pyfunc('data/best_model')"
     )
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     subprocess.run([sys.executable, "-c", program], cwd=folder, env=environment, check=True)

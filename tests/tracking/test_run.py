@@ -18,20 +18,21 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from mlflow_servers import free_port, wait_until
-from tracked_runs import PATIENCE_S, has_sent_metrics, runs, sqlite, start, steps
+from support.mlflow_servers import free_port, wait_until
+from support.project import REPOSITORY
+from support.tracked_runs import PATIENCE_S, has_sent_metrics, runs, sqlite, start, steps
 
-from taehv.errors import Interrupted, UserError
-from taehv.params import flatten, load_params, resolved
-from taehv.profiles import load_profile
-from taehv.tracking import StageRun, beside, stage_run
+from taehv.config.params import flatten, load_params, resolved
+from taehv.config.profiles import load_profile
+from taehv.runtime.errors import Interrupted, UserError
+from taehv.tracking import sender_process
 from taehv.tracking.journal import Journal, read_lines
-from taehv.tracking.labels import Ending, ending_of
 from taehv.tracking.metric_names import metric_name
-from taehv.tracking.position import TrackingFolder
+from taehv.tracking.run import StageRun, stage_run
+from taehv.tracking.send_state import TrackingFolder
 from taehv.tracking.store import StoreError, open_store, tracking_uri
+from taehv.tracking.tags import Ending, ending_of
 
-REPOSITORY = Path(__file__).parents[2]
 PARAMS = load_params(REPOSITORY / "params.yaml")
 PROFILE = load_profile("local", REPOSITORY / "profiles")
 
@@ -186,12 +187,12 @@ def test_a_damaged_position_and_a_dead_store_do_not_fail_a_stage(
 def test_a_system_with_no_room_for_the_sender_does_not_fail_the_stage_which_tries_again(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(beside, "SECONDS_BETWEEN_STARTS", 0.0)
+    monkeypatch.setattr(sender_process, "SECONDS_BETWEEN_STARTS", 0.0)
     folder = TrackingFolder(tmp_path)
     with Journal(folder.journal) as journal:
         journal.append("begin", key="no-room", name="a800_test", parent_run_id=None, tags={})
         with no_new_files():
-            sender = beside.SenderProcess(folder)
+            sender = sender_process.SenderProcess(folder)
             sender.look_after()
             journal.append_metrics(1, {"train/loss": 0.5})
         sender.look_after()

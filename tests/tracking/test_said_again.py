@@ -9,17 +9,18 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
-from mlflow_servers import free_port, wait_until
 from safetensors.torch import save_file
-from tracked_runs import REPOSITORY, runs, sqlite, start, steps
+from support.mlflow_servers import free_port, wait_until
+from support.project import REPOSITORY
+from support.tracked_runs import runs, sqlite, start, steps
 
+from taehv.config.params import load_params
+from taehv.config.profiles import load_profile
+from taehv.evaluation.run_records import TrackingIds
 from taehv.model.init import create_model
 from taehv.model.variants import VARIANTS
-from taehv.params import load_params
-from taehv.profiles import load_profile
-from taehv.records import TrackingIds
-from taehv.tracking import stage_run
 from taehv.tracking.journal import read_lines
+from taehv.tracking.run import stage_run
 from taehv.tracking.sync import journals, sync
 from taehv.tracking.unsent import is_still_to_come
 

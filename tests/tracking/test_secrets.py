@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from mlflow_servers import MlflowServer, free_port, silent_server
-from tracked_runs import PROCESS, environment, runs, track
+from support.mlflow_servers import MlflowServer, free_port, silent_server
+from support.tracked_runs import PROCESS, environment, runs, track
 
 from taehv.tracking.secrets import hide_secrets, without_password, without_secrets
 

@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 from mlflow.entities import Run
-from mlflow_servers import MlflowServer, dripping_server, json_answer, proxy_that_answers
-from tracked_runs import REPOSITORY, runs, sqlite, steps
+from support.mlflow_servers import MlflowServer, dripping_server, json_answer, proxy_that_answers
+from support.project import REPOSITORY
+from support.tracked_runs import runs, sqlite, steps
 
-from taehv.params import load_params
-from taehv.profiles import load_profile
-from taehv.tracking import stage_run, watchdog
-from taehv.tracking.position import TrackingFolder, read_position
+from taehv.config.params import load_params
+from taehv.config.profiles import load_profile
+from taehv.tracking import watchdog
+from taehv.tracking.run import stage_run
+from taehv.tracking.send_state import TrackingFolder, read_position
 from taehv.tracking.sync import journals, sync
 
 pytestmark = pytest.mark.slow

@@ -10,17 +10,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from journal_damage import mutate
 from mlflow import MlflowClient
-from mlflow_servers import free_port
 from safetensors.torch import save_file
-from tracked_runs import REPOSITORY, runs, sqlite
+from support.journal_damage import mutate
+from support.mlflow_servers import free_port
+from support.project import REPOSITORY
+from support.tracked_runs import runs, sqlite
 
+from taehv.config.params import load_params
+from taehv.config.profiles import load_profile
 from taehv.model.init import create_model
 from taehv.model.variants import VARIANTS
-from taehv.params import load_params
-from taehv.profiles import load_profile
-from taehv.tracking import stage_run
+from taehv.tracking.run import stage_run
 from taehv.tracking.sync import journals, sync
 
 pytestmark = pytest.mark.slow

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
-from mlflow_servers import MlflowServer, wait_until
-from postgresql import postgresql
-from tracked_runs import has_sent_metrics, runs, start, steps, track
+from support.mlflow_servers import MlflowServer, wait_until
+from support.postgresql import postgresql
+from support.tracked_runs import has_sent_metrics, runs, start, steps, track
 
 from taehv.tracking.journal import read_lines
 

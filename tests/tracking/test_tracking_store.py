@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from support.project import REPOSITORY
 
-from taehv.tracking.labels import parent_from_environment
 from taehv.tracking.probe import reach_store
 from taehv.tracking.store import StoreError, check_uri, database_file, is_database, open_store, tracking_uri
-
-REPOSITORY = Path(__file__).parents[2]
+from taehv.tracking.tags import parent_from_environment
 
 
 @pytest.mark.parametrize(

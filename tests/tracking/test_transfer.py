@@ -15,21 +15,21 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Run
-from mlflow_servers import MlflowServer, wait_until
-from mutations import mutate
-from postgresql import postgresql
 from safetensors.torch import save_file
-from tests_support import give_new_home
-from tracked_runs import PATIENCE_S, REPOSITORY, sqlite, start_track, track
+from support.mlflow_servers import MlflowServer, wait_until
+from support.mutations import mutate
+from support.postgresql import postgresql
+from support.project import REPOSITORY, give_new_home
+from support.tracked_runs import PATIENCE_S, sqlite, start_track, track
 
 from taehv.cli import main
+from taehv.config.params import load_params
+from taehv.config.profiles import load_profile
 from taehv.model.init import create_model
 from taehv.model.variants import VARIANTS
-from taehv.params import load_params
-from taehv.profiles import load_profile
-from taehv.tracking import stage_run
-from taehv.tracking.bundle import BundleError, unpacked
+from taehv.tracking.run import stage_run
 from taehv.tracking.store import open_store
+from taehv.tracking.transfer.archive import BundleError, unpacked
 
 pytestmark = pytest.mark.slow
 

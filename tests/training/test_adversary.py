@@ -10,8 +10,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from taehv.config.params import Seraena
 from taehv.model.variants import VARIANTS
-from taehv.params import Seraena
 from taehv.training.adversary import Adversary
 from taehv.training.replay import Replay, Sample, as_tensors
 

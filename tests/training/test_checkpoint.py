@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from full_disk import needs_small_disks, run_on_small_disk
-from tests_support import REPOSITORY
-from training_states import PARAMS, everything, job, new_state, save, train_a_little
+from support.full_disk import needs_small_disks, run_on_small_disk
+from support.project import REPOSITORY
+from support.training_states import PARAMS, everything, job, new_state, save, train_a_little
 
-from taehv.errors import UserError
-from taehv.profiles import load_profile
+from taehv.config.profiles import load_profile
+from taehv.runtime.errors import UserError
 from taehv.training.checkpoint import BEST, EMA, MODEL, CheckpointError, load_checkpoint, read_manifest
 from taehv.training.checkpoint_writer import CheckpointWriter, delete_unfinished, keep_newest, newest_first
 
@@ -166,8 +166,8 @@ FILL_AND_SAVE = """
 import sys; sys.path[:0] = sys.argv[2:]
 import os
 from pathlib import Path
-from training_states import job, new_state, save, train_a_little
-from taehv.errors import exit_with
+from support.training_states import job, new_state, save, train_a_little
+from taehv.runtime.errors import exit_with
 
 def main():
     disk = Path(sys.argv[1])

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from tests_support import Project
+from support.project import SUPPORT, Project
 
 pytestmark = pytest.mark.slow
 
-WORKER = str(Path(__file__).parent / "worker.py")
+WORKER = str(SUPPORT / "worker.py")
 STEPS = 24
 EXACT_STEPS = 50
 

@@ -11,14 +11,14 @@ from typing import Any
 import psutil
 import pytest
 import yaml
-from held_training import held_trainer, save_every_step, self_holding
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from tests_support import Project, copy_repository
+from support.held_training import held_trainer, save_every_step, self_holding
+from support.project import Project, copy_repository
 
 from stages.recorded_inputs import RecordedInputs
-from taehv.errors import UserError
-from taehv.params import load_params
+from taehv.config.params import load_params
+from taehv.runtime.errors import UserError
 
 FAILED_STAGE = 255
 """What `dvc repro` returns when a stage fails."""
@@ -137,10 +137,10 @@ def test_an_edited_training_fails_is_kept_and_published_when_the_old_state_is_ba
 EDITED = """
 import importlib, json, sys
 from pathlib import Path
-sys.path[:0] = [*sys.argv[1:3], sys.argv[2] + "/training"]
-from stage_process import after
+sys.path[:0] = sys.argv[1:3]
+from support.stage_process import after
 from stages.entry import run_stage
-from tests_support import Project
+from support.project import Project
 
 stage, moment, edit = sys.argv[3:]
 if __name__ == "__main__":
@@ -160,10 +160,10 @@ if __name__ == "__main__":
             "data.limits.frames",
             marks=pytest.mark.soak,
         ),
-        ("gate_psnr", "taehv.gate.write_verdict", {"gate": {"min_psnr_db": 4.5}}, "gate.min_psnr_db"),
+        ("gate_psnr", "taehv.evaluation.gate.write_verdict", {"gate": {"min_psnr_db": 4.5}}, "gate.min_psnr_db"),
         pytest.param(
             "evaluate",
-            "taehv.evaluation.conclude",
+            "taehv.evaluation.test_set.conclude",
             {"evaluate": {"parity_fail_db": 9.0}},
             "evaluate.parity_fail_db",
             marks=pytest.mark.soak,

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from held_training import held_trainer, save_every_step, self_holding
 from mlflow import MlflowClient
-from tests_support import Project, wait_for
+from support.held_training import held_trainer, save_every_step, self_holding
+from support.project import Project, wait_for
 
-from taehv.paths import TrainingOutputs
+from taehv.runtime.paths import TrainingOutputs
 from taehv.training.finished_work import MARKER, SECONDS_TO_SAVE_IN, delete_old_ones_beside, mark_finished
 
 pytestmark = pytest.mark.slow

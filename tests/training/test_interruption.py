@@ -12,15 +12,15 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from built_once import built_once
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from support.built_once import built_once
+from support.project import SUPPORT, Project, wait_for
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tests_support import Project, wait_for
 
 pytestmark = pytest.mark.slow
 
-STAGE_PROCESS = str(Path(__file__).parent / "stage_process.py")
+STAGE_PROCESS = str(SUPPORT / "stage_process.py")
 SAME_BITS = ("best_model/model.safetensors", "validation_history.json")
 
 MOMENTS = [

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from taehv.config.params import load_params
 from taehv.model.init import create_model
 from taehv.model.variants import VARIANTS
-from taehv.params import load_params
 from taehv.training.muon import Muon, orthogonalise
 from taehv.training.optimizers import Optimizers
 

@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from full_disk import needs_small_disks, run_on_small_disk
-from tests_support import REPOSITORY
+from support.full_disk import needs_small_disks, run_on_small_disk
+from support.project import REPOSITORY
 
-from taehv.paths import TrainingOutputs
+from taehv.runtime.paths import TrainingOutputs
 from taehv.training.finished_work import MARKER
-from taehv.training.outputs import published_parts
+from taehv.training.run_files import published_parts
 
 pytestmark = pytest.mark.slow
 
@@ -23,7 +23,7 @@ sys.path.insert(0, {str(REPOSITORY)!r})
 from pathlib import Path
 from stages.entry import run_stage
 from stages.finished_training import publish_finished
-from taehv.paths import TrainingOutputs
+from taehv.runtime.paths import TrainingOutputs
 run_stage(lambda: publish_finished(TrainingOutputs(Path("work")), "a800_test") or 0)
 """
 

@@ -8,18 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from training_states import PARAMS, everything, job, new_state, save, train_a_little
+from support.training_states import PARAMS, everything, job, new_state, save, train_a_little
 
-from taehv.errors import UserError
-from taehv.fingerprint import sha256_of_file
+from taehv.config.params import InitialWeights, Params
 from taehv.model.checkpoints import write_state_dict
 from taehv.model.init import create_model
 from taehv.model.variants import VARIANTS
-from taehv.params import InitialWeights, Params
-from taehv.training.assembly import initial_student
+from taehv.runtime.errors import UserError
+from taehv.runtime.hashing import sha256_of_file
+from taehv.training.build import initial_student
 from taehv.training.checkpoint import CheckpointError
-from taehv.training.job import TrainingJob
 from taehv.training.resume import restore
+from taehv.training.run_spec import TrainingJob
 
 OTHER_LOSS = dataclasses.replace(PARAMS, loss=dataclasses.replace(PARAMS.loss, recon=20.0))
 

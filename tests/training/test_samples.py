@@ -12,7 +12,7 @@ import torch
 
 from stages import training_stage
 from stages.training_stage import draw_samples_or_say_why
-from taehv.paths import TrainingOutputs
+from taehv.runtime.paths import TrainingOutputs
 
 CPU = torch.device("cpu")
 

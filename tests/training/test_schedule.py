@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taehv.params import load_params
-from taehv.strict_config import ConfigError
+from taehv.config.batch_shares import micro_batches, slots_of_rank
+from taehv.config.params import load_params
+from taehv.runtime.errors import ConfigError
 from taehv.training.schedule import ema_decay, is_due, learning_rate_fraction
-from taehv.training.slots import micro_batches, slots_of_rank
 
 OPTIM = load_params(Path(__file__).parents[2] / "params.yaml").active.optim
 

@@ -1,0 +1,260 @@
+"""The clip store: uint8 clips in bounded ``.npy`` shards, memory-mapped, with one index for all splits.
+
+    index.parquet                            one row per clip, in order: see ClipRecord
+    train/<video's sha256>-<part>.npy        (clips, T, 3, H, W) uint8
+    val/..., test/...                        the same
+
+Shards belong to one video each, so that adding a video adds files and changes none.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from tokenize import TokenError
+from typing import Any, get_type_hints
+
+import numpy as np
+import numpy.typing as npt
+from numpy.lib import format as npy
+
+from taehv.data.splits import SplitName
+from taehv.runtime import paths
+from taehv.runtime.errors import UserError, writing
+from taehv.runtime.hashing import sha256_of_json
+
+INDEX = "index.parquet"
+
+Clip = npt.NDArray[np.uint8]
+"""(T, 3, H, W) RGB in 0..255."""
+
+
+class StoreError(UserError):
+    """The clip store is missing or damaged. Made by ``store_error``."""
+
+
+def store_error(root: Path, file: Path, problem: str) -> StoreError:
+    """The error for a file of the store at ``root``, with the commands that restore it.
+
+    ``dvc checkout`` alone, also with --force, leaves a damaged file whose time stamp is the old one: the folder must go
+    first. Where DVC links the workspace to its cache the cache holds the same damaged file, which neither a checkout
+    nor a new run of prepare_data would replace (tests/data/test_clip_store_restore.py runs all of this).
+    """
+    if file.is_symlink() or (file.exists() and file.stat().st_nlink > 1):
+        delete = f'find -L "$(dvc cache dir)" -samefile {file} -delete; rm -r {root}'
+        how = f"DVC's cache shares this file. Restore it with: {delete}; dvc pull {root}"
+    else:
+        how = f"Restore it with: rm -rf {root} && dvc checkout {root}"
+    return StoreError(f"{file} {problem}. {how}\nWhere DVC does not have the clips: dvc repro -f prepare_data")
+
+
+@dataclass(frozen=True)
+class ClipRecord:
+    """One stored clip: where it is, and which frames and pixels of which video it shows."""
+
+    clip_id: int
+    """Position within the split, from 0."""
+    source: str
+    """The video's path in data/manifest.csv."""
+    video_sha256: str
+    split: str
+    shard: str
+    """The shard's path within the store."""
+    row: int
+    """The clip's row in the shard."""
+    first_frame: int
+    """Number, in the video, of the clip's first frame; clip frame i is video frame first_frame + i * frame_stride."""
+    frame_stride: int
+    frames: int
+    top: int
+    """Upper border of the clip in the scaled picture, in pixels."""
+    left: int
+    height: int
+    width: int
+    scaled_height: int
+    """Height of the whole picture after scaling; the video's own for `native`."""
+    scaled_width: int
+    sha256: str
+    """Of the clip's bytes, in T, 3, H, W order."""
+
+
+class ClipStore:
+    """The clips of one split, read-only. ``clip_id`` runs from 0 to ``len(store) - 1``."""
+
+    def __init__(
+        self, root: Path, split: SplitName, records: Sequence[ClipRecord], *, verify_reads: bool = True
+    ) -> None:
+        self.root = root
+        self.split = split
+        self.records = tuple(records)
+        self.sources = tuple(sorted({record.source for record in records}))
+        self._shards: dict[str, Clip] = {}
+        self._unverified = {record.clip_id for record in self.records} if verify_reads else set()
+
+    @classmethod
+    def open(cls, root: Path, split: SplitName, *, verify_reads: bool = True) -> ClipStore:
+        """Read and check the index, and that every shard of the split is there whole; they are mapped when first used.
+
+        The check of the shards looks at sizes and headers alone. It is what keeps a cut-off file from killing the
+        process: reading a memory map behind the end of its file is a bus error, not an exception.
+
+        Args:
+            root: the store's folder.
+            split: whose clips.
+            verify_reads: compare each clip with its checksum when it is first used.
+
+        Raises:
+            StoreError: there is no readable index, it is not the one that dataset.json describes, it has no clip of
+                this split, or a shard is missing or has another size or shape than the index says.
+        """
+        index = read_index(root)
+        check_identity(root, index)
+        records = [record for record in index if record.split == split]
+        if not records:
+            raise store_error(root, root / INDEX, f"lists no {split} clips")
+        check_shards(root, records)
+        return cls(root, split, records, verify_reads=verify_reads)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def clip(self, clip_id: int) -> Clip:
+        """(T, 3, H, W) uint8, a read-only view of the mapped file.
+
+        Raises:
+            StoreError: the shard cannot be read, or the clip is not the one that was written.
+        """
+        record = self.records[clip_id]
+        shard = self._shards.get(record.shard)
+        if shard is None:
+            shard = self._shards[record.shard] = self._map(record.shard)
+        clip: Clip = shard[record.row]
+        if clip_id in self._unverified:
+            self._verify(record, clip)
+            self._unverified.discard(clip_id)
+        return clip
+
+    def verify(self) -> None:
+        """Compare every clip with its checksum.
+
+        Raises:
+            StoreError: a clip's bytes are not the ones that were written; the message names the file.
+        """
+        for record in self.records:
+            self._verify(record, self.clip(record.clip_id))
+
+    def _verify(self, record: ClipRecord, clip: Clip) -> None:
+        if sha256_of_clip(clip) != record.sha256:
+            problem = f"is damaged: row {record.row} does not match its checksum"
+            raise store_error(self.root, self.root / record.shard, problem)
+
+    def _map(self, shard: str) -> Clip:
+        path = self.root / shard
+        try:
+            mapped: Clip = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise store_error(self.root, path, f"cannot be read: {error}") from error
+        return mapped
+
+
+def sha256_of_clip(clip: Clip) -> str:
+    """Hex sha256 of the clip's bytes."""
+    return hashlib.sha256(np.ascontiguousarray(clip).tobytes()).hexdigest()
+
+
+def read_index(root: Path) -> list[ClipRecord]:
+    """The records of all splits, in order.
+
+    Raises:
+        StoreError: the index is missing, unreadable, or of another version.
+    """
+    import pandas  # not needed by anything else on a training box
+
+    path = root / INDEX
+    try:
+        table = pandas.read_parquet(path)
+        rows: list[dict[str, Any]] = table.to_dict(orient="records")  # type: ignore[assignment]
+    except (OSError, ValueError, TypeError, LookupError, NotImplementedError) as error:  # each by some flipped bit
+        raise store_error(root, path, f"cannot be read: {error}") from error
+    columns = get_type_hints(ClipRecord)
+    if list(table.columns) != list(columns):
+        found = ", ".join(map(str, table.columns))
+        raise store_error(root, path, f"was written by another version: its columns are {found}")
+    if damaged := {name for row in rows for name, kind in columns.items() if type(row[name]) is not kind}:
+        raise store_error(root, path, f"is damaged: not every {', '.join(sorted(damaged))} is what it should be")
+    return [ClipRecord(**row) for row in rows]
+
+
+def check_identity(root: Path, index: Sequence[ClipRecord]) -> None:
+    """Compare the index with dataset.json beside the store, where there is one.
+
+    Raises:
+        StoreError: they do not belong together, or dataset.json cannot be read.
+    """
+    path = root.with_name(paths.DATASET.name)
+    try:
+        dataset = json.loads(path.read_text(encoding="utf-8"))
+        same = dataset_sha256(index, dataset["teacher_sha256"]) == dataset["dataset_sha256"]
+    except FileNotFoundError:
+        return  # a store on its own, as in prepare_data, which makes dataset.json last
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{path} cannot be read: {error!r}. Restore it with: dvc checkout --force {path}") from error
+    if not same:
+        raise store_error(root, root / INDEX, f"is not the index that {path} describes")
+
+
+def check_shards(root: Path, records: Sequence[ClipRecord]) -> None:
+    """Compare size and header of every shard with what the index says; no pixels are read.
+
+    Raises:
+        StoreError: a shard is missing, or is not what the index says.
+    """
+    rows = Counter(record.shard for record in records)
+    shapes = {record.shard: (rows[record.shard], record.frames, 3, record.height, record.width) for record in records}
+    for record in records:
+        if shapes[record.shard][1:] != (record.frames, 3, record.height, record.width) or not (
+            0 <= record.row < rows[record.shard]
+        ):
+            raise store_error(root, root / INDEX, f"contradicts itself about {record.shard}")
+    for name, shape in shapes.items():
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise store_error(root, root / INDEX, f"names a shard outside of the store: {name!r}")
+        _check_shard(root, root / name, shape)
+
+
+def _check_shard(root: Path, path: Path, shape: tuple[int, ...]) -> None:
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            if npy.read_magic(file) != (1, 0):
+                raise ValueError("another version of the .npy format")
+            found, fortran_order, dtype = npy.read_array_header_1_0(file)
+            header_bytes = file.tell()
+    # The header is a Python literal: NumPy lets through what parsing a damaged one raises.
+    except (OSError, ValueError, SyntaxError, TokenError, MemoryError, RecursionError) as error:
+        raise store_error(root, path, f"cannot be read: {error}") from error
+    if (found, fortran_order, dtype) != (shape, False, np.dtype(np.uint8)):
+        raise store_error(root, path, f"is {dtype} {found}, the index wants uint8 {shape}")
+    expected = header_bytes + math.prod(shape)
+    if size != expected:
+        raise store_error(root, path, f"is damaged: it has {size:,} bytes, the index wants {expected:,}")
+
+
+def dataset_sha256(index: Sequence[ClipRecord], teacher_sha256: str) -> str:
+    """The hash of the index, which holds every clip's hash, in order, and of the teacher."""
+    return sha256_of_json({"clips": [dataclasses.asdict(record) for record in index], "teacher": teacher_sha256})
+
+
+def write_index(root: Path, records: Sequence[ClipRecord]) -> None:
+    """Write the records of all splits as the store's index."""
+    import pandas
+
+    table = pandas.DataFrame([dataclasses.asdict(record) for record in records])
+    with writing(root / INDEX):
+        table.to_parquet(root / INDEX, index=False)

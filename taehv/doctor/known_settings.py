@@ -1,0 +1,171 @@
+"""Parameters that are allowed, and known to disappoint: the reason with its measurement, and what to set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from taehv.config.params import Optim, Params
+from taehv.doctor.check_result import Finding
+from taehv.doctor.context import Examination
+from taehv.evaluation.diagnosis import is_legacy
+from taehv.launch import pipeline
+from taehv.runtime.errors import ConfigError
+from taehv.training.schedule import learning_rate_fraction
+
+KNOWN_RATES = {
+    ("embedded", "muon", "muon_lr"): (
+        0.0035,
+        0.012,
+        "0.005 is best, 0.0035 and 0.01 lose 0.4 to 1.4 dB, 0.02 3.5 dB (measured)",
+    ),
+    ("embedded", "muon", "lr"): (1e-3, 1e-2, "0.0015 is best, 0.001 and 0.003 were trained"),
+    ("embedded", "adamw", "lr"): (
+        1e-3,
+        1e-2,
+        "0.003 was trained; the guide at 0.0001 ends at 23.4 dB, the legacy weights at 0.00005 at 19.4 (measured)",
+    ),
+    ("full", "adamw", "lr"): (3e-5, 3e-4, "the training guide uses 0.00005 to 0.0001; not measured here"),
+}
+"""Scale, optimiser and key to the range that is known to work, and why (benchmarks/RESULTS.md, tuning)."""
+SLOW_END = 0.3
+"""Of the peak rate: a cosine that is still above it at the last step has not done its work."""
+EMA_UPDATES = 10
+"""Updates that a moving average should span; below that it is hardly an average."""
+
+
+def check_known_balances(examination: Examination) -> list[Finding]:
+    """Everything about the parameters; one line where there is nothing to say."""
+    params = examination.params
+    findings = [
+        *judge_loss_weights(params),
+        *judge_seraena_start(params),
+        *judge_rates(params),
+        *judge_schedule(params),
+        *judge_averaging(params),
+    ]
+    return [
+        _check_batch(examination),
+        *judge_teacher(params),
+        *(findings or [Finding("balance", "pass", "no known bad combination")]),
+    ]
+
+
+def judge_teacher(params: Params) -> Iterator[Finding]:
+    """The full scale is meant to imitate a diffusion model's autoencoder, which is not here yet."""
+    if params.scale == "full" and params.active.teacher.name == "pca":
+        yield Finding(
+            "teacher",
+            "warn",
+            "pca, a linear codec fitted to the clips, is all that scale full can be distilled from so far: no "
+            "diffusion model uses its latents, so the result shows that pipeline and machine work, and cannot preview",
+            "train to prove the configuration, not to get a preview decoder; for that take a published checkpoint "
+            "(README.md, Use a model) until a diffusion model's autoencoder can be the teacher",
+        )
+
+
+def judge_loss_weights(params: Params) -> Iterator[Finding]:
+    """Weights that the guide blames, or that leave something untrained."""
+    loss = params.loss
+    if is_legacy(loss):
+        yield Finding(
+            "loss balance",
+            "warn",
+            "the guide's legacy balance (recon 0.1, encoder 1, decoder 1), reported with 4.2 dB at step 1,000; here it "
+            "gave 27.5 dB on the embedded scale against 28.0 dB for the guide's weights (3 seeds), on full nothing is "
+            "measured",
+            "the guide's weights: loss: {recon: 10.0, encoder: 0.1, decoder: 0.1, perceptual: 0.1, seraena: 0.1}",
+        )
+    if loss.recon == 0:
+        yield Finding(
+            "loss balance",
+            "warn",
+            "loss.recon is 0: nothing compares the round trip with its input, which is what the gate measures",
+            "set loss.recon: 10.0",
+        )
+    if loss.encoder == 0 and loss.decoder == 0:
+        yield Finding(
+            "distillation",
+            "warn",
+            "loss.encoder and loss.decoder are 0: the decoder never meets the teacher's latents, which is how it is "
+            "used; only the round trip will be good",
+            "set loss.decoder and loss.encoder: 0.1 or more",
+        )
+
+
+def judge_seraena_start(params: Params) -> Iterator[Finding]:
+    """The gate is meant to judge reconstruction alone (docs/architecture.md, the adversary)."""
+    start, step = params.active.seraena.start_step, params.gate.step
+    if params.loss.seraena > 0 and start <= step:
+        yield Finding(
+            "seraena start",
+            "warn",
+            f"starts at step {start:,}, before the gate at {step:,}: adversarial terms are reported to help only once "
+            "reconstruction has converged, and the gate would judge both at once",
+            f"set the scale's seraena.start_step: {step + 1}",
+        )
+
+
+def judge_rates(params: Params) -> Iterator[Finding]:
+    """Learning rates far from those that are known to work on this scale."""
+    optim = params.active.optim
+    for (scale, name, key), (low, high, known) in KNOWN_RATES.items():
+        rate = getattr(optim, key)
+        if (scale, name) == (params.scale, optim.name) and not low <= rate <= high:
+            yield Finding(
+                "learning rate",
+                "warn",
+                f"{key} {rate:g} on {scale} with {name}: {known}",
+                f"set the scale's optim.{key} between {low:g} and {high:g}",
+            )
+    if optim.warmup_steps >= params.gate.step:
+        yield Finding(
+            "warm-up",
+            "warn",
+            f"{optim.warmup_steps:,} steps: the gate at {params.gate.step:,} judges before the rate is at its peak",
+            "set the scale's optim.warmup_steps to a tenth of the gate step or less",
+        )
+
+
+def judge_schedule(params: Params) -> Iterator[Finding]:
+    """A cosine that ends long before or long after the long training does."""
+    optim, last = params.active.optim, params.active.steps.h100_train
+    if optim.schedule != "cosine":
+        return
+    left = learning_rate_fraction(optim, last)
+    if left > SLOW_END:
+        yield _decay_finding(optim, f"at the last step ({last:,}) the rate is still {left:.0%} of its peak", last)
+    elif optim.decay_steps < last / 2:
+        spent = last - optim.decay_steps
+        yield _decay_finding(
+            optim, f"{spent:,} of {last:,} steps run at {optim.final_lr_fraction:.0%} of the peak", last
+        )
+
+
+def judge_averaging(params: Params) -> Iterator[Finding]:
+    """Validation, gate and best model use the averaged weights."""
+    decay = params.active.optim.ema_decay
+    updates = 1 / (1 - decay)
+    if updates < EMA_UPDATES:
+        yield Finding(
+            "moving average",
+            "warn",
+            f"ema_decay {decay:g} spans {updates:.0f} updates: hardly an average",
+            "set the scale's optim.ema_decay: 0.98 (embedded) or 0.999 (full)",
+        )
+
+
+def _decay_finding(optim: Optim, what: str, last: int) -> Finding:
+    return Finding(
+        "schedule", "warn", f"decay_steps {optim.decay_steps:,}: {what}", f"set optim.decay_steps near {last}"
+    )
+
+
+def _check_batch(examination: Examination) -> Finding:
+    """The arithmetic of a step on this profile, and how its processes share the work."""
+    try:
+        shown = pipeline.describe_batch(examination.profile, examination.params.active.batch.global_)
+    except ConfigError as error:
+        advice = "use a profile with fewer processes, or raise the scale's batch.global"
+        return Finding("batch", "fail", str(error.problems[0]), advice)
+    engine = "; plain data parallelism, DeepSpeed is not used yet" if examination.profile.processes > 1 else ""
+    return Finding("batch", "pass", shown + engine)

@@ -1,0 +1,1 @@
+"""The judgements: the gate, the test set, parity, and the report."""

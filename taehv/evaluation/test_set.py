@@ -1,0 +1,266 @@
+"""Measuring the finished models on the test clips, beside the teacher and mean colour on the same clips."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from taehv.data.clip_store import ClipRecord, ClipStore
+from taehv.evaluation import codecs
+from taehv.evaluation.codecs import Codec
+from taehv.evaluation.parity import Parity
+from taehv.evaluation.run_records import finite
+from taehv.losses.metrics import (
+    LPIPS_BACKBONE_FILES,
+    Lpips,
+    lpips_backbone_file,
+    mse_per_clip,
+    pooled_psnr,
+    psnr_per_clip,
+    ssim_per_clip,
+)
+from taehv.model.taehv import TAEHV
+from taehv.runtime import dvc_metrics
+from taehv.teachers import Teacher
+
+ClipMetric = Callable[[Tensor, Tensor], Tensor]
+"""Decoded and original frames to one number per clip."""
+ClipScores = dict[str, Tensor]
+"""Metric to (clips,) float64 on the CPU, in the order of the store."""
+
+LINEAR_TEACHERS = ("pca",)
+"""Teachers that are linear codecs: their round trip is the linear baseline."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The clips, the metrics and the machine that every codec is measured with."""
+
+    store: ClipStore
+    metrics: Mapping[str, ClipMetric]
+    device: torch.device
+    batch: int
+    """Clips decoded at a time; changes memory and speed only."""
+
+    @torch.no_grad()
+    def scores(self, codec: Codec) -> ClipScores:
+        """Measure one codec on every clip, in float32."""
+        columns: dict[str, list[Tensor]] = {name: [] for name in self.metrics}
+        for clip_ids in _batches(range(len(self.store)), self.batch):
+            frames = load_frames(self.store, clip_ids, self.device)
+            decoded = codec(frames)
+            for name, metric in self.metrics.items():
+                columns[name].append(metric(decoded, frames).double().cpu())
+        return {name: torch.cat(column) for name, column in columns.items()}
+
+    def summary(self, codec: Codec) -> dict[str, Any]:
+        """What evaluation.json says about one codec."""
+        return summarise(self.scores(codec), self.store.records)
+
+
+def available_metrics(device: torch.device) -> dict[str, ClipMetric]:
+    """PSNR, squared error, SSIM, and LPIPS for each backbone whose weights are on this machine."""
+    metrics: dict[str, ClipMetric] = {"psnr": psnr_per_clip, "mse": mse_per_clip, "ssim": ssim_per_clip}
+    for backbone in LPIPS_BACKBONE_FILES:
+        if lpips_backbone_file(backbone) is not None:
+            metrics[f"lpips_{backbone}"] = Lpips(backbone, device).per_clip
+    return metrics
+
+
+def load_frames(store: ClipStore, clip_ids: Sequence[int], device: torch.device) -> Tensor:
+    """(N, T, 3, H, W) float32 in [0, 1] on the device."""
+    stored = np.stack([store.clip(clip_id) for clip_id in clip_ids])
+    return torch.from_numpy(stored).to(device).float().div_(255)
+
+
+def summarise(scores: ClipScores, records: Sequence[ClipRecord]) -> dict[str, Any]:
+    """Mean over clips, each source and the worst clip. A value that is not finite is null; LPIPS is null if absent."""
+    psnr = scores["psnr"]
+    # A clip without a finite PSNR is the worst there is.
+    worst = int(torch.nan_to_num(psnr, nan=-torch.inf).argmin())
+    sources = np.array([record.source for record in records])
+    by_source = {}
+    for source in sorted(set(sources)):
+        rows = torch.from_numpy(np.flatnonzero(sources == source))
+        by_source[str(source)] = {"clips": len(rows), **_means({name: scores[name][rows] for name in scores})}
+    return {**_means(scores), "by_source": by_source, "worst_clip": _describe_clip(records[worst], psnr[worst])}
+
+
+def evaluate(models: Mapping[str, TAEHV], teacher: Teacher, teacher_name: str, bench: Bench) -> dict[str, Any]:
+    """The measured part of evaluation.json: three codecs per model, two of them baselines that all models share.
+
+    All are compared on the frames that the models decode, ``frames_compared`` of each clip.
+    """
+    first = next(iter(models.values()))
+    stored_frames = bench.store.records[0].frames
+    compared = min(stored_frames, first.variant.decoded_frames(first.variant.latent_frames(stored_frames)))
+    reference = bench.summary(codecs.teacher_round_trip(teacher))
+    return {
+        "test_set": {
+            "clips": len(bench.store),
+            "sources": len(bench.store.sources),
+            "frames_compared": compared,
+            "height": bench.store.records[0].height,
+            "width": bench.store.records[0].width,
+        },
+        "lpips_measured": {name: f"lpips_{name}" in bench.metrics for name in LPIPS_BACKBONE_FILES},
+        "models": {name: _evaluate_model(model, teacher, reference, bench) for name, model in models.items()},
+        "teacher": {"name": teacher_name, "is_linear_baseline": teacher_name in LINEAR_TEACHERS, **reference},
+        "mean_colour": bench.summary(codecs.mean_colour(compared)),
+    }
+
+
+def conclude(measured: Mapping[str, Any], parity: Parity, final_psnr_db: float) -> dict[str, Any]:
+    """evaluation.json: what was measured, and whether it suffices.
+
+    It does not where the h100_train model's test PSNR is not above ``final_psnr_db`` (or is not a number), or where
+    the two runs' parity fails.
+    """
+    value = measured["models"]["h100_train"]["round_trip"]["psnr_db"]
+    enough = value is not None and value > final_psnr_db
+    reasons = []
+    if not enough:
+        shown = "not a number" if value is None else f"{value:.2f} dB"
+        reasons.append(f"test PSNR of the h100_train model is {shown}, must be > {final_psnr_db:g} dB")
+    if parity.verdict == "fail":
+        reasons.append(f"parity of a800_test and h100_train: {parity.reason}")
+    return {
+        "schema": 1,
+        "passed": not reasons,
+        "reasons": reasons,
+        "final_psnr": {"value": value, "limit": final_psnr_db, "passed": enough},
+        "parity": {"verdict": parity.verdict, "max_abs_delta_db": parity.max_abs_delta_db},
+        **measured,
+    }
+
+
+def describe(report: Mapping[str, Any]) -> str:
+    """evaluation.json's conclusion in a few lines of text."""
+    lines = [f"evaluate {'passed' if report['passed'] else 'failed'}"]
+    lines += [f"  FAILED   {reason}" for reason in report["reasons"]]
+    for name, entry in report["models"].items():
+        round_trip, on_latents = _decibel(entry["round_trip"]), _decibel(entry["on_teacher_latents"])
+        lines.append(f"  {name}: test PSNR {round_trip} round trip, {on_latents} on teacher latents")
+    lines.append(f"  teacher {_decibel(report['teacher'])}, mean colour {_decibel(report['mean_colour'])}")
+    lines.append(f"  parity: {report['parity']['verdict']}")
+    absent = [name for name, measured in report["lpips_measured"].items() if not measured]
+    if absent:
+        lines.append(f"  LPIPS ({', '.join(absent)}) is absent: its backbone weights are not on this machine")
+    return "\n".join(lines)
+
+
+def describe_passed(report: Mapping[str, Any]) -> str:
+    """Why it passed, in one line."""
+    final = report["final_psnr"]
+    return f"test PSNR {final['value']:.2f} dB, must be > {final['limit']:g} dB; parity: {report['parity']['verdict']}"
+
+
+def tracked_numbers(report: Mapping[str, Any]) -> dict[str, float]:
+    """Every measured number of evaluation.json as a tracked metric, by its path: ``test/teacher/psnr_db``."""
+    codecs_measured = {**report["models"], "teacher": report["teacher"], "mean_colour": report["mean_colour"]}
+    return _numbers(codecs_measured, "test")
+
+
+def model_numbers(report: Mapping[str, Any], model: str) -> dict[str, float]:
+    """The same of one model under names that all models share: ``test/round_trip/psnr_db``. Without single sources."""
+    numbers = _numbers(report["models"][model], "test")
+    return {path: number for path, number in numbers.items() if "/by_source/" not in path}
+
+
+def write_metrics(report: Mapping[str, Any], path: Path) -> None:
+    """What DVC's tables show: the h100_train model on the test clips, and how far the two trainings are apart."""
+    final = report["models"]["h100_train"]
+    dvc_metrics.write(
+        path,
+        {
+            "psnr": final["round_trip"]["psnr_db"],
+            "ssim": final["round_trip"]["ssim"],
+            "psnr_on_teacher_latents": final["on_teacher_latents"]["psnr_db"],
+            "delta_db": report["parity"]["max_abs_delta_db"],
+            "passed": report["passed"],
+        },
+    )
+
+
+def version_tags(report: Mapping[str, Any], model: str, dataset_sha256: str) -> dict[str, str]:
+    """By what a model is compared with others in the registry: its score, and on which clips."""
+    test_set = report["test_set"]
+    return {
+        "test_psnr_db": str(report["models"][model]["round_trip"]["psnr_db"]),
+        "dataset_sha256": dataset_sha256,
+        "test_clips": str(test_set["clips"]),
+        "test_frames": str(test_set["frames_compared"]),
+    }
+
+
+def _numbers(nested: Mapping[str, Any], prefix: str) -> dict[str, float]:
+    flat: dict[str, float] = {}
+    for key, value in nested.items():
+        path = f"{prefix}/{key}"
+        number = finite(value)
+        if isinstance(value, Mapping):
+            flat |= _numbers(value, path)
+        # Where the worst clip lies is no metric, only its PSNR is.
+        elif key in ("clip_id", "first_frame", "frame_stride", "frames", "top", "left", "clips"):
+            continue
+        elif number is not None:
+            flat[path] = number
+    return flat
+
+
+def _decibel(summary: Mapping[str, Any]) -> str:
+    return "not a number" if summary["psnr_db"] is None else f"{summary['psnr_db']:.2f} dB"
+
+
+def _evaluate_model(model: TAEHV, teacher: Teacher, reference: Mapping[str, Any], bench: Bench) -> dict[str, Any]:
+    round_trip = bench.summary(codecs.round_trip(model))
+    on_latents = bench.summary(codecs.on_teacher_latents(model, teacher))
+    student, decoder, best = round_trip["psnr_db"], on_latents["psnr_db"], reference["psnr_db"]
+    return {
+        "round_trip": round_trip,
+        "on_teacher_latents": on_latents,
+        "gaps_db": {
+            "teacher_minus_round_trip": _gap(best, student),
+            "teacher_minus_on_teacher_latents": _gap(best, decoder),
+            "round_trip_minus_on_teacher_latents": _gap(student, decoder),
+        },
+    }
+
+
+def _gap(upper: float | None, lower: float | None) -> float | None:
+    return None if upper is None or lower is None else upper - lower
+
+
+def _means(scores: Mapping[str, Tensor]) -> dict[str, float | None]:
+    means = {
+        "psnr_db": finite(float(scores["psnr"].mean())),
+        "psnr_pooled_db": finite(pooled_psnr(scores["mse"])),
+        "ssim": finite(float(scores["ssim"].mean())),
+    }
+    for backbone in LPIPS_BACKBONE_FILES:
+        column = scores.get(f"lpips_{backbone}")
+        means[f"lpips_{backbone}"] = None if column is None else finite(float(column.mean()))
+    return means
+
+
+def _describe_clip(record: ClipRecord, psnr: Tensor) -> dict[str, Any]:
+    return {
+        "psnr_db": finite(float(psnr)),
+        "clip_id": record.clip_id,
+        "source": record.source,
+        "first_frame": record.first_frame,
+        "frame_stride": record.frame_stride,
+        "frames": record.frames,
+        "top": record.top,
+        "left": record.left,
+    }
+
+
+def _batches(clip_ids: Sequence[int], size: int) -> list[Sequence[int]]:
+    return [clip_ids[start : start + size] for start in range(0, len(clip_ids), size)]

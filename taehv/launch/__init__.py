@@ -1,0 +1,1 @@
+"""From a profile to processes, and the pipeline around the stages."""

@@ -1,0 +1,149 @@
+"""PSNR, SSIM and LPIPS: one definition, used by validation, gate and evaluation alike.
+
+Every function takes a decoded video and the original, both ``(N, T, 3, H, W)``, and returns one number per clip,
+``(N,)`` float64. Frames are compared by ``losses/alignment.py``. The decoded video is clamped to [0, 1]
+here; the original is expected there already and is not touched, so that a wrong range shows instead of hiding.
+A NaN in the decoded video gives NaN.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from taehv.losses.alignment import common_frames
+from taehv.model.checkpoints import CheckpointError, read_state_dict
+from taehv.runtime.errors import UserError
+
+MAX_PSNR_DB = 100.0
+SSIM_WINDOW = 11
+SSIM_SIGMA = 1.5
+
+LpipsBackbone = Literal["alex", "vgg"]
+LPIPS_BACKBONE_FILES: dict[LpipsBackbone, str] = {
+    "alex": "alexnet-owt-7be5be79.pth",
+    "vgg": "vgg16-397923af.pth",
+}
+
+
+class MetricError(UserError):
+    """A metric that cannot be computed on these pictures, or with these weights."""
+
+
+def psnr_per_clip(decoded_ntchw: Tensor, frames_ntchw: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB over RGB with range 1: per frame, then the mean over a clip's frames.
+
+    A frame counts at most ``MAX_PSNR_DB``, so that an exact copy does not give infinity.
+    """
+    return _decibel(_mse_per_frame(decoded_ntchw, frames_ntchw)).mean(dim=1)
+
+
+def mse_per_clip(decoded_ntchw: Tensor, frames_ntchw: Tensor) -> Tensor:
+    """Mean squared error over all frames, colours and pixels of a clip."""
+    return _mse_per_frame(decoded_ntchw, frames_ntchw).mean(dim=1)
+
+
+def pooled_psnr(mse: Tensor) -> float:
+    """PSNR in dB of the mean of several clips' squared errors, which weighs the worst clips most."""
+    return float(_decibel(mse.double().mean()))
+
+
+def ssim_per_clip(decoded_ntchw: Tensor, frames_ntchw: Tensor) -> Tensor:
+    """Structural similarity (Wang et al. 2004): Gaussian window of 11, sigma 1.5; per frame, mean over a clip's frames.
+
+    Raises:
+        MetricError: the frames are smaller than the window.
+    """
+    return structural_similarity(*_comparable(decoded_ntchw, frames_ntchw)).double()
+
+
+def structural_similarity(decoded_ntchw: Tensor, frames_ntchw: Tensor) -> Tensor:
+    """The same of frames as they are, unclamped, with a gradient: what the perceptual loss uses.
+
+    Raises:
+        MetricError: the frames are smaller than the window.
+    """
+    from pytorch_msssim import ssim  # a training box may lack it
+
+    height, width = frames_ntchw.shape[-2:]
+    if min(height, width) < SSIM_WINDOW:
+        message = f"SSIM needs frames of at least {SSIM_WINDOW}x{SSIM_WINDOW} pixels, got {height}x{width}"
+        raise MetricError(f"{message}; raise data.height and data.width of the scale")
+    decoded, frames = common_frames(decoded_ntchw, frames_ntchw)
+    per_frame: Tensor = ssim(
+        decoded.flatten(0, 1),
+        frames.flatten(0, 1),
+        data_range=1.0,
+        size_average=False,
+        win_size=SSIM_WINDOW,
+        win_sigma=SSIM_SIGMA,
+    )
+    return per_frame.unflatten(0, decoded.shape[:2]).mean(dim=1)
+
+
+def lpips_backbone_file(backbone: LpipsBackbone) -> Path | None:
+    """The backbone's weights below ``$TORCH_HOME/hub/checkpoints``, or None where this machine has none.
+
+    They are never downloaded: without them the metric is absent.
+    """
+    path = Path(torch.hub.get_dir()) / "checkpoints" / LPIPS_BACKBONE_FILES[backbone]
+    return path if path.is_file() else None
+
+
+class Lpips:
+    """Learned perceptual distance (Zhang et al. 2018) with the published linear heads; lower is more similar.
+
+    Raises:
+        MetricError: the backbone's weights are missing or damaged.
+    """
+
+    def __init__(self, backbone: LpipsBackbone, device: torch.device | str) -> None:
+        import lpips  # needs torchvision, which a training box may lack
+
+        path = lpips_backbone_file(backbone)
+        if path is None:
+            wanted = Path(torch.hub.get_dir()) / "checkpoints" / LPIPS_BACKBONE_FILES[backbone]
+            raise MetricError(f"LPIPS ({backbone}) needs the backbone's weights at {wanted}")
+        try:
+            # lpips has torchvision load it as an ordinary pickle, which could execute code: not before it is known to
+            # hold nothing but tensors.
+            read_state_dict(path)
+            with warnings.catch_warnings():
+                # lpips asks torchvision for weights in a way that torchvision has renamed.
+                warnings.simplefilter("ignore", UserWarning)
+                network = lpips.LPIPS(net=backbone, verbose=False)
+        except (RuntimeError, EOFError, CheckpointError) as error:
+            raise MetricError(f"LPIPS cannot load {path}: {error}; replace the file") from error
+        self.backbone = backbone
+        self._network = network.to(device).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def per_clip(self, decoded_ntchw: Tensor, frames_ntchw: Tensor) -> Tensor:
+        """LPIPS per frame, mean over a clip's frames. One clip at a time bounds the memory."""
+        decoded, frames = _comparable(decoded_ntchw, frames_ntchw)
+        # The network is trained on [-1, 1], and is float32 whatever the model's precision.
+        pairs = zip(decoded.float() * 2 - 1, frames.float() * 2 - 1, strict=True)
+        return torch.stack([self._network(ours, theirs).double().mean() for ours, theirs in pairs])
+
+
+def _comparable(decoded_ntchw: Tensor, frames_ntchw: Tensor) -> tuple[Tensor, Tensor]:
+    """The common frames of both, the decoded ones clamped."""
+    decoded, frames = common_frames(decoded_ntchw, frames_ntchw)
+    if decoded.shape != frames.shape or decoded.ndim != 5 or decoded.shape[1] == 0:
+        shapes = f"{tuple(decoded_ntchw.shape)} and {tuple(frames_ntchw.shape)}"
+        raise ValueError(f"expected two videos (N, T, 3, H, W) that differ in T at most, got {shapes}")
+    return decoded.clamp(0, 1), frames
+
+
+def _mse_per_frame(decoded_ntchw: Tensor, frames_ntchw: Tensor) -> Tensor:
+    """(N, T), summed in float64: float32 sums over a large frame lose the digits that equal runs are compared by."""
+    decoded, frames = _comparable(decoded_ntchw, frames_ntchw)
+    return (decoded - frames).square().mean(dim=(2, 3, 4), dtype=torch.float64)
+
+
+def _decibel(mse: Tensor) -> Tensor:
+    return (-10 * mse.log10()).clamp(max=MAX_PSNR_DB)

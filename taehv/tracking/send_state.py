@@ -1,0 +1,113 @@
+"""How far a journal has been sent, and the ids that the store gave: `sent.json` beside the journal."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from taehv.evaluation.run_records import RecordError, read_record
+from taehv.runtime import atomic_files
+
+
+@dataclass
+class Position:
+    """What is known to have arrived. Written after each batch; a crash in between leaves the next batch in doubt."""
+
+    store: str | None = None
+    """The tracking URI without secrets; None before the first connection."""
+    run_id: str | None = None
+    model_id: str | None = None
+    next_number: int = 0
+    """Every event with a smaller number has arrived, or is in ``refused``."""
+    refused: dict[int, str] = field(default_factory=dict)
+    """Events that the store will never take, by number, and its reason."""
+    complete: bool = False
+    """The run's end has arrived, or a run whose process died was closed."""
+
+    def write(self, path: Path) -> None:
+        """Replace the file."""
+        atomic_files.write_json(path, {"schema": 1, **dataclasses.asdict(self)})
+
+
+def read_position(path: Path) -> Position:
+    """The position; the beginning where nothing was sent yet.
+
+    Raises:
+        RecordError: the file is damaged.
+    """
+    if not path.exists():
+        return Position()
+    record = read_record(path)
+    del record["schema"]
+    try:
+        position = Position(**record)
+        position.refused = {int(number): str(reason) for number, reason in position.refused.items()}
+        position.next_number = int(position.next_number)
+        # What is no MLflow server may once have been believed that it had made a run without an id.
+        position.run_id, position.model_id = position.run_id or None, position.model_id or None
+    except (TypeError, ValueError, AttributeError) as error:
+        raise RecordError(f"{path} is damaged: {error}") from error
+    return position
+
+
+def position_if_readable(path: Path) -> Position:
+    """The position for those who only look; the beginning where the file is damaged: the next sender writes it anew."""
+    try:
+        return read_position(path)
+    except RecordError:
+        return Position()
+
+
+class SenderLock:
+    """One sender per journal: two would send the same points."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: int | None = None
+
+    def acquire(self, *, wait: bool) -> bool:
+        """Take it; False if another process has it and ``wait`` is off, or if the folder is deleted."""
+        try:
+            file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            os.close(file)
+            return False
+        self._file = file
+        return True
+
+    def release(self) -> None:
+        """Give it back."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+@dataclass(frozen=True)
+class TrackingFolder:
+    """Everything that tracking keeps of one run until all of it has arrived."""
+
+    root: Path
+
+    @property
+    def journal(self) -> Path:
+        return self.root / "journal.jsonl"
+
+    @property
+    def position(self) -> Path:
+        return self.root / "sent.json"
+
+    @property
+    def sender_lock(self) -> Path:
+        return self.root / "sender.lock"
+
+    @property
+    def files(self) -> Path:
+        """Copies of artifacts: the originals may be gone or changed when they are sent."""
+        return self.root / "files"

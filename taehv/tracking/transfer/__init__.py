@@ -1,0 +1,1 @@
+"""Runs from one tracking store into another."""

@@ -1,0 +1,42 @@
+"""A stage that has nothing to save ends at once when it is asked to, and its tracked run with it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import psutil
+import pytest
+from mlflow import MlflowClient
+from support.project import SUPPORT, Project, wait_for
+
+pytestmark = pytest.mark.slow
+
+HELD_PREPARATION = str(SUPPORT / "held_preparation.py")
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), pytest.param("SIGINT", 130, marks=pytest.mark.soak)])
+def test_prepare_data_ends_with_its_workers_and_its_run_is_killed(project: Project, name: str, code: int) -> None:
+    process = subprocess.Popen(
+        [sys.executable, HELD_PREPARATION],
+        cwd=project.root,
+        env=project.environment({"PYTHONPATH": str(project.root)}),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for(lambda: any(project.root.glob("hanging-*")), "a worker that has begun", seconds=120)
+    below = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(getattr(signal, name))
+    _, errors = process.communicate()
+    assert process.returncode == code, errors
+    assert f"stopped by {name}: run the same command again" in errors
+    assert "Traceback" not in errors
+    _, alive = psutil.wait_procs(below, timeout=60)
+    assert alive == []
+    client = MlflowClient(f"sqlite:///{project.root}/mlflow.db")
+    experiment = client.get_experiment_by_name("taehv")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert (run.info.status, run.data.tags["interrupted"]) == ("KILLED", name)
+    assert not (project.root / "data/prepare_data.partial").exists()
