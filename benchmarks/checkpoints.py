@@ -22,7 +22,7 @@ from taehv.config.profiles import load_profile
 from taehv.runtime import paths
 from taehv.training.build import start_accelerator
 from taehv.training.recorder import NullRecorder
-from taehv.training.run_spec import TrainingJob
+from taehv.training.run_spec import RunSpec
 from taehv.training.trainer import Trainer
 
 STEPS_BETWEEN_CHECKPOINTS = 100
@@ -70,8 +70,8 @@ def trainer_with_adversary(threads: int | None) -> Trainer:
     params = dataclasses.replace(params, scales={**params.scales, params.scale: early})
     dataset = json.loads(paths.DATASET.read_text(encoding="utf-8"))["dataset_sha256"]
     profile = dataclasses.replace(profile, threads=threads or profile.threads)
-    job = TrainingJob("h100_train", params, profile, dataset, paths.CLIPS, paths.TEACHER)
-    return Trainer(job, start_accelerator(job), NullRecorder())
+    spec = RunSpec("h100_train", params, profile, dataset, paths.CLIPS, paths.TEACHER)
+    return Trainer(spec, start_accelerator(spec), NullRecorder())
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ from taehv.data.samples import NAMES, sample_videos
 from taehv.data.sources import SampleFiles
 from taehv.runtime import paths
 from taehv.runtime.hashing import sha256_of_json
-from taehv.training.run_spec import TrainingJob
+from taehv.training.run_spec import RunSpec
 
 REPOSITORY = Path(__file__).parents[1]
 RESULTS = REPOSITORY / "benchmarks/trainings.jsonl"
@@ -154,7 +154,7 @@ def train() -> None:
     import torch
 
     from taehv.evaluation.codecs import on_teacher_latents
-    from taehv.evaluation.test_set import Bench
+    from taehv.evaluation.test_set import Scorer
     from taehv.losses.metrics import psnr_per_clip
     from taehv.teachers import load_teacher
     from taehv.training.build import start_accelerator
@@ -169,15 +169,15 @@ def train() -> None:
     if planned["unseen"] is not None:
         validation = of_source(validation, planned["unseen"])
         clips, teacher = prepared_without(planned["unseen"], params, profile)
-    job = TrainingJob("a800_test", params, profile, planned["dataset_sha256"], clips, teacher)
+    spec = RunSpec("a800_test", params, profile, planned["dataset_sha256"], clips, teacher)
     with made_on_purpose(planned["mistake"]):
-        trainer = Trainer(job, start_accelerator(job), NullRecorder())
+        trainer = Trainer(spec, start_accelerator(spec), NullRecorder())
         trainer.validate = dataclasses.replace(trainer.validate, store=validation)
         outcome = trainer.run()
     with made_on_purpose("shifted validation"):
         shifted = trainer.validate(outcome.state, None)
     linear = load_teacher(params.active.teacher.name, teacher, outcome.state.ema.variant)
-    bench = Bench(validation, {"psnr": psnr_per_clip}, torch.device("cpu"), profile.validation_batch)
+    bench = Scorer(validation, {"psnr": psnr_per_clip}, torch.device("cpu"), profile.validation_batch)
     on_latents = bench.scores(on_teacher_latents(outcome.state.ema.eval(), linear))["psnr"]
     measured = {key: outcome.summary[key] for key in ("clips_per_second", "loss_terms", "counters")}
     history = outcome.state.progress.history

@@ -25,7 +25,7 @@ from taehv.config.params import parse_params
 from taehv.config.profiles import load_profile
 from taehv.runtime import paths
 from taehv.training.build import start_accelerator
-from taehv.training.run_spec import TrainingJob
+from taehv.training.run_spec import RunSpec
 from taehv.training.trainer import Trainer
 
 PROCESSES = (1, 2, 3)
@@ -88,9 +88,9 @@ def train(steps: int, report: Path) -> None:
     launcher: Literal["inline", "torchrun"] = "torchrun" if processes > 1 else "inline"
     profile = dataclasses.replace(load_profile("local"), processes=processes, threads=1, launcher=launcher, log_every=1)
     dataset = json.loads(paths.DATASET.read_text(encoding="utf-8"))["dataset_sha256"]
-    job = TrainingJob("a800_test", parse_params(raw), profile, dataset, paths.CLIPS, paths.TEACHER)
-    keeper, accelerator = LossKeeper(), start_accelerator(job)
-    outcome = Trainer(job, accelerator, keeper).run()
+    spec = RunSpec("a800_test", parse_params(raw), profile, dataset, paths.CLIPS, paths.TEACHER)
+    keeper, accelerator = LossKeeper(), start_accelerator(spec)
+    outcome = Trainer(spec, accelerator, keeper).run()
     if accelerator.is_main_process:
         psnr = outcome.state.progress.history[-1]["psnr"]
         report.write_text(json.dumps({"losses": keeper.losses, "psnr": psnr}), encoding="utf-8")

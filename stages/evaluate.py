@@ -57,7 +57,7 @@ def measure(params: Params, profile: Profile) -> tuple[dict[str, Any], Parity]:
     store = ClipStore.open(paths.CLIPS, "test", verify_reads=profile.verify_reads)
 
     compared = parity.compare(runs["a800_test"], runs["h100_train"], params.evaluate)
-    bench = test_set.Bench(store, test_set.available_metrics(device), device, profile.validation_batch)
+    bench = test_set.Scorer(store, test_set.available_metrics(device), device, profile.validation_batch)
     report = test_set.conclude(
         test_set.evaluate(models, teacher, scale.teacher.name, bench), compared, scale.final_psnr_db
     )

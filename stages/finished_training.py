@@ -20,12 +20,12 @@ from taehv.training.checkpoint import MANIFEST
 from taehv.training.console import start_logging
 from taehv.training.lock import work_lock
 from taehv.training.run_files import publish
-from taehv.training.run_spec import TrainingJob
+from taehv.training.run_spec import RunSpec
 
 log = logging.getLogger("taehv.stages")
 
 
-def publish_again(job: TrainingJob, origin: str) -> bool:
+def publish_again(spec: RunSpec, origin: str) -> bool:
     """Publish what an earlier start of this very run finished, if DVC has not saved it; True if that was done.
 
     Once DVC has saved it, a start means that somebody wants the training again (dvc repro --force).
@@ -37,29 +37,29 @@ def publish_again(job: TrainingJob, origin: str) -> bool:
     Raises:
         UserError: dvc.lock cannot be read, another process uses the work folder, or the outputs cannot be written.
     """
-    work = job.work
-    if job.resume is not None or not finished_work.is_finished(work):
+    work = spec.work
+    if spec.resume is not None or not finished_work.is_finished(work):
         return False
-    if finished_work.origin_of(work) != origin or is_saved_by_dvc(job.stage, work):
+    if finished_work.origin_of(work) != origin or is_saved_by_dvc(spec.stage, work):
         return False
     with work_lock(work.root):
         start_logging(work.log, main_process=True)
         damage = finished_work.damage_of(work)
         if damage is not None:
-            log.warning("%s had finished, but cannot be published again from %s: %s", job.stage, work.root, damage)
+            log.warning("%s had finished, but cannot be published again from %s: %s", spec.stage, work.root, damage)
             finished_work.unmark_finished(work)
             return False
         log.warning(
             "%s had finished here, and this folder's dvc.lock does not know it: PUBLISHED AGAIN, nothing is trained. "
             "To train it again, delete %s first",
-            job.stage,
+            spec.stage,
             work.root,
         )
         if tracking_folder(work).exists():
             # It was killed after its last word and before its end: the same MLflow run ends as it should have.
-            with stage_run(job.stage, job.params, job.profile, folder=tracking_folder(work)):
+            with stage_run(spec.stage, spec.params, spec.profile, folder=tracking_folder(work)):
                 pass
-        publish_finished(work, job.stage)
+        publish_finished(work, spec.stage)
     return True
 
 
@@ -85,22 +85,22 @@ def tracking_folder(work: TrainingOutputs) -> Path:
     return work.root / "tracking"
 
 
-def make_way(job: TrainingJob) -> None:
+def make_way(spec: RunSpec) -> None:
     """Before a training, with its lock held: finished ones that are in its way, or were saved long ago, are deleted.
 
     Raises:
         UserError: one that is in the way was never published.
     """
-    work = job.work
+    work = spec.work
     if finished_work.is_finished(work):
-        if job.resume is None:
+        if spec.resume is None:
             if not finished_work.is_published(work):
                 raise UserError(
-                    f"{work.root} holds a finished training of {job.stage} with these parameters that was never "
+                    f"{work.root} holds a finished training of {spec.stage} with these parameters that was never "
                     "published, made by other code. Put that code back (git stash), and the same command publishes it; "
                     "or delete that folder, and it is trained again"
                 )
-            log.warning("%s had finished here: its files are deleted, and it is trained again", job.stage)
+            log.warning("%s had finished here: its files are deleted, and it is trained again", spec.stage)
             finished_work.discard(work)
         else:
             finished_work.unmark_finished(work)
@@ -118,7 +118,7 @@ def delete_if_saved(stage: TrainingStage) -> None:
         finished_work.delete_finished(work)
 
 
-def origin_of(job: TrainingJob, inputs: RecordedInputs) -> str:
+def origin_of(spec: RunSpec, inputs: RecordedInputs) -> str:
     """The hash of what a result depends on beyond the fingerprint: the code that dvc.yaml lists, where a change makes
     DVC want a new training, and the checkpoint that training goes on from.
 
@@ -126,12 +126,12 @@ def origin_of(job: TrainingJob, inputs: RecordedInputs) -> str:
         UserError: that checkpoint cannot be read.
     """
     files = dict(inputs.code)
-    if job.continue_from is not None:
-        manifest = job.continue_from / MANIFEST
+    if spec.continue_from is not None:
+        manifest = spec.continue_from / MANIFEST
         try:
             files[manifest.as_posix()] = sha256_of_file(manifest)
         except OSError as error:
-            raise UserError(f"the checkpoint {job.continue_from} cannot be read: {error}") from error
+            raise UserError(f"the checkpoint {spec.continue_from} cannot be read: {error}") from error
     return sha256_of_json(files)
 
 

@@ -33,12 +33,12 @@ from taehv.tracking.run import StageRun, stage_run
 from taehv.training import finished_work
 from taehv.training.build import start_accelerator
 from taehv.training.console import start_logging
-from taehv.training.divergence import NumericalFault
+from taehv.training.divergence import DivergenceError
 from taehv.training.interruption import StopRequests
 from taehv.training.lock import work_lock
 from taehv.training.recorder import NullRecorder
 from taehv.training.run_files import summary_of_before, write_summary
-from taehv.training.run_spec import TrainingJob
+from taehv.training.run_spec import RunSpec
 from taehv.training.trainer import Trainer
 
 log = logging.getLogger("taehv.stages")
@@ -65,38 +65,38 @@ def run_training_stage(
     profile = load_profile()
     inputs = RecordedInputs.at_start(stage, params)
     continued = continue_from(params)
-    job = TrainingJob(stage, params, profile, dataset_sha256(), paths.CLIPS, paths.TEACHER, continued, resume)
-    origin = origin_of(job, inputs)
-    if launched_processes() is None and publish_again(job, origin):
-        inputs.refuse_edits(_kept(job))
+    spec = RunSpec(stage, params, profile, dataset_sha256(), paths.CLIPS, paths.TEACHER, continued, resume)
+    origin = origin_of(spec, inputs)
+    if launched_processes() is None and publish_again(spec, origin):
+        inputs.refuse_edits(_kept(spec))
         return 0
-    check_before_training(job)
+    check_before_training(spec)
     launched = processes.run_if_launcher_needed(profile, stage)
     if launched is not None:
         return launched
     stop_requests = StopRequests()
     with stop_requests.listening():
-        accelerator = start_accelerator(job)
+        accelerator = start_accelerator(spec)
         if not accelerator.is_main_process:
-            start_logging(job.work.log, main_process=False)
-            Trainer(job, accelerator, NullRecorder(), stop_requests).run()
+            start_logging(spec.work.log, main_process=False)
+            Trainer(spec, accelerator, NullRecorder(), stop_requests).run()
             return 0
-        with work_lock(job.work.root) as predecessor:
-            start_logging(job.work.log, main_process=True)
+        with work_lock(spec.work.root) as predecessor:
+            start_logging(spec.work.log, main_process=True)
             if predecessor is not None:
                 log.warning("%s was training here and is gone; its lock is taken over", predecessor)
-            make_way(job)
-            train(job, accelerator, stop_requests, inputs, origin)
-            finished_work.tidy(job.work)
-            inputs.refuse_edits(_kept(job))
-            publish_finished(job.work, stage)
-            inputs.refuse_edits(_kept(job))
+            make_way(spec)
+            train(spec, accelerator, stop_requests, inputs, origin)
+            finished_work.tidy(spec.work)
+            inputs.refuse_edits(_kept(spec))
+            publish_finished(spec.work, stage)
+            inputs.refuse_edits(_kept(spec))
     return 0
 
 
-def _kept(job: TrainingJob) -> str:
+def _kept(spec: RunSpec) -> str:
     return (
-        f"The finished training is kept in {job.work.root}. Put back what it used (git stash, or undo the edit) and "
+        f"The finished training is kept in {spec.work.root}. Put back what it used (git stash, or undo the edit) and "
         "run the same command: it publishes the training, and trains nothing"
     )
 
@@ -131,24 +131,24 @@ def dataset_sha256() -> str:
 
 
 def train(
-    job: TrainingJob, accelerator: Accelerator, stop_requests: StopRequests, inputs: RecordedInputs, origin: str
+    spec: RunSpec, accelerator: Accelerator, stop_requests: StopRequests, inputs: RecordedInputs, origin: str
 ) -> None:
     """The first process's part: train, track it, and leave a finished training in the work folder."""
-    work = job.work
-    log.info("%s: work in progress is in %s", job.stage, work.root)
+    work = spec.work
+    log.info("%s: work in progress is in %s", spec.stage, work.root)
     folder = tracking_folder(work)
-    with stage_run(job.stage, job.params, job.profile, folder=folder, tensorboard=work.tensorboard) as run:
+    with stage_run(spec.stage, spec.params, spec.profile, folder=folder, tensorboard=work.tensorboard) as run:
         warn = EditWarning(inputs, run)
         run.dataset(paths.DATASET)
         try:
-            outcome = Trainer(job, accelerator, run, stop_requests, after_validation=warn.if_edited).run()
-        except NumericalFault as fault:
+            outcome = Trainer(spec, accelerator, run, stop_requests, after_validation=warn.if_edited).run()
+        except DivergenceError as fault:
             run.artifact(fault.report)
             raise
         summary = outcome.summary | {"git_commit": current_git().commit}
         if outcome.steps_here == 0:
             summary = summary_of_before(work, outcome.state.progress.step) or summary
-        write_summary(work, job, summary)
+        write_summary(work, spec, summary)
         missing = draw_samples_or_say_why(work, accelerator.device)
         if missing is not None:
             run.tags({"samples_missing": missing})

@@ -72,7 +72,7 @@ def test_the_top_of_the_package_holds_the_command_line_alone() -> None:
     assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py", "cli.py"}
 
 
-@pytest.mark.parametrize(("number", "level"), enumerate(LEVELS), ids=lambda value: str(value))
+@pytest.mark.parametrize(("number", "level"), list(enumerate(LEVELS)), ids=str)
 def test_imports_go_down(number: int, level: tuple[str, ...]) -> None:
     above = [name for higher in LEVELS[number:] for name in higher]
     against = [

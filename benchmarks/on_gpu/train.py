@@ -34,7 +34,7 @@ from taehv.runtime.yaml_files import read_yaml
 from taehv.teachers.pca import blocks_of, fit_pca
 from taehv.training.build import start_accelerator
 from taehv.training.recorder import NullRecorder
-from taehv.training.run_spec import TrainingJob
+from taehv.training.run_spec import RunSpec
 from taehv.training.trainer import Trainer
 
 REPOSITORY = Path(__file__).parents[2]
@@ -138,10 +138,10 @@ def train(folder: Path) -> None:
         validation_batch=4,
         threads=1,
     )
-    job = TrainingJob("a800_test", params, profile, "0" * 64, folder / "clips", folder / "teacher")
+    spec = RunSpec("a800_test", params, profile, "0" * 64, folder / "clips", folder / "teacher")
     stores = {"train": ArrayClips(clips[held_out:]), "val": ArrayClips(clips[:held_out])}
     with mock.patch("taehv.training.build.ClipStore.open", lambda root, split, verify_reads: stores[split]):
-        trainer = Trainer(job, start_accelerator(job), NullRecorder())
+        trainer = Trainer(spec, start_accelerator(spec), NullRecorder())
     load = trainer.loader.frames
 
     def killed_at_some_step(step: int) -> torch.Tensor:
@@ -161,9 +161,9 @@ def train(folder: Path) -> None:
         "sha256": hashlib.sha256(b"".join(tensor.cpu().numpy().tobytes() for tensor in tensors)).hexdigest(),
         "psnr": state.progress.history[-1]["psnr"],
         "psnr_at_start": state.progress.history[0]["psnr"],
-        "clips_per_second": trainer.meter.clips_per_second,
+        "clips_per_second": trainer.run_metrics.clips_per_second,
         "seconds": time.monotonic() - begun,
-        "resumed_from": trainer.meter._steps < order["steps"],
+        "resumed_from": trainer.run_metrics._steps < order["steps"],
     }
     (folder / "report.json").write_text(json.dumps(report))
 

@@ -11,7 +11,7 @@ from taehv.config.params import TrainingStage, load_params
 from taehv.config.profiles import load_profile
 from taehv.doctor import report
 from taehv.doctor.checks import examine
-from taehv.doctor.context import Examination, stages_of
+from taehv.doctor.context import RunContext, stages_of
 from taehv.runtime.errors import EXIT_FAILED
 
 
@@ -23,11 +23,11 @@ def doctor(profile_name: str | None, stage: TrainingStage | Literal["all"], *, a
     """
     params, profile = load_params(), load_profile(profile_name)
     stages = stages_of(profile) if stage == "all" else (stage,)
-    findings = examine(Examination(params, profile, stages, whole_pipeline=stage == "all"))
+    check_results = examine(RunContext(params, profile, stages, whole_pipeline=stage == "all"))
     if as_json:
-        print(json.dumps(report.as_json(findings), indent=1))
+        print(json.dumps(report.as_json(check_results), indent=1))
     else:
-        for line in report.lines(findings, colours=sys.stdout.isatty() and "NO_COLOR" not in os.environ):
+        for line in report.lines(check_results, colours=sys.stdout.isatty() and "NO_COLOR" not in os.environ):
             print(line)
-        print(report.summary(findings))
-    return EXIT_FAILED if report.has_failed(findings) else 0
+        print(report.summary(check_results))
+    return EXIT_FAILED if report.has_failed(check_results) else 0

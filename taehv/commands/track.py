@@ -24,10 +24,10 @@ def status() -> int:
     Raises:
         UserError: there are none, and this is no checkout of the project either.
     """
-    lefts = journals()
-    for left in lefts:
-        print(left.describe())
-    if not lefts:
+    unsent_journals = journals()
+    for unsent in unsent_journals:
+        print(unsent.describe())
+    if not unsent_journals:
         _check_project()
         print(NOTHING)
     return 0
@@ -41,15 +41,15 @@ def replay(*, dry_run: bool) -> int:
         UserError: nothing is left, and this is no checkout of the project either.
     """
     _check_store()
-    lefts = journals()
-    if not lefts:
+    unsent_journals = journals()
+    if not unsent_journals:
         _check_project()
         print(NOTHING)
     if dry_run:
-        for left in lefts:
-            print(f"would {'leave alone' if left.running else 'send'}: {left.describe()}")
+        for unsent in unsent_journals:
+            print(f"would {'leave alone' if unsent.running else 'send'}: {unsent.describe()}")
         return 0
-    return 0 if sync(lefts, lambda message: print(message, flush=True)) else EXIT_LEFT
+    return 0 if sync(unsent_journals, lambda message: print(message, flush=True)) else EXIT_LEFT
 
 
 def export(target: Path, run_ids: Sequence[str], experiment: str | None) -> int:

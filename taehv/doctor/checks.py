@@ -5,9 +5,9 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Callable
 
-from taehv.doctor.check_result import Finding
+from taehv.doctor.check import Check
 from taehv.doctor.clock import check_clock
-from taehv.doctor.context import Examination
+from taehv.doctor.context import RunContext
 from taehv.doctor.disk import check_disk
 from taehv.doctor.gpus import check_gpus
 from taehv.doctor.known_settings import check_known_balances
@@ -21,7 +21,7 @@ from taehv.tracking.secrets import without_secrets
 
 BROKEN = "mend what the message names, or report it as an error of taehv doctor"
 
-CHECKS: tuple[Callable[[Examination], list[Finding]], ...] = (
+CHECKS: tuple[Callable[[RunContext], list[Check]], ...] = (
     check_packages,
     check_repository,
     check_gpus,
@@ -36,12 +36,12 @@ CHECKS: tuple[Callable[[Examination], list[Finding]], ...] = (
 )
 
 
-def examine(examination: Examination) -> list[Finding]:
+def examine(context: RunContext) -> list[Check]:
     """Run all checks."""
-    return [finding for check in CHECKS for finding in _run(check, examination)]
+    return [check_result for check in CHECKS for check_result in _run(check, context)]
 
 
-def _run(check: Callable[[Examination], list[Finding]], examination: Examination) -> list[Finding]:
+def _run(check: Callable[[RunContext], list[Check]], context: RunContext) -> list[Check]:
     """What keeps a check from looking is a finding like any other.
 
     The system's refusal must not stop a run that could train. Any other error is one of the check itself: nobody knows
@@ -49,9 +49,9 @@ def _run(check: Callable[[Examination], list[Finding]], examination: Examination
     """
     name = check.__name__.removeprefix("check_").replace("_", " ")
     try:
-        return check(examination)
+        return check(context)
     except (OSError, subprocess.CalledProcessError) as error:
-        return [Finding(name, "warn", f"could not be checked: {error}", "mend what the message names, and look again")]
+        return [Check(name, "warn", f"could not be checked: {error}", "mend what the message names, and look again")]
     except Exception as error:
         said = f"the check itself broke: {type(error).__name__}: {without_secrets(str(error))}"
-        return [Finding(name, "fail", said, BROKEN)]
+        return [Check(name, "fail", said, BROKEN)]

@@ -7,8 +7,8 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from taehv.doctor.check_result import Finding
-from taehv.doctor.context import Examination
+from taehv.doctor.check import Check
+from taehv.doctor.context import RunContext
 
 TOLERANCE_S = 60.0
 STEP_TOLERANCE_S = 1.0
@@ -17,39 +17,39 @@ LOCK_FILE = Path("requirements.lock")
 SET_CLOCK = "set the clock, e.g. with: timedatectl set-ntp true"
 
 
-def check_clock(examination: Examination) -> list[Finding]:
+def check_clock(context: RunContext) -> list[Check]:
     """Against the newest thing that is known to be past, the monotonic clock, and the tracking server."""
-    ahead = examination.probe.server_ahead_s
+    ahead = context.probe.server_ahead_s
     return [judge_wall_clock(time.time(), _newest_known()), *_check_steps(), *judge_server_clock(ahead)]
 
 
-def judge_wall_clock(now: float, newest: float | None) -> Finding:
+def judge_wall_clock(now: float, newest: float | None) -> Check:
     """``now`` and the time of the newest commit or lock file, in seconds since 1970."""
     shown = datetime.fromtimestamp(now, UTC).isoformat(timespec="seconds")
     if newest is not None and now < newest - TOLERANCE_S:
         late = f"{shown} is {newest - now:,.0f} s before the newest commit or lock file"
-        return Finding("clock", "warn", late, SET_CLOCK)
-    return Finding("clock", "pass", shown)
+        return Check("clock", "warn", late, SET_CLOCK)
+    return Check("clock", "pass", shown)
 
 
-def judge_server_clock(ahead_s: float | None) -> list[Finding]:
+def judge_server_clock(ahead_s: float | None) -> list[Check]:
     """How far the server's clock is ahead of ours; None where there is no server or it does not say."""
     if ahead_s is None:
         return []
     if abs(ahead_s) > TOLERANCE_S:
         shown = f"differs from the MLflow server's by {abs(ahead_s):,.0f} s"
-        return [Finding("server clock", "warn", shown, f"{SET_CLOCK}, here or on the server")]
-    return [Finding("server clock", "pass", f"within {TOLERANCE_S:g} s of the MLflow server's")]
+        return [Check("server clock", "warn", shown, f"{SET_CLOCK}, here or on the server")]
+    return [Check("server clock", "pass", f"within {TOLERANCE_S:g} s of the MLflow server's")]
 
 
-def _check_steps() -> list[Finding]:
+def _check_steps() -> list[Check]:
     """A clock that is being set while we look."""
     wall, steady = time.time(), time.monotonic()
     time.sleep(WATCHED_S)
     jumped = (time.time() - wall) - (time.monotonic() - steady)
     if abs(jumped) < STEP_TOLERANCE_S:
         return []
-    return [Finding("clock", "warn", f"jumped by {jumped:.1f} s while it was watched", SET_CLOCK)]
+    return [Check("clock", "warn", f"jumped by {jumped:.1f} s while it was watched", SET_CLOCK)]
 
 
 def _newest_known() -> float | None:

@@ -10,14 +10,14 @@ from taehv.config.params import Params, TrainingStage
 from taehv.config.profiles import Profile
 from taehv.runtime import paths
 from taehv.tracking.probe import Probe, probe_store, reach_store
-from taehv.training.run_spec import TrainingJob
+from taehv.training.run_spec import RunSpec
 
 BEHIND_A800_TEST = frozenset({"h100_train", "evaluate"})
 """DVC targets that train h100_train too."""
 
 
 @dataclass(frozen=True)
-class Examination:
+class RunContext:
     """The stages to be looked at, their parameters, and the machine."""
 
     params: Params
@@ -41,10 +41,10 @@ class Examination:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def job(self, stage: TrainingStage) -> TrainingJob:
+    def spec(self, stage: TrainingStage) -> RunSpec:
         """The run of a stage; without prepared data it has a fingerprint that no earlier work has."""
         dataset = self.dataset_sha256 or "not prepared"
-        return TrainingJob(stage, self.params, self.profile, dataset, paths.CLIPS, paths.TEACHER)
+        return RunSpec(stage, self.params, self.profile, dataset, paths.CLIPS, paths.TEACHER)
 
 
 def stages_of(profile: Profile) -> tuple[TrainingStage, ...]:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from taehv.config.params import Params
 from taehv.data.manifest import ManifestError, read_manifest
-from taehv.doctor.check_result import Finding, size
-from taehv.doctor.context import Examination
+from taehv.doctor.check import Check, size
+from taehv.doctor.context import RunContext
 from taehv.doctor.planned_writes import PlannedWrites, planned_writes
 from taehv.runtime import paths
 from taehv.tracking.probe import local_artifacts
@@ -35,11 +35,11 @@ class Need:
     bytes: int
 
 
-def check_disk(examination: Examination) -> list[Finding]:
+def check_disk(context: RunContext) -> list[Check]:
     """One line per file system, and one for clips that are still to be made."""
-    planned = [planned_writes(examination.job(stage)) for stage in examination.stages]
+    planned = [planned_writes(context.spec(stage)) for stage in context.stages]
     needs = [need for writes in planned for need in needs_of(writes)]
-    return [*judge_disks(needs), *_check_room_for_clips(examination)]
+    return [*judge_disks(needs), *_check_room_for_clips(context)]
 
 
 def needs_of(writes: PlannedWrites) -> Iterator[Need]:
@@ -55,9 +55,9 @@ def needs_of(writes: PlannedWrites) -> Iterator[Need]:
         yield Need("MLflow artifacts", artifacts, writes.best_model)
 
 
-def judge_disks(needs: list[Need]) -> list[Finding]:
+def judge_disks(needs: list[Need]) -> list[Check]:
     """Needs on the same file system add up."""
-    findings = []
+    check_results = []
     for device in dict.fromkeys(_device(need.folder) for need in needs):
         here = [need for need in needs if _device(need.folder) == device]
         names = list(dict.fromkeys(need.name for need in here))
@@ -67,29 +67,29 @@ def judge_disks(needs: list[Need]) -> list[Finding]:
         read_only = [need.name for need in here if not os.access(existing(need.folder), os.W_OK)]
         if read_only:
             advice = "make it writable for this user, or mount it for writing"
-            findings.append(Finding("disk", "fail", f"{', '.join(read_only)} cannot be written", advice))
+            check_results.append(Check("disk", "fail", f"{', '.join(read_only)} cannot be written", advice))
         elif free < needed:
-            findings.append(Finding("disk", "fail", detail, ADVICE))
+            check_results.append(Check("disk", "fail", detail, ADVICE))
         elif free < ENOUGH * needed:
-            findings.append(Finding("disk", "warn", f"{detail}: less than {ENOUGH:g} times as much", ADVICE))
+            check_results.append(Check("disk", "warn", f"{detail}: less than {ENOUGH:g} times as much", ADVICE))
         else:
-            findings.append(Finding("disk", "pass", detail))
-    return findings
+            check_results.append(Check("disk", "pass", detail))
+    return check_results
 
 
-def _check_room_for_clips(examination: Examination) -> list[Finding]:
+def _check_room_for_clips(context: RunContext) -> list[Check]:
     """Only a warning: this is the most that they can take, and prepare_data measures exactly before it writes."""
-    if examination.dataset_sha256 is not None or not examination.whole_pipeline:
+    if context.dataset_sha256 is not None or not context.whole_pipeline:
         return []
     try:
         videos = len(read_manifest(paths.MANIFEST))
     except ManifestError:
         return []  # the line about the data says so
-    needed, free = most_clip_bytes(examination.params, videos), shutil.disk_usage(existing(paths.DATA)).free
+    needed, free = most_clip_bytes(context.params, videos), shutil.disk_usage(existing(paths.DATA)).free
     detail = f"clips of {videos} videos: at most {size(needed)}, and as much in DVC's cache; {size(free)} free"
     if free < 2 * needed:
-        return [Finding("disk for clips", "warn", detail, "free some space, or lower clips_per_video in params.yaml")]
-    return [Finding("disk for clips", "pass", detail)]
+        return [Check("disk for clips", "warn", detail, "free some space, or lower clips_per_video in params.yaml")]
+    return [Check("disk for clips", "pass", detail)]
 
 
 def most_clip_bytes(params: Params, videos: int) -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from taehv.config.params import Optim, Params
-from taehv.doctor.check_result import Finding
-from taehv.doctor.context import Examination
+from taehv.doctor.check import Check
+from taehv.doctor.context import RunContext
 from taehv.evaluation.diagnosis import is_legacy
 from taehv.launch import pipeline
 from taehv.runtime.errors import ConfigError
@@ -33,10 +33,10 @@ EMA_UPDATES = 10
 """Updates that a moving average should span; below that it is hardly an average."""
 
 
-def check_known_balances(examination: Examination) -> list[Finding]:
+def check_known_balances(context: RunContext) -> list[Check]:
     """Everything about the parameters; one line where there is nothing to say."""
-    params = examination.params
-    findings = [
+    params = context.params
+    check_results = [
         *judge_loss_weights(params),
         *judge_seraena_start(params),
         *judge_rates(params),
@@ -44,16 +44,16 @@ def check_known_balances(examination: Examination) -> list[Finding]:
         *judge_averaging(params),
     ]
     return [
-        _check_batch(examination),
+        _check_batch(context),
         *judge_teacher(params),
-        *(findings or [Finding("balance", "pass", "no known bad combination")]),
+        *(check_results or [Check("balance", "pass", "no known bad combination")]),
     ]
 
 
-def judge_teacher(params: Params) -> Iterator[Finding]:
+def judge_teacher(params: Params) -> Iterator[Check]:
     """The full scale is meant to imitate a diffusion model's autoencoder, which is not here yet."""
     if params.scale == "full" and params.active.teacher.name == "pca":
-        yield Finding(
+        yield Check(
             "teacher",
             "warn",
             "pca, a linear codec fitted to the clips, is all that scale full can be distilled from so far: no "
@@ -63,11 +63,11 @@ def judge_teacher(params: Params) -> Iterator[Finding]:
         )
 
 
-def judge_loss_weights(params: Params) -> Iterator[Finding]:
+def judge_loss_weights(params: Params) -> Iterator[Check]:
     """Weights that the guide blames, or that leave something untrained."""
     loss = params.loss
     if is_legacy(loss):
-        yield Finding(
+        yield Check(
             "loss balance",
             "warn",
             "the guide's legacy balance (recon 0.1, encoder 1, decoder 1), reported with 4.2 dB at step 1,000; here it "
@@ -76,14 +76,14 @@ def judge_loss_weights(params: Params) -> Iterator[Finding]:
             "the guide's weights: loss: {recon: 10.0, encoder: 0.1, decoder: 0.1, perceptual: 0.1, seraena: 0.1}",
         )
     if loss.recon == 0:
-        yield Finding(
+        yield Check(
             "loss balance",
             "warn",
             "loss.recon is 0: nothing compares the round trip with its input, which is what the gate measures",
             "set loss.recon: 10.0",
         )
     if loss.encoder == 0 and loss.decoder == 0:
-        yield Finding(
+        yield Check(
             "distillation",
             "warn",
             "loss.encoder and loss.decoder are 0: the decoder never meets the teacher's latents, which is how it is "
@@ -92,11 +92,11 @@ def judge_loss_weights(params: Params) -> Iterator[Finding]:
         )
 
 
-def judge_seraena_start(params: Params) -> Iterator[Finding]:
+def judge_seraena_start(params: Params) -> Iterator[Check]:
     """The gate is meant to judge reconstruction alone (docs/architecture.md, the adversary)."""
     start, step = params.active.seraena.start_step, params.gate.step
     if params.loss.seraena > 0 and start <= step:
-        yield Finding(
+        yield Check(
             "seraena start",
             "warn",
             f"starts at step {start:,}, before the gate at {step:,}: adversarial terms are reported to help only once "
@@ -105,20 +105,20 @@ def judge_seraena_start(params: Params) -> Iterator[Finding]:
         )
 
 
-def judge_rates(params: Params) -> Iterator[Finding]:
+def judge_rates(params: Params) -> Iterator[Check]:
     """Learning rates far from those that are known to work on this scale."""
     optim = params.active.optim
     for (scale, name, key), (low, high, known) in KNOWN_RATES.items():
         rate = getattr(optim, key)
         if (scale, name) == (params.scale, optim.name) and not low <= rate <= high:
-            yield Finding(
+            yield Check(
                 "learning rate",
                 "warn",
                 f"{key} {rate:g} on {scale} with {name}: {known}",
                 f"set the scale's optim.{key} between {low:g} and {high:g}",
             )
     if optim.warmup_steps >= params.gate.step:
-        yield Finding(
+        yield Check(
             "warm-up",
             "warn",
             f"{optim.warmup_steps:,} steps: the gate at {params.gate.step:,} judges before the rate is at its peak",
@@ -126,7 +126,7 @@ def judge_rates(params: Params) -> Iterator[Finding]:
         )
 
 
-def judge_schedule(params: Params) -> Iterator[Finding]:
+def judge_schedule(params: Params) -> Iterator[Check]:
     """A cosine that ends long before or long after the long training does."""
     optim, last = params.active.optim, params.active.steps.h100_train
     if optim.schedule != "cosine":
@@ -141,12 +141,12 @@ def judge_schedule(params: Params) -> Iterator[Finding]:
         )
 
 
-def judge_averaging(params: Params) -> Iterator[Finding]:
+def judge_averaging(params: Params) -> Iterator[Check]:
     """Validation, gate and best model use the averaged weights."""
     decay = params.active.optim.ema_decay
     updates = 1 / (1 - decay)
     if updates < EMA_UPDATES:
-        yield Finding(
+        yield Check(
             "moving average",
             "warn",
             f"ema_decay {decay:g} spans {updates:.0f} updates: hardly an average",
@@ -154,18 +154,16 @@ def judge_averaging(params: Params) -> Iterator[Finding]:
         )
 
 
-def _decay_finding(optim: Optim, what: str, last: int) -> Finding:
-    return Finding(
-        "schedule", "warn", f"decay_steps {optim.decay_steps:,}: {what}", f"set optim.decay_steps near {last}"
-    )
+def _decay_finding(optim: Optim, what: str, last: int) -> Check:
+    return Check("schedule", "warn", f"decay_steps {optim.decay_steps:,}: {what}", f"set optim.decay_steps near {last}")
 
 
-def _check_batch(examination: Examination) -> Finding:
+def _check_batch(context: RunContext) -> Check:
     """The arithmetic of a step on this profile, and how its processes share the work."""
     try:
-        shown = pipeline.describe_batch(examination.profile, examination.params.active.batch.global_)
+        shown = pipeline.describe_batch(context.profile, context.params.active.batch.global_)
     except ConfigError as error:
         advice = "use a profile with fewer processes, or raise the scale's batch.global"
-        return Finding("batch", "fail", str(error.problems[0]), advice)
-    engine = "; plain data parallelism, DeepSpeed is not used yet" if examination.profile.processes > 1 else ""
-    return Finding("batch", "pass", shown + engine)
+        return Check("batch", "fail", str(error.problems[0]), advice)
+    engine = "; plain data parallelism, DeepSpeed is not used yet" if context.profile.processes > 1 else ""
+    return Check("batch", "pass", shown + engine)

@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 
 from taehv.data.clip_store import StoreError, read_index
-from taehv.doctor.check_result import Finding, size
-from taehv.doctor.context import Examination
+from taehv.doctor.check import Check, size
+from taehv.doctor.context import RunContext
 from taehv.runtime import paths
 from taehv.runtime.machine import available_cores
 
@@ -25,16 +25,16 @@ MEMORY_BYTES_PER_PROCESS = 2 * 10**9
 MAX_MAPS = Path("/proc/sys/vm/max_map_count")
 
 
-def check_machine_limits(examination: Examination) -> list[Finding]:
+def check_machine_limits(context: RunContext) -> list[Check]:
     """Limits that a run may hit hours after its start."""
-    processes = examination.profile.processes
+    processes = context.profile.processes
     shards = _shards()
     return [
         *_check_shared_memory(processes),
         check_open_files(shards),
         *_check_mappings(shards),
         _check_memory(processes),
-        check_threads(processes, examination.profile.threads, available_cores()),
+        check_threads(processes, context.profile.threads, available_cores()),
     ]
 
 
@@ -46,49 +46,49 @@ def _shards() -> int:
         return 0
 
 
-def _check_shared_memory(processes: int) -> list[Finding]:
+def _check_shared_memory(processes: int) -> list[Check]:
     if processes == 1 or not SHARED_MEMORY.is_dir():
         return []
     free = shutil.disk_usage(SHARED_MEMORY).free
     detail = f"{SHARED_MEMORY}: {size(free)} free for {processes} processes"
     if free < SHARED_MEMORY_BYTES:
-        return [Finding("shared memory", "warn", detail, "in a container, start it with --shm-size=1g or more")]
-    return [Finding("shared memory", "pass", detail)]
+        return [Check("shared memory", "warn", detail, "in a container, start it with --shm-size=1g or more")]
+    return [Check("shared memory", "pass", detail)]
 
 
-def check_open_files(shards: int) -> Finding:
+def check_open_files(shards: int) -> Check:
     """Each process maps the shards as it meets them, so a low limit shows up late."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = shards + OTHER_OPEN_FILES
     if soft == resource.RLIM_INFINITY:
-        return Finding("open files", "pass", "no limit")
+        return Check("open files", "pass", "no limit")
     detail = f"limit {soft:,}, about {needed:,} needed ({shards:,} shards of clips)"
     if soft < needed:
         higher = "" if hard == resource.RLIM_INFINITY or hard >= needed else " (an administrator raises the hard limit)"
-        return Finding("open files", "fail", detail, f"ulimit -n {needed * 2} before the start{higher}")
-    return Finding("open files", "pass", detail)
+        return Check("open files", "fail", detail, f"ulimit -n {needed * 2} before the start{higher}")
+    return Check("open files", "pass", detail)
 
 
-def _check_mappings(shards: int) -> list[Finding]:
+def _check_mappings(shards: int) -> list[Check]:
     if not MAX_MAPS.is_file():
         return []
     limit = int(MAX_MAPS.read_text(encoding="utf-8"))
     if shards * 2 < limit:
         return []
     advice = f"an administrator sets: sysctl vm.max_map_count={shards * 4}"
-    return [Finding("mapped files", "fail", f"limit {limit:,} for {shards:,} shards of clips and libraries", advice)]
+    return [Check("mapped files", "fail", f"limit {limit:,} for {shards:,} shards of clips and libraries", advice)]
 
 
-def _check_memory(processes: int) -> Finding:
+def _check_memory(processes: int) -> Check:
     available = psutil.virtual_memory().available
     detail = f"{size(available)} available for {processes} process{'es' if processes > 1 else ''}"
     if available < processes * MEMORY_BYTES_PER_PROCESS:
         advice = f"end other programs; a process needs about {size(MEMORY_BYTES_PER_PROCESS)}"
-        return Finding("memory", "warn", detail, advice)
-    return Finding("memory", "pass", detail)
+        return Check("memory", "warn", detail, advice)
+    return Check("memory", "pass", detail)
 
 
-def check_threads(processes: int, threads: int | None, cores: int) -> Finding:
+def check_threads(processes: int, threads: int | None, cores: int) -> Check:
     """More threads than cores wait for each other."""
     each = threads or max(1, cores // processes)
     shown = (
@@ -96,9 +96,9 @@ def check_threads(processes: int, threads: int | None, cores: int) -> Finding:
     )
     if processes * each > cores:
         advice = "lower processes or threads in the profile: threads that wait for a core slow all others down"
-        return Finding("CPU threads", "warn", shown, advice)
+        return Check("CPU threads", "warn", shown, advice)
     spin = os.environ.get("GOMP_SPINCOUNT")
     if spin is not None and (not spin.isdecimal() or int(spin) > 100_000):
         advice = "unset it: the stages choose a value with which a busy neighbour costs little (benchmarks/RESULTS.md)"
-        return Finding("CPU threads", "warn", f"{shown}; GOMP_SPINCOUNT={spin} makes waiting threads spin long", advice)
-    return Finding("CPU threads", "pass", shown)
+        return Check("CPU threads", "warn", f"{shown}; GOMP_SPINCOUNT={spin} makes waiting threads spin long", advice)
+    return Check("CPU threads", "pass", shown)

@@ -12,8 +12,8 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from taehv.doctor.check_result import Finding, listed
-from taehv.doctor.context import Examination
+from taehv.doctor.check import Check, listed
+from taehv.doctor.context import RunContext
 
 LOCK_FILE = Path("requirements.lock")
 NEEDED = ("torch", "numpy", "accelerate", "safetensors", "pyyaml", "mlflow", "dvc", "pandas", "pyarrow", "filelock")
@@ -21,26 +21,26 @@ NEEDED = ("torch", "numpy", "accelerate", "safetensors", "pyyaml", "mlflow", "dv
 TESTED_PYTHON = ((3, 11), (3, 13))
 
 
-def check_packages(examination: Examination) -> list[Finding]:
+def check_packages(context: RunContext) -> list[Check]:
     """One line about Python, one about the packages."""
     return [_check_python(), _check_versions()]
 
 
-def _check_python() -> Finding:
+def _check_python() -> Check:
     first, last = TESTED_PYTHON
     if first <= sys.version_info[:2] <= last:
-        return Finding("Python", "pass", platform.python_version())
+        return Check("Python", "pass", platform.python_version())
     advice = f"use Python {first[0]}.{first[1]} to {last[0]}.{last[1]}: make setup PYTHON=python{last[0]}.{last[1]}"
-    return Finding("Python", "warn", f"{platform.python_version()} is not tested", advice)
+    return Check("Python", "warn", f"{platform.python_version()} is not tested", advice)
 
 
-def _check_versions() -> Finding:
+def _check_versions() -> Check:
     if not LOCK_FILE.is_file():
-        return Finding("packages", "warn", f"{LOCK_FILE} is not here: nothing to compare with", "work in a clone")
+        return Check("packages", "warn", f"{LOCK_FILE} is not here: nothing to compare with", "work in a clone")
     locked, installed = dict(read_lock(LOCK_FILE)), installed_versions()
     absent = [name for name in NEEDED if name not in installed]
     if absent:
-        return Finding("packages", "fail", f"not installed: {', '.join(absent)}", "run: make setup")
+        return Check("packages", "fail", f"not installed: {', '.join(absent)}", "run: make setup")
     different = [
         f"{name} {installed[name]}, not {version}"
         for name, version in locked.items()
@@ -48,8 +48,8 @@ def _check_versions() -> Finding:
     ]
     if different:
         advice = "run: make setup; with other versions the same run may give other bits, or fail"
-        return Finding("packages", "warn", listed(different), advice)
-    return Finding("packages", "pass", f"{len(locked.keys() & installed.keys())} as in {LOCK_FILE}")
+        return Check("packages", "warn", listed(different), advice)
+    return Check("packages", "pass", f"{len(locked.keys() & installed.keys())} as in {LOCK_FILE}")
 
 
 def read_lock(path: Path) -> Iterator[tuple[str, str]]:

@@ -13,7 +13,7 @@ from taehv.losses.seraena import Discriminator
 from taehv.model.taehv import TAEHV
 from taehv.model.variants import VARIANTS
 from taehv.runtime import paths
-from taehv.training.run_spec import TrainingJob
+from taehv.training.run_spec import RunSpec
 from taehv.training.train_step import DTYPES
 
 LOG_BYTES = 32 * 10**6
@@ -35,31 +35,31 @@ class PlannedWrites:
 NOTHING = PlannedWrites(0, 0, 0)
 
 
-def planned_writes(job: TrainingJob) -> PlannedWrites:
+def planned_writes(spec: RunSpec) -> PlannedWrites:
     """What is left to be written: nothing where the stage has finished with these parameters and this data."""
-    if _is_finished(job):
+    if _is_finished(spec):
         return NOTHING
-    scale, last = job.params.active, job.total_steps
+    scale, last = spec.params.active, spec.total_steps
     every = scale.checkpoint.every
-    there = {path.name for path in job.work.checkpoints.glob("step-*")}
-    first = (job.stage == "h100_train" and job.params.h100_train.resume_from_a800_step) or 0
+    there = {path.name for path in spec.work.checkpoints.glob("step-*")}
+    first = (spec.stage == "h100_train" and spec.params.h100_train.resume_from_a800_step) or 0
     kept = sorted({*range(every, last + 1, every), last})
-    published = sum(checkpoint_bytes(job, step) for step in kept if step > first and f"step-{step}" not in there)
-    rolling_there = len(list((job.work.root / "rolling").glob("step-*")))
-    rolling = max(job.profile.keep_checkpoints - rolling_there, 0) + 1  # + 1: written before the oldest is deleted
+    published = sum(checkpoint_bytes(spec, step) for step in kept if step > first and f"step-{step}" not in there)
+    rolling_there = len(list((spec.work.root / "rolling").glob("step-*")))
+    rolling = max(spec.profile.keep_checkpoints - rolling_there, 0) + 1  # + 1: written before the oldest is deleted
     weights = _weights(scale)
-    return PlannedWrites(published + weights + LOG_BYTES, rolling * checkpoint_bytes(job, last), weights)
+    return PlannedWrites(published + weights + LOG_BYTES, rolling * checkpoint_bytes(spec, last), weights)
 
 
-def checkpoint_bytes(job: TrainingJob, step: int) -> int:
+def checkpoint_bytes(spec: RunSpec, step: int) -> int:
     """Size of the checkpoint of a step: weights, their average, the best ones, optimisers, adversary and its memory."""
-    scale = job.params.active
+    scale = spec.params.active
     parameters, filters = _model_sizes(scale.model.variant, scale.model.width)
     item = DTYPES[scale.precision].itemsize
     # AdamW keeps two numbers for each parameter, Muon (for the filters) one.
     optimisers = 2 * parameters - (filters if scale.optim.name == "muon" else 0)
     total = item * (3 * parameters + optimisers)
-    if job.params.loss.seraena > 0:
+    if spec.params.loss.seraena > 0:
         seraena = scale.seraena
         discriminator = _discriminator_size(scale.model.variant, seraena.group_frames, seraena.width)
         total += 3 * item * discriminator + _replay_bytes(scale, step)  # 3: with AdamW's two numbers for each
@@ -98,10 +98,10 @@ def _replay_bytes(scale: Scale, step: int) -> int:
     return scale.batch.global_ * sample * min(remembered, per_slot // sample)
 
 
-def _is_finished(job: TrainingJob) -> bool:
-    outputs = paths.training_outputs(job.stage)
+def _is_finished(spec: RunSpec) -> bool:
+    outputs = paths.training_outputs(spec.stage)
     try:
         info = json.loads(outputs.best_info.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return outputs.summary.is_file() and bool(info.get("fingerprint") == job.fingerprint)
+    return outputs.summary.is_file() and bool(info.get("fingerprint") == spec.fingerprint)

@@ -8,8 +8,8 @@ from taehv.config.params import STAGE_KEYS, Params, flatten, is_below, resolved
 from taehv.data.clip_store import ClipRecord, StoreError, check_shards, dataset_sha256, read_index
 from taehv.data.manifest import ManifestError, read_manifest
 from taehv.data.splits import SPLITS
-from taehv.doctor.check_result import Finding, Level, listed
-from taehv.doctor.context import Examination
+from taehv.doctor.check import Check, Level, listed
+from taehv.doctor.context import RunContext
 from taehv.evaluation import gate
 from taehv.model.variants import VARIANTS
 from taehv.runtime import paths
@@ -27,89 +27,89 @@ AGAIN = (
 )
 
 
-def check_prepared_data(examination: Examination) -> list[Finding]:
+def check_prepared_data(context: RunContext) -> list[Check]:
     """From the manifest to the clips; what DVC will make anyway is a warning only."""
-    params = examination.params
-    made_later: Level = "warn" if examination.whole_pipeline else "fail"
-    if examination.dataset_sha256 is None:
+    params = context.params
+    made_later: Level = "warn" if context.whole_pipeline else "fail"
+    if context.dataset_sha256 is None:
         missing = f"{paths.DATASET} is missing or unreadable"
-        return [Finding("data", made_later, missing, PREPARE), *_check_manifest()]
+        return [Check("data", made_later, missing, PREPARE), *_check_manifest()]
     try:
         records = read_index(paths.CLIPS)
     except StoreError as error:
-        return [Finding("clips", "fail", str(error), AGAIN)]
+        return [Check("clips", "fail", str(error), AGAIN)]
     counts = {split: sum(record.split == split for record in records) for split in SPLITS}
     if 0 in counts.values():
-        return [Finding("clips", "fail", f"the index lists {counts} clips", AGAIN)]
+        return [Check("clips", "fail", f"the index lists {counts} clips", AGAIN)]
     return [
         _check_shards(records, counts),
-        _check_hash(records, examination.dataset_sha256),
+        _check_hash(records, context.dataset_sha256),
         _check_teacher(params),
         _check_parameters(params, made_later),
     ]
 
 
-def check_gate(examination: Examination) -> list[Finding]:
+def check_gate(context: RunContext) -> list[Check]:
     """The verdict that h100_train will ask for, where nothing will make it before."""
-    if examination.whole_pipeline or examination.at_start_of_stage or "h100_train" not in examination.stages:
+    if context.whole_pipeline or context.at_start_of_stage or "h100_train" not in context.stages:
         return []
     outputs = paths.training_outputs("a800_test")
     try:
-        verdict = gate.check_fresh(paths.GATE_VERDICT, outputs, examination.params, paths.DATASET)
+        verdict = gate.check_fresh(paths.GATE_VERDICT, outputs, context.params, paths.DATASET)
     except gate.GateRefusal as refusal:
-        return [Finding("gate", "fail", str(refusal), "h100_train will refuse to start: do what the line above says")]
-    step = examination.params.h100_train.resume_from_a800_step
+        return [Check("gate", "fail", str(refusal), "h100_train will refuse to start: do what the line above says")]
+    step = context.params.h100_train.resume_from_a800_step
     checkpoint = outputs.checkpoints / f"step-{step}"
     if step is not None and not checkpoint.is_dir():
         advice = "run: dvc checkout runs/a800_test/checkpoints (or dvc pull a800_test)"
-        return [Finding("gate", "fail", f"{checkpoint}, from which h100_train is to continue, is missing", advice)]
-    return [Finding("gate", "pass", f"{verdict.psnr_db:.2f} dB at step {verdict.step}, about the files that are here")]
+        return [Check("gate", "fail", f"{checkpoint}, from which h100_train is to continue, is missing", advice)]
+    return [Check("gate", "pass", f"{verdict.psnr_db:.2f} dB at step {verdict.step}, about the files that are here")]
 
 
-def _check_manifest() -> list[Finding]:
+def _check_manifest() -> list[Check]:
     try:
-        return [Finding("manifest", "pass", f"{len(read_manifest(paths.MANIFEST))} videos in {paths.MANIFEST}")]
+        return [Check("manifest", "pass", f"{len(read_manifest(paths.MANIFEST))} videos in {paths.MANIFEST}")]
     except ManifestError as error:
-        return [Finding("manifest", "fail", str(error), "write it: taehv manifest FOLDER")]
+        return [Check("manifest", "fail", str(error), "write it: taehv manifest FOLDER")]
 
 
-def _check_shards(records: list[ClipRecord], counts: dict[Any, int]) -> Finding:
+def _check_shards(records: list[ClipRecord], counts: dict[Any, int]) -> Check:
     try:
         check_shards(paths.CLIPS, records)
     except StoreError as error:
-        return Finding("clips", "fail", str(error), AGAIN)
+        return Check("clips", "fail", str(error), AGAIN)
     shown = ", ".join(f"{count:,} {split}" for split, count in counts.items())
     shards = {record.shard for record in records}
-    return Finding("clips", "pass", f"{shown}; {len(shards):,} shards of the right size")
+    return Check("clips", "pass", f"{shown}; {len(shards):,} shards of the right size")
 
 
-def _check_hash(records: list[ClipRecord], stated: str) -> Finding:
+def _check_hash(records: list[ClipRecord], stated: str) -> Check:
     try:
         found = dataset_sha256(records, sha256_of_file(paths.TEACHER / WEIGHTS))
     except OSError as error:
-        return Finding("data hash", "fail", f"the teacher's weights cannot be read ({error})", AGAIN)
+        return Check("data hash", "fail", f"the teacher's weights cannot be read ({error})", AGAIN)
     if found != stated:
         shown = f"index and teacher give {found[:12]}, {paths.DATASET} says {stated[:12]}"
-        return Finding("data hash", "fail", shown, AGAIN)
-    return Finding("data hash", "pass", f"{stated[:12]}, as {paths.DATASET} says")
+        return Check("data hash", "fail", shown, AGAIN)
+    return Check("data hash", "pass", f"{stated[:12]}, as {paths.DATASET} says")
 
 
-def _check_teacher(params: Params) -> Finding:
+def _check_teacher(params: Params) -> Check:
     name = params.active.teacher.name
     try:
         load_teacher(name, paths.TEACHER, VARIANTS[params.active.model.variant])
     except TeacherError as error:
-        return Finding("teacher", "fail", str(error), AGAIN)
-    return Finding("teacher", "pass", f"{name} loads and fits {params.active.model.variant}")
+        return Check("teacher", "fail", str(error), AGAIN)
+    return Check("teacher", "pass", f"{name} loads and fits {params.active.model.variant}")
 
 
-def _check_parameters(params: Params, made_later: Level) -> Finding:
+def _check_parameters(params: Params, made_later: Level) -> Check:
     """What prepare_data noted of its parameters, against those that are in force."""
     try:
         content: Any = read_yaml(paths.PREPARE_PARAMS)
         noted = flatten(content)
     except (OSError, YamlFileError, AttributeError) as error:
-        return Finding("data params", made_later, f"{paths.PREPARE_PARAMS} cannot be read ({error})", PREPARE)
+        return Check("data params", made_later, f"{paths.PREPARE_PARAMS} cannot be read ({error})", PREPARE)
     wanted = [key.removeprefix("@.") for key in STAGE_KEYS["prepare_data"]]
     now = {key: value for key, value in flatten(resolved(params)).items() if is_below(key, wanted)}
     then = {key: value for key, value in noted.items() if is_below(key, wanted)}
@@ -117,5 +117,5 @@ def _check_parameters(params: Params, made_later: Level) -> Finding:
         f"{key}: {then.get(key)} then, {now.get(key)} now" for key in now | then if now.get(key) != then.get(key)
     ]
     if changed:
-        return Finding("data params", made_later, f"changed since prepare_data: {listed(changed)}", PREPARE)
-    return Finding("data params", "pass", f"{len(now)} parameters as prepare_data used them")
+        return Check("data params", made_later, f"changed since prepare_data: {listed(changed)}", PREPARE)
+    return Check("data params", "pass", f"{len(now)} parameters as prepare_data used them")

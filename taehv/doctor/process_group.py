@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
-from taehv.doctor.check_result import Finding
-from taehv.doctor.context import Examination
+from taehv.doctor.check import Check
+from taehv.doctor.context import RunContext
 from taehv.runtime.launched import without_inherited
 
 TIMEOUT_S = 60.0
@@ -29,21 +29,21 @@ ADVICE = {
 }
 
 
-def check_process_group(examination: Examination) -> list[Finding]:
+def check_process_group(context: RunContext) -> list[Check]:
     """Start the profile's number of processes; none where training runs in one, or where a stage starts them anyway."""
-    profile = examination.profile
+    profile = context.profile
     if profile.processes == 1:
-        return [Finding("process group", "pass", "one process: nothing to connect")]
-    if examination.at_start_of_stage:
+        return [Check("process group", "pass", "one process: nothing to connect")]
+    if context.at_start_of_stage:
         return []
     backend = "nccl" if profile.gpus else "gloo"
     if torch.cuda.device_count() < profile.gpus:
         found = f"not tried: {torch.cuda.device_count()} of {profile.gpus} GPUs are visible"
-        return [Finding("process group", "warn", found, "mend the GPUs first")]
+        return [Check("process group", "warn", found, "mend the GPUs first")]
     return [round_trip(profile.processes, backend)]
 
 
-def round_trip(processes: int, backend: str, timeout_s: float = TIMEOUT_S, worker: Sequence[str] = WORKER) -> Finding:
+def round_trip(processes: int, backend: str, timeout_s: float = TIMEOUT_S, worker: Sequence[str] = WORKER) -> Check:
     """Start ``processes`` workers and wait for them, no longer than ``timeout_s``; none is left behind."""
     name, started = f"{backend} group", time.monotonic()
     workers: list[_Worker] = []
@@ -56,17 +56,17 @@ def round_trip(processes: int, backend: str, timeout_s: float = TIMEOUT_S, worke
             failed = [one for one in workers if one.process.poll() not in (None, 0)]
             if failed:
                 said = f"process {failed[0].rank} of {processes} failed: {_last_line(failed[0].stderr)}"
-                return Finding(name, "fail", said, ADVICE[backend])
+                return Check(name, "fail", said, ADVICE[backend])
             if waiting:
                 ranks = ", ".join(str(one.rank) for one in waiting)
                 said = f"no answer within {timeout_s:g} s from process {ranks} of {processes}"
-                return Finding(name, "fail", said, ADVICE[backend])
+                return Check(name, "fail", said, ADVICE[backend])
             latency = _last_line(workers[0].stdout)
         finally:
             for one in workers:
                 one.end()
     seconds = time.monotonic() - started
-    return Finding(name, "pass", f"{processes} processes, all-reduce in {latency} ms (start to end {seconds:.1f} s)")
+    return Check(name, "pass", f"{processes} processes, all-reduce in {latency} ms (start to end {seconds:.1f} s)")
 
 
 @dataclass(frozen=True)

@@ -7,26 +7,26 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from taehv.doctor.check_result import Finding, Level
+from taehv.doctor.check import Check, Level
 
 COLOURS: dict[Level, str] = {"pass": "\033[32m", "warn": "\033[33m", "fail": "\033[1;31m"}
 END_COLOUR = "\033[0m"
 
 
-def lines(findings: Sequence[Finding], *, colours: bool = False) -> Iterable[str]:
+def lines(check_results: Sequence[Check], *, colours: bool = False) -> Iterable[str]:
     """One line per finding, in columns, and below it what to do."""
-    width = max((len(finding.name) for finding in findings), default=0)
-    for finding in findings:
-        level = f"{COLOURS[finding.level]}{finding.level}{END_COLOUR}" if colours else finding.level
-        detail = finding.detail.replace("\n", " ")
-        yield f"{level}  {finding.name:<{width}}  {detail}"
-        if finding.what_to_do is not None:
-            yield f"      {'':<{width}}  -> {finding.what_to_do}"
+    width = max((len(check_result.name) for check_result in check_results), default=0)
+    for check_result in check_results:
+        level = f"{COLOURS[check_result.level]}{check_result.level}{END_COLOUR}" if colours else check_result.level
+        detail = check_result.detail.replace("\n", " ")
+        yield f"{level}  {check_result.name:<{width}}  {detail}"
+        if check_result.what_to_do is not None:
+            yield f"      {'':<{width}}  -> {check_result.what_to_do}"
 
 
-def summary(findings: Sequence[Finding]) -> str:
+def summary(check_results: Sequence[Check]) -> str:
     """`doctor: 23 checks passed, 1 warning, 2 failed`; what there is none of is not mentioned."""
-    counts = Counter(finding.level for finding in findings)
+    counts = Counter(check_result.level for check_result in check_results)
     parts = [f"{_count(counts['pass'], 'check')} passed"]
     if counts["warn"]:
         parts.append(_count(counts["warn"], "warning"))
@@ -35,14 +35,18 @@ def summary(findings: Sequence[Finding]) -> str:
     return f"doctor: {', '.join(parts)}"
 
 
-def as_json(findings: Sequence[Finding]) -> dict[str, Any]:
+def as_json(check_results: Sequence[Check]) -> dict[str, Any]:
     """The whole report."""
-    return {"schema": 1, "passed": not has_failed(findings), "findings": [dataclasses.asdict(f) for f in findings]}
+    return {
+        "schema": 1,
+        "passed": not has_failed(check_results),
+        "findings": [dataclasses.asdict(f) for f in check_results],
+    }
 
 
-def has_failed(findings: Sequence[Finding]) -> bool:
+def has_failed(check_results: Sequence[Check]) -> bool:
     """Whether something must be mended before the run."""
-    return any(finding.level == "fail" for finding in findings)
+    return any(check_result.level == "fail" for check_result in check_results)
 
 
 def _count(number: int, noun: str) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from taehv.config.params import STAGE_KEYS
-from taehv.doctor.check_result import Finding, listed
-from taehv.doctor.context import Examination
+from taehv.doctor.check import Check, listed
+from taehv.doctor.context import RunContext
 from taehv.launch import dvc_locks, output_places
 from taehv.runtime import paths
 from taehv.runtime.errors import UserError
@@ -21,24 +21,24 @@ WRITTEN_BY_DVC = frozenset({"dvc.lock"})
 EXPERIMENT = "DVC_EXP_NAME"
 
 
-def check_repository(examination: Examination) -> list[Finding]:
+def check_repository(context: RunContext) -> list[Check]:
     """One line about git, one about DVC, one about dvc.yaml, and what DVC could not save."""
     return [_check_git(), _check_dvc(), _check_dvc_yaml(), *_check_output_places()]
 
 
-def _check_git() -> Finding:
+def _check_git() -> Check:
     commit = current_git().commit
     if commit == "unknown":
         found = "no commit is known here: the run cannot be made again from one"
-        return Finding("git", "warn", found, "work in a clone, or: git init && git add -A && git commit")
+        return Check("git", "warn", found, "work in a clone, or: git init && git add -A && git commit")
     changed = changed_files()
     experiment = os.environ.get(EXPERIMENT)
     if changed and experiment is None:
         count = f"{len(changed)} uncommitted file{'s' if len(changed) > 1 else ''}"
         found = f"{commit[:12]} with {count}: {listed(changed)}"
-        return Finding("git", "warn", found, "commit first, or the run cannot be made again from its commit")
+        return Check("git", "warn", found, "commit first, or the run cannot be made again from its commit")
     kept = f", changes kept by experiment {experiment}" if changed else ", nothing uncommitted"
-    return Finding("git", "pass", f"{commit[:12]}{kept}")
+    return Check("git", "pass", f"{commit[:12]}{kept}")
 
 
 def changed_files() -> list[str]:
@@ -50,21 +50,21 @@ def changed_files() -> list[str]:
     return [name for name in names if name not in WRITTEN_BY_DVC]
 
 
-def _check_dvc() -> Finding:
+def _check_dvc() -> Check:
     if not Path(".dvc").is_dir():
-        return Finding("DVC", "fail", "not initialised: there is no .dvc folder", "work in a clone, or run: dvc init")
+        return Check("DVC", "fail", "not initialised: there is no .dvc folder", "work in a clone, or run: dvc init")
     for path, problem in dvc_locks.damaged_lock_lists().items():
         alive = dvc_locks.living_dvc()
         if alive:
-            return Finding(
+            return Check(
                 "DVC", "fail", f"{path} {problem}", f"wait for {', '.join(alive)}, which runs DVC here, or end it"
             )
         advice = f"python -m taehv.launch deletes it at its start, no DVC is alive here; before dvc repro: rm {path}"
-        return Finding("DVC", "fail", f"{path} {problem}", advice)
-    return Finding("DVC", "pass", "initialised")
+        return Check("DVC", "fail", f"{path} {problem}", advice)
+    return Check("DVC", "pass", "initialised")
 
 
-def _check_dvc_yaml() -> Finding:
+def _check_dvc_yaml() -> Check:
     """A parameter that dvc.yaml does not name can change without the stage running again."""
     try:
         content: Any = read_yaml(paths.DVC_YAML)
@@ -74,7 +74,7 @@ def _check_dvc_yaml() -> Finding:
         }
     except (OSError, YamlFileError, KeyError, TypeError) as error:
         advice = "take it from the commit again: git checkout dvc.yaml"
-        return Finding("dvc.yaml", "fail", f"cannot be read ({type(error).__name__}: {error})", advice)
+        return Check("dvc.yaml", "fail", f"cannot be read ({type(error).__name__}: {error})", advice)
     wrong = [
         f"{stage}: {', '.join(sorted(declared[stage] ^ set(keys)))}"
         for stage, keys in STAGE_KEYS.items()
@@ -82,16 +82,16 @@ def _check_dvc_yaml() -> Finding:
     ]
     if wrong:
         advice = "make params there equal to STAGE_KEYS of taehv/config/params.py, or DVC will not notice a change"
-        return Finding("dvc.yaml", "warn", f"params differ from what the results depend on: {listed(wrong)}", advice)
-    return Finding("dvc.yaml", "pass", "its params are those that the results depend on")
+        return Check("dvc.yaml", "warn", f"params differ from what the results depend on: {listed(wrong)}", advice)
+    return Check("dvc.yaml", "pass", "its params are those that the results depend on")
 
 
-def _check_output_places() -> list[Finding]:
+def _check_output_places() -> list[Check]:
     try:
         output_places.check()
     except UserError as error:
         problem, _, advice = str(error).partition(": ")
-        return [Finding("outputs", "fail", problem, advice)]
+        return [Check("outputs", "fail", problem, advice)]
     return []
 
 

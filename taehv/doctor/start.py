@@ -6,19 +6,19 @@ import logging
 import os
 
 from taehv.doctor.checks import examine
-from taehv.doctor.context import Examination
+from taehv.doctor.context import RunContext
 from taehv.doctor.report import has_failed, lines, summary
 from taehv.runtime.errors import UserError
 from taehv.runtime.launched import launched_processes
 from taehv.training.console import start_logging
-from taehv.training.run_spec import TrainingJob
+from taehv.training.run_spec import RunSpec
 
 SKIP = "TAEHV_SKIP_DOCTOR"
 
 log = logging.getLogger("taehv.doctor")
 
 
-def check_before_training(job: TrainingJob) -> None:
+def check_before_training(spec: RunSpec) -> None:
     """Look once, in the process that launches the others; warnings go to train.log too.
 
     Raises:
@@ -27,18 +27,18 @@ def check_before_training(job: TrainingJob) -> None:
     if launched_processes() is not None:
         return  # the launching process has looked
     if os.environ.get(SKIP) == "1":
-        start_logging(job.work.log, main_process=True)
-        log.warning("WARNING: %s=1: %s starts without being checked", SKIP, job.stage)
+        start_logging(spec.work.log, main_process=True)
+        log.warning("WARNING: %s=1: %s starts without being checked", SKIP, spec.stage)
         return
-    stages = (job.stage,)
-    findings = examine(Examination(job.params, job.profile, stages, whole_pipeline=False, at_start_of_stage=True))
-    if has_failed(findings):
-        failed = [finding for finding in findings if finding.level != "pass"]
+    stages = (spec.stage,)
+    check_results = examine(RunContext(spec.params, spec.profile, stages, whole_pipeline=False, at_start_of_stage=True))
+    if has_failed(check_results):
+        failed = [check_result for check_result in check_results if check_result.level != "pass"]
         shown = "\n".join(f"  {line}" for line in lines(failed))
         raise UserError(
-            f"{job.stage} does not start ({summary(findings)}):\n{shown}\n  {SKIP}=1 starts it all the same"
+            f"{spec.stage} does not start ({summary(check_results)}):\n{shown}\n  {SKIP}=1 starts it all the same"
         )
-    start_logging(job.work.log, main_process=True)
-    log.info("%s", summary(findings))
-    for line in lines([finding for finding in findings if finding.level == "warn"]):
+    start_logging(spec.work.log, main_process=True)
+    log.info("%s", summary(check_results))
+    for line in lines([check_result for check_result in check_results if check_result.level == "warn"]):
         log.warning("%s", line)

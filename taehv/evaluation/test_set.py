@@ -39,7 +39,7 @@ LINEAR_TEACHERS = ("pca",)
 
 
 @dataclass(frozen=True)
-class Bench:
+class Scorer:
     """The clips, the metrics and the machine that every codec is measured with."""
 
     store: ClipStore
@@ -92,7 +92,7 @@ def summarise(scores: ClipScores, records: Sequence[ClipRecord]) -> dict[str, An
     return {**_means(scores), "by_source": by_source, "worst_clip": _describe_clip(records[worst], psnr[worst])}
 
 
-def evaluate(models: Mapping[str, TAEHV], teacher: Teacher, teacher_name: str, bench: Bench) -> dict[str, Any]:
+def evaluate(models: Mapping[str, TAEHV], teacher: Teacher, teacher_name: str, bench: Scorer) -> dict[str, Any]:
     """The measured part of evaluation.json: three codecs per model, two of them baselines that all models share.
 
     All are compared on the frames that the models decode, ``frames_compared`` of each clip.
@@ -218,7 +218,7 @@ def _decibel(summary: Mapping[str, Any]) -> str:
     return "not a number" if summary["psnr_db"] is None else f"{summary['psnr_db']:.2f} dB"
 
 
-def _evaluate_model(model: TAEHV, teacher: Teacher, reference: Mapping[str, Any], bench: Bench) -> dict[str, Any]:
+def _evaluate_model(model: TAEHV, teacher: Teacher, reference: Mapping[str, Any], bench: Scorer) -> dict[str, Any]:
     round_trip = bench.summary(codecs.round_trip(model))
     on_latents = bench.summary(codecs.on_teacher_latents(model, teacher))
     student, decoder, best = round_trip["psnr_db"], on_latents["psnr_db"], reference["psnr_db"]

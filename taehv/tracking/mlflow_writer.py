@@ -70,7 +70,7 @@ class NotThereYetError(Exception):
     """It needs what another run's journal still has to bring."""
 
 
-class MlflowSink:
+class MlflowWriter:
     """One MLflow run."""
 
     def __init__(self, folder: TrackingFolder) -> None:

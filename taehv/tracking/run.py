@@ -24,7 +24,7 @@ from taehv.tracking.environment import describe_environment
 from taehv.tracking.journal import Journal, JournalError
 from taehv.tracking.metric_names import metric_name
 from taehv.tracking.secrets import without_secrets
-from taehv.tracking.send_state import TrackingFolder, position_if_readable
+from taehv.tracking.send_state import TrackingFolder, send_state_if_readable
 from taehv.tracking.sender_process import SenderProcess, patience_from_environment
 from taehv.tracking.store import check_uri, tracking_uri
 from taehv.tracking.store_location import check_place
@@ -57,7 +57,7 @@ class StageRun:
         self._folder = folder
         self._patience = patience_from_environment()
         # A damaged position makes the sender ask the store what it has, and then any number is right.
-        self._journal = Journal(folder.journal, position_if_readable(folder.position).next_number)
+        self._journal = Journal(folder.journal, send_state_if_readable(folder.send_state).next_number)
         for loss in self._journal.losses:
             log.warning("%s: %s", folder.journal, loss)
         self.kept_at_start = self._journal.keep()
@@ -81,7 +81,7 @@ class StageRun:
     @property
     def run_id(self) -> str | None:
         """The MLflow run; None as long as no store could be reached."""
-        return position_if_readable(self._folder.position).run_id
+        return send_state_if_readable(self._folder.send_state).run_id
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Numbers at a step. A point that an earlier, interrupted execution already logged is not logged again."""
@@ -188,13 +188,13 @@ class StageRun:
         not known then is None, and others find run and model by the key.
         """
         started = time.monotonic()
-        position = position_if_readable(self._folder.position)
-        while position.model_id is None and time.monotonic() - started < self._patience:
+        send_state = send_state_if_readable(self._folder.send_state)
+        while send_state.model_id is None and time.monotonic() - started < self._patience:
             self._sender.look_after()
             time.sleep(0.1)
-            position = position_if_readable(self._folder.position)
+            send_state = send_state_if_readable(self._folder.send_state)
         self._patience = max(0.0, self._patience - (time.monotonic() - started))
-        return TrackingIds(position.run_id, position.model_id, self.key)
+        return TrackingIds(send_state.run_id, send_state.model_id, self.key)
 
     def end(self, status: str) -> None:
         """Close everything, and wait for the store within the run's patience. ``complete`` tells how that went."""

@@ -13,7 +13,7 @@ from taehv.runtime import atomic_files
 
 
 @dataclass
-class Position:
+class SendState:
     """What is known to have arrived. Written after each batch; a crash in between leaves the next batch in doubt."""
 
     store: str | None = None
@@ -32,33 +32,33 @@ class Position:
         atomic_files.write_json(path, {"schema": 1, **dataclasses.asdict(self)})
 
 
-def read_position(path: Path) -> Position:
+def read_send_state(path: Path) -> SendState:
     """The position; the beginning where nothing was sent yet.
 
     Raises:
         RecordError: the file is damaged.
     """
     if not path.exists():
-        return Position()
+        return SendState()
     record = read_record(path)
     del record["schema"]
     try:
-        position = Position(**record)
-        position.refused = {int(number): str(reason) for number, reason in position.refused.items()}
-        position.next_number = int(position.next_number)
+        send_state = SendState(**record)
+        send_state.refused = {int(number): str(reason) for number, reason in send_state.refused.items()}
+        send_state.next_number = int(send_state.next_number)
         # What is no MLflow server may once have been believed that it had made a run without an id.
-        position.run_id, position.model_id = position.run_id or None, position.model_id or None
+        send_state.run_id, send_state.model_id = send_state.run_id or None, send_state.model_id or None
     except (TypeError, ValueError, AttributeError) as error:
         raise RecordError(f"{path} is damaged: {error}") from error
-    return position
+    return send_state
 
 
-def position_if_readable(path: Path) -> Position:
+def send_state_if_readable(path: Path) -> SendState:
     """The position for those who only look; the beginning where the file is damaged: the next sender writes it anew."""
     try:
-        return read_position(path)
+        return read_send_state(path)
     except RecordError:
-        return Position()
+        return SendState()
 
 
 class SenderLock:
@@ -100,7 +100,7 @@ class TrackingFolder:
         return self.root / "journal.jsonl"
 
     @property
-    def position(self) -> Path:
+    def send_state(self) -> Path:
         return self.root / "sent.json"
 
     @property

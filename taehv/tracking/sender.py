@@ -9,9 +9,9 @@ from collections.abc import Callable, Collection, Iterator
 from taehv.evaluation.run_records import RecordError
 from taehv.tracking.journal import Event, Line, read_lines
 from taehv.tracking.mlflow_limits import METRIC_BATCH
-from taehv.tracking.mlflow_writer import MlflowSink, NotThereYetError, RefusedError
+from taehv.tracking.mlflow_writer import MlflowWriter, NotThereYetError, RefusedError
 from taehv.tracking.secrets import without_secrets
-from taehv.tracking.send_state import Position, TrackingFolder, read_position
+from taehv.tracking.send_state import SendState, TrackingFolder, read_send_state
 from taehv.tracking.store import StoreError, tracking_uri
 from taehv.tracking.watchdog import exchange, was_too_slow
 
@@ -59,7 +59,7 @@ class Sender:
         self._say = say
         self._may_change_store = may_change_store
         self._attempts_of_an_event = attempts
-        self._sink: MlflowSink | None = None
+        self._sink: MlflowWriter | None = None
         self._begin: Event | None = None
         self._last_time = 0
         self._arrived: Line | None = None
@@ -68,7 +68,7 @@ class Sender:
         # A crash may have come between a batch's arrival and its being noted; so may an unanswered call.
         self._in_doubt = True
         self._all_in_doubt = False
-        self.position = self._read_position()
+        self.send_state = self._read_position()
 
     def wait_s(self, longest: float) -> float:
         """How long to wait before the next try: exponential, with jitter, so that senders do not come in step."""
@@ -91,25 +91,25 @@ class Sender:
             self._note_failure(error)
             return False
         if self.failure is not None:
-            self._say(f"MLflow answers again; all {self.position.next_number} events up to now have arrived")
+            self._say(f"MLflow answers again; all {self.send_state.next_number} events up to now have arrived")
         self.failure, self._attempts = None, 0
         return True
 
     def close_dead_run(self) -> None:
         """End a run whose process died without a word; everything else must have been delivered."""
-        sink = self._connected()
+        writer = self._connected()
         with exchange():
-            sink.send({"kind": "tags", "values": {"interrupted": "the process ended without a word"}})
-            sink.send({"kind": "end", "status": "KILLED", "time": self._last_time})
-        self.position.complete = True
+            writer.send({"kind": "tags", "values": {"interrupted": "the process ended without a word"}})
+            writer.send({"kind": "end", "status": "KILLED", "time": self._last_time})
+        self.send_state.complete = True
         self._note()
 
     def retry_refused(self, numbers: Collection[int]) -> None:
         """Send these once more of what was set aside; what fails again stays there."""
-        wanted, self._attempts_of_an_event = self.position.refused.keys() & set(numbers), 1
+        wanted, self._attempts_of_an_event = self.send_state.refused.keys() & set(numbers), 1
         for line in read_lines(self.folder.journal) if wanted else ():
             if line.event is not None and line.event["seq"] in wanted:
-                del self.position.refused[line.event["seq"]]
+                del self.send_state.refused[line.event["seq"]]
                 try:
                     self._send([line.event], in_doubt=True)
                 except _BeginAgainError:
@@ -118,14 +118,14 @@ class Sender:
                 self._note()
         return None
 
-    def _read_position(self) -> Position:
+    def _read_position(self) -> SendState:
         try:
-            return read_position(self.folder.position)
+            return read_send_state(self.folder.send_state)
         except RecordError as error:
             # The run is found by its key, and every point is compared with what is there.
             self._all_in_doubt = True
             self._say(f"{error}; MLflow is asked what it has")
-            return Position()
+            return SendState()
 
     def _send_all(self) -> None:
         while True:
@@ -135,7 +135,7 @@ class Sender:
                     self._in_doubt = True  # until the answer is here
                     self._send(batch, in_doubt=in_doubt)
                     self._in_doubt = in_doubt and batch[0]["kind"] != "metrics"
-                    self.position.next_number, self._arrived = batch[-1]["seq"] + 1, line
+                    self.send_state.next_number, self._arrived = batch[-1]["seq"] + 1, line
                     self._attempts = 0
                     self._note()
                 return
@@ -177,7 +177,7 @@ class Sender:
             self._last_time = int(event["time"])
             if event["kind"] == "begin":
                 self._begin = event
-            if event["seq"] >= self.position.next_number:
+            if event["seq"] >= self.send_state.next_number:
                 yield line
 
     def _flush_journal(self) -> None:
@@ -196,24 +196,24 @@ class Sender:
 
     def _send(self, events: list[Event], *, in_doubt: bool) -> None:
         """One batch. Metrics that are refused are taken apart until the refused point is alone."""
-        sink, first = self._connected(), events[0]
+        writer, first = self._connected(), events[0]
         try:
             with exchange(self._bytes_of_files(first)):
                 if first["kind"] == "metrics":
-                    sink.send_metrics(events, in_doubt=in_doubt)
+                    writer.send_metrics(events, in_doubt=in_doubt)
                 else:
-                    sink.send(first)
+                    writer.send(first)
         except (NotThereYetError, StoreError):
             raise
         except Exception as error:
             refused = isinstance(error, RefusedError)
             if not refused and (first["kind"] in NEVER_SET_ASIDE or self._attempts + 1 < self._attempts_of_an_event):
                 raise
-            self._begin_again_if_deleted(sink)
+            self._begin_again_if_deleted(writer)
             if not refused:
                 # It is this event's fault only if the store takes something else now.
                 with exchange():
-                    sink.write_key_again()
+                    writer.write_key_again()
             if len(events) > 1:
                 for event in events:
                     self._send([event], in_doubt=True)
@@ -223,30 +223,30 @@ class Sender:
             else:
                 self._set_aside(first, error)
         if first["kind"] == "model":
-            self.position.model_id = sink.model_id
+            self.send_state.model_id = writer.model_id
         if first["kind"] in ("begin", "end"):
-            self.position.complete = first["kind"] == "end"
+            self.send_state.complete = first["kind"] == "end"
 
     def _bytes_of_files(self, event: Event) -> int:
         files = [self.folder.root / file["file"] for file in event.get("files", [event]) if "file" in file]
         return sum(file.stat().st_size for file in files if file.is_file())
 
-    def _begin_again_if_deleted(self, sink: MlflowSink) -> None:
+    def _begin_again_if_deleted(self, writer: MlflowWriter) -> None:
         """Asks the store; raises what it raises if it does not answer."""
         with exchange():
-            gone = sink.run_is_gone()
+            gone = writer.run_is_gone()
         if gone:
-            self._say(f"run {sink.run_id} is no longer in the store; it is made again from the journal")
-            self._sink, self.position = None, Position(store=self.position.store)
+            self._say(f"run {writer.run_id} is no longer in the store; it is made again from the journal")
+            self._sink, self.send_state = None, SendState(store=self.send_state.store)
             raise _BeginAgainError
 
     def _set_aside(self, event: Event, error: Exception) -> None:
         said = str(error) if isinstance(error, RefusedError) else f"{type(error).__name__}: {error}"
         reason = without_secrets(said)[:300]
-        self.position.refused[event["seq"]] = f"{event['kind']}: {reason}"
+        self.send_state.refused[event["seq"]] = f"{event['kind']}: {reason}"
         self._say(f"event {event['seq']} ({event['kind']}) was not taken and is set aside: {reason}")
 
-    def _connected(self) -> MlflowSink:
+    def _connected(self) -> MlflowWriter:
         """The sink, with its run open.
 
         Raises:
@@ -256,31 +256,31 @@ class Sender:
         if self._sink is not None:
             return self._sink
         store = without_secrets(tracking_uri())
-        if self.position.store not in (None, store):
+        if self.send_state.store not in (None, store):
             self._change_store(store)
         with exchange():
-            sink = MlflowSink(self.folder)
-            how = sink.open_run(self._begin or self._lost_begin(), self.position.run_id)
-        self._sink = sink
+            writer = MlflowWriter(self.folder)
+            how = writer.open_run(self._begin or self._lost_begin(), self.send_state.run_id)
+        self._sink = writer
         if how == "continued":
-            self._note_run(store, sink.run_id)
-            return sink
+            self._note_run(store, writer.run_id)
+            return writer
         # Found by its key or just created: what the position says has arrived may not be in this run.
         self._all_in_doubt = self._all_in_doubt or how == "found"
-        self.position = Position()
-        self._note_run(store, sink.run_id)
+        self.send_state = SendState()
+        self._note_run(store, writer.run_id)
         raise _BeginAgainError
 
     def _change_store(self, store: str) -> None:
         """Nothing of the run is in the new store."""
-        before = self.position.store
+        before = self.send_state.store
         if not self._may_change_store:
             raise OtherStoreError(f"it was tracked at {before}; set MLFLOW_TRACKING_URI to that store")
         self._say(f"this run was tracked at {before} before; it is sent to {store} from its beginning")
-        self.position = Position()
+        self.send_state = SendState()
 
     def _note_run(self, store: str, run_id: str) -> None:
-        self.position.store, self.position.run_id = store, run_id
+        self.send_state.store, self.send_state.run_id = store, run_id
         self._note()
 
     def _lost_begin(self) -> Event:
@@ -294,7 +294,7 @@ class Sender:
         }
 
     def _note(self) -> None:
-        self.position.write(self.folder.position)
+        self.send_state.write(self.folder.send_state)
 
     def _note_failure(self, error: Exception) -> None:
         reason = without_secrets(f"{type(error).__name__}: {error}").replace("\n", " ")[:300]

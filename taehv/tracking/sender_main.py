@@ -86,8 +86,8 @@ def follow(folder: TrackingFolder, stage: Stage) -> int:
             say(str(error))
             return EXIT_LEFT
         ended = has_ended(folder.journal)
-        if delivered and ended and sender.position.complete:
-            return EXIT_LEFT if sender.losses or sender.position.refused else 0
+        if delivered and ended and sender.send_state.complete:
+            return EXIT_LEFT if sender.losses or sender.send_state.refused else 0
         if (stage.gone and not ended) or (stage.died and not delivered):
             return EXIT_LEFT
         longest = LONGEST_WAIT_AT_END_S if ended else LONGEST_WAIT_S

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from taehv.runtime.paths import main_repository
 from taehv.tracking.journal import has_ended, is_being_written, read_lines
 from taehv.tracking.secrets import without_secrets
-from taehv.tracking.send_state import Position, SenderLock, TrackingFolder, position_if_readable
+from taehv.tracking.send_state import SenderLock, SendState, TrackingFolder, send_state_if_readable
 from taehv.tracking.unsent import tracking_folders
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
-class Left:
+class UnsentJournal:
     """One journal that is still here."""
 
     folder: TrackingFolder
@@ -37,7 +37,7 @@ class Left:
     points: int
     """Metric points among them."""
     losses: int
-    position: Position
+    send_state: SendState
 
     @property
     def resumable(self) -> bool:
@@ -53,25 +53,25 @@ class Left:
         else:
             state = "ended"
         parts = [f"{self.waiting} of {self.events} events to send, {self.points} metric points among them"]
-        if self.position.refused:
-            parts.append(f"{len(self.position.refused)} refused by the store")
+        if self.send_state.refused:
+            parts.append(f"{len(self.send_state.refused)} refused by the store")
         if self.losses:
             parts.append(f"damaged in {self.losses} place(s)")
         return f"{self.stage}  {state}; {'; '.join(parts)}  {self.folder.root}"
 
 
-def journals() -> list[Left]:
+def journals() -> list[UnsentJournal]:
     """All journals of the main repository, in the order in which their runs began."""
-    lefts = []
+    unsent_journals = []
     for folder in tracking_folders():
         # A stage that ends deletes or moves its journal, and another sync deletes what it has sent, at any moment.
         with contextlib.suppress(FileNotFoundError):
-            lefts.append(_look_at(folder))
-    return sorted(lefts, key=lambda left: left.begun)
+            unsent_journals.append(_look_at(folder))
+    return sorted(unsent_journals, key=lambda unsent: unsent.begun)
 
 
-def _look_at(folder: TrackingFolder) -> Left:
-    position = position_if_readable(folder.position)
+def _look_at(folder: TrackingFolder) -> UnsentJournal:
+    send_state = send_state_if_readable(folder.send_state)
     events = waiting = points = losses = begun = 0
     for line in read_lines(folder.journal):
         event = line.event
@@ -80,10 +80,10 @@ def _look_at(folder: TrackingFolder) -> Left:
             continue
         begun = begun or int(event["time"])
         events += 1
-        if event["seq"] >= position.next_number:
+        if event["seq"] >= send_state.next_number:
             waiting += 1
             points += len(event["values"]) if event["kind"] == "metrics" else 0
-    return Left(
+    return UnsentJournal(
         folder,
         begun,
         folder.root.relative_to(main_repository() / ".work").parts[0],
@@ -93,59 +93,59 @@ def _look_at(folder: TrackingFolder) -> Left:
         waiting,
         points,
         losses,
-        position,
+        send_state,
     )
 
 
-def sync(lefts: Iterable[Left], say: Callable[[str], None]) -> bool:
+def sync(unsent_journals: Iterable[UnsentJournal], say: Callable[[str], None]) -> bool:
     """Send everything that no living process sends; True if nothing is left that could be sent.
 
     A journal is deleted when all of it has arrived and nothing can continue it. One that is damaged, or of which the
     store refuses something, is kept and named.
     """
-    arrived = [_sync_one(left, say) for left in lefts]
+    arrived = [_sync_one(unsent, say) for unsent in unsent_journals]
     return all(arrived)
 
 
-def _sync_one(left: Left, say: Callable[[str], None]) -> bool:
-    folder, lock = left.folder, SenderLock(left.folder.sender_lock)
-    locked = not left.running and lock.acquire(wait=False)
+def _sync_one(unsent: UnsentJournal, say: Callable[[str], None]) -> bool:
+    folder, lock = unsent.folder, SenderLock(unsent.folder.sender_lock)
+    locked = not unsent.running and lock.acquire(wait=False)
     try:
         if not folder.journal.exists():
-            say(f"{left.stage}: the journal is gone, its own process or another sync came first  {folder.root}")
+            say(f"{unsent.stage}: the journal is gone, its own process or another sync came first  {folder.root}")
             return True
         if not locked:
-            say(f"{left.stage}: running, its own process sends it  {folder.root}")
+            say(f"{unsent.stage}: running, its own process sends it  {folder.root}")
             return True
-        return _send_and_delete(left, say)
+        return _send_and_delete(unsent, say)
     finally:
         lock.release()
 
 
-def _send_and_delete(left: Left, say: Callable[[str], None]) -> bool:
-    folder, problem = left.folder, _deliver(left, say)
+def _send_and_delete(unsent: UnsentJournal, say: Callable[[str], None]) -> bool:
+    folder, problem = unsent.folder, _deliver(unsent, say)
     if problem is not None:
-        say(f"{left.stage}: {problem}; kept in {folder.root}")
+        say(f"{unsent.stage}: {problem}; kept in {folder.root}")
         return False
-    if _goes_on(left):
-        say(f"{left.stage}: was started again, its own process sends the rest  {folder.root}")
+    if _goes_on(unsent):
+        say(f"{unsent.stage}: was started again, its own process sends the rest  {folder.root}")
         return True
-    if left.resumable and not _is_finished(folder):
-        say(f"{left.stage}: everything has arrived; the journal stays, the run can be resumed  {folder.root}")
+    if unsent.resumable and not _is_finished(folder):
+        say(f"{unsent.stage}: everything has arrived; the journal stays, the run can be resumed  {folder.root}")
         return True
     shutil.rmtree(folder.root)
-    sent = left.waiting + len(left.position.refused)
-    say(f"{left.stage}: everything has arrived ({sent} events were sent); the journal is deleted")
+    sent = unsent.waiting + len(unsent.send_state.refused)
+    say(f"{unsent.stage}: everything has arrived ({sent} events were sent); the journal is deleted")
     return True
 
 
-def _goes_on(left: Left) -> bool:
+def _goes_on(unsent: UnsentJournal) -> bool:
     """Whether the stage was started again since we looked: then its run lives, and its own process ends it."""
-    journal = left.folder.journal
+    journal = unsent.folder.journal
     if not journal.exists():
         return True  # it has even ended, and moved what it could not send
     events = sum(line.event is not None for line in read_lines(journal))
-    return events > left.events or is_being_written(journal)
+    return events > unsent.events or is_being_written(journal)
 
 
 def _is_finished(folder: TrackingFolder) -> bool:
@@ -160,34 +160,37 @@ def _delivered(sender: Sender) -> bool:
     while tries < ATTEMPTS and not sender.met_slow_store:
         if sender.deliver():
             return True
-        tries = tries + 1 if sender.position.next_number == reached else 1
-        reached = sender.position.next_number
+        tries = tries + 1 if sender.send_state.next_number == reached else 1
+        reached = sender.send_state.next_number
     return False
 
 
-def _deliver(left: Left, say: Callable[[str], None]) -> str | None:
+def _deliver(unsent: UnsentJournal, say: Callable[[str], None]) -> str | None:
     """Send one journal; what is wrong, or None."""
     from taehv.tracking.mlflow_writer import NotThereYetError
     from taehv.tracking.sender import OtherStoreError, Sender
 
-    if left.events == 0:
-        return None if not left.losses else "no line of the journal is readable"
+    if unsent.events == 0:
+        return None if not unsent.losses else "no line of the journal is readable"
     sender = Sender(
-        left.folder, may_change_store=False, say=lambda message: say(f"{left.stage}: {message}"), attempts=ATTEMPTS
+        unsent.folder,
+        may_change_store=False,
+        say=lambda message: say(f"{unsent.stage}: {message}"),
+        attempts=ATTEMPTS,
     )
-    refused_before = list(sender.position.refused)
+    refused_before = list(sender.send_state.refused)
     try:
         if not _delivered(sender):
             return f"MLflow does not take it: {sender.failure}"
         sender.retry_refused(refused_before)
-        if not left.ended and not sender.position.complete and not _goes_on(left):
+        if not unsent.ended and not sender.send_state.complete and not _goes_on(unsent):
             sender.close_dead_run()
     except (OtherStoreError, NotThereYetError) as error:
         return str(error) if isinstance(error, OtherStoreError) else f"waiting for {error}"
     except Exception as error:
         return without_secrets(f"MLflow does not take it: {type(error).__name__}: {error}")[:300]
-    if sender.position.refused:
-        refused = "; ".join(dict.fromkeys(sender.position.refused.values()))
+    if sender.send_state.refused:
+        refused = "; ".join(dict.fromkeys(sender.send_state.refused.values()))
         return (
             f"the store refused, and everything else has arrived: {refused}. taehv track sync tries these again; "
             "delete the folder to give them up"

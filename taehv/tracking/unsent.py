@@ -6,7 +6,7 @@ import contextlib
 
 from taehv.runtime.paths import main_repository
 from taehv.tracking.journal import read_lines
-from taehv.tracking.send_state import TrackingFolder, position_if_readable
+from taehv.tracking.send_state import TrackingFolder, send_state_if_readable
 
 
 def tracking_folders() -> list[TrackingFolder]:
@@ -19,7 +19,7 @@ def tracking_folders() -> list[TrackingFolder]:
 def is_still_to_come(key: str | None) -> bool:
     """Whether a journal here has not been sent to its end yet, and is that of the run with this key."""
     folders = [] if key is None else tracking_folders()
-    return any(_key_of(folder) == key and not position_if_readable(folder.position).complete for folder in folders)
+    return any(_key_of(folder) == key and not send_state_if_readable(folder.send_state).complete for folder in folders)
 
 
 def _key_of(folder: TrackingFolder) -> str | None:

@@ -28,7 +28,7 @@ from taehv.runtime.machine import available_cores
 from taehv.runtime.paths import compiled_folder, main_repository
 from taehv.teachers import load_teacher
 from taehv.training.adversary import Adversary
-from taehv.training.run_spec import TrainingJob
+from taehv.training.run_spec import RunSpec
 from taehv.training.state import TrainingState
 from taehv.training.train_step import DTYPES, TrainStep
 from taehv.training.validation import Validator
@@ -42,7 +42,7 @@ class Parts:
     validate: Validator
 
 
-def start_accelerator(job: TrainingJob) -> Accelerator:
+def start_accelerator(spec: RunSpec) -> Accelerator:
     """The processes of this run, as many as the profile says: a launcher that silently starts fewer is an error.
 
     What accelerate would take from the environment (mixed precision, DeepSpeed, compilation, gradient accumulation) is
@@ -52,16 +52,16 @@ def start_accelerator(job: TrainingJob) -> Accelerator:
         UserError: another number of processes found each other.
     """
     forget_inherited(os.environ, keep_group=True)
-    threads = job.profile.threads or max(1, available_cores() // job.profile.processes)
+    threads = spec.profile.threads or max(1, available_cores() // spec.profile.processes)
     torch.set_num_threads(threads)
-    mixed = "bf16" if job.params.active.precision == "bf16" else "no"
-    accelerator = Accelerator(cpu=job.profile.gpus == 0, mixed_precision=mixed)
+    mixed = "bf16" if spec.params.active.precision == "bf16" else "no"
+    accelerator = Accelerator(cpu=spec.profile.gpus == 0, mixed_precision=mixed)
     if accelerator.device.type == "cuda":
         set_up_gpu()
-    expected = job.profile.processes
+    expected = spec.profile.processes
     if accelerator.num_processes != expected:
         raise UserError(
-            f"{accelerator.num_processes} training process(es) found each other, but profile {job.profile.name} has "
+            f"{accelerator.num_processes} training process(es) found each other, but profile {spec.profile.name} has "
             f"{expected}; start the stage through its profile's launcher (python -m taehv.launch --profile NAME)"
         )
     return accelerator
@@ -78,28 +78,28 @@ def set_up_gpu() -> None:
     compilation.use_cache_folder(compiled_folder())
 
 
-def assemble(job: TrainingJob, accelerator: Accelerator) -> Parts:
+def assemble(spec: RunSpec, accelerator: Accelerator) -> Parts:
     """Everything that takes part in a training, before its first step."""
-    set_seed(job.params.seed)
-    scale = job.params.active
+    set_seed(spec.params.seed)
+    scale = spec.params.active
     dtype = DTYPES[scale.precision]
-    student = initial_student(job.params)
+    student = initial_student(spec.params)
     slots = slots_of_rank(scale.batch.global_, accelerator.num_processes, accelerator.process_index)
-    objective = Objective(student, job.params.loss, scale.distillation, scale.perceptual, scale.seraena)
+    objective = Objective(student, spec.params.loss, scale.distillation, scale.perceptual, scale.seraena)
     adversary = None
     if objective.needs_adversary:
         adversary = Adversary(
             scale.seraena,
             student.variant,
-            seed=job.params.seed,
+            seed=spec.params.seed,
             slots=slots,
             global_batch=scale.batch.global_,
             device=accelerator.device,
             dtype=dtype,
         )
     state = TrainingState(student.to(accelerator.device, dtype), scale.optim, adversary)
-    teacher = load_teacher(scale.teacher.name, job.teacher, student.variant).to(accelerator.device, dtype)
-    loader = _loader(job, slots, accelerator.device)
+    teacher = load_teacher(scale.teacher.name, spec.teacher, student.variant).to(accelerator.device, dtype)
+    loader = _loader(spec, slots, accelerator.device)
     train_step = TrainStep(
         accelerator,
         objective,
@@ -107,12 +107,12 @@ def assemble(job: TrainingJob, accelerator: Accelerator) -> Parts:
         teacher if objective.needs_teacher else None,
         loader,
         global_batch=scale.batch.global_,
-        per_device=None if job.profile.per_device == "auto" else job.profile.per_device,
+        per_device=None if spec.profile.per_device == "auto" else spec.profile.per_device,
         dtype=dtype,
     )
     lpips = Lpips("alex", accelerator.device) if lpips_backbone_file("alex") is not None else None
-    validation_clips = ClipStore.open(job.clips, "val", verify_reads=job.profile.verify_reads)
-    validate = Validator(accelerator, validation_clips, job.profile.validation_batch, dtype, lpips)
+    validation_clips = ClipStore.open(spec.clips, "val", verify_reads=spec.profile.verify_reads)
+    validate = Validator(accelerator, validation_clips, spec.profile.validation_batch, dtype, lpips)
     return Parts(state, loader, train_step, validate)
 
 
@@ -142,13 +142,13 @@ def initial_student(params: Params) -> TAEHV:
     return student
 
 
-def _loader(job: TrainingJob, slots: range, device: torch.device) -> SlotLoader:
-    data = job.params.active.data
-    clips = ClipStore.open(job.clips, "train", verify_reads=job.profile.verify_reads)
+def _loader(spec: RunSpec, slots: range, device: torch.device) -> SlotLoader:
+    data = spec.params.active.data
+    clips = ClipStore.open(spec.clips, "train", verify_reads=spec.profile.verify_reads)
     sampler = SlotSampler(
         clips.records,
-        seed=job.params.seed,
-        global_batch=job.params.active.batch.global_,
+        seed=spec.params.seed,
+        global_batch=spec.params.active.batch.global_,
         height=data.height,
         width=data.width,
         frames=data.frames,

@@ -29,7 +29,7 @@ from taehv.runtime import atomic_files
 from taehv.runtime.errors import UserError
 from taehv.runtime.hashing import sha256_of_file, sha256_of_json
 from taehv.training.replay import Sample, as_tensors
-from taehv.training.run_spec import CHECKPOINT_FORMAT, TrainingJob
+from taehv.training.run_spec import CHECKPOINT_FORMAT, RunSpec
 from taehv.training.state import Progress, TrainingState
 
 MANIFEST = "manifest.json"
@@ -97,7 +97,7 @@ def write_files(snapshot: Snapshot, folder: Path) -> None:
         flush_to_disk(folder / PROGRESS)
 
 
-def write_manifest(folder: Path, step: int, job: TrainingJob) -> None:
+def write_manifest(folder: Path, step: int, spec: RunSpec) -> None:
     """The manifest over all files that are in the folder now."""
     files = {
         path.name: {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)} for path in sorted(folder.iterdir())
@@ -105,11 +105,11 @@ def write_manifest(folder: Path, step: int, job: TrainingJob) -> None:
     manifest = {
         "schema": 1,
         "format": CHECKPOINT_FORMAT,
-        "stage": job.stage,
+        "stage": spec.stage,
         "step": step,
-        "fingerprint": job.fingerprint,
-        "params": job.stage_params,
-        "dataset_sha256": job.dataset_sha256,
+        "fingerprint": spec.fingerprint,
+        "params": spec.stage_params,
+        "dataset_sha256": spec.dataset_sha256,
         "versions": {"torch": torch.__version__, "accelerate": accelerate.__version__},
         "files": files,
     }

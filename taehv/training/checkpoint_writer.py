@@ -27,7 +27,7 @@ from taehv.training.checkpoint import (
     write_files,
     write_manifest,
 )
-from taehv.training.run_spec import TrainingJob
+from taehv.training.run_spec import RunSpec
 from taehv.training.state import TrainingState
 
 log = logging.getLogger(__name__)
@@ -39,8 +39,8 @@ SECONDS_BETWEEN_LOOKS = 0.01
 class CheckpointWriter:
     """Writes one checkpoint at a time. All processes of a run call ``save`` at the same steps."""
 
-    def __init__(self, job: TrainingJob, process_index: int, processes: int) -> None:
-        self._job = job
+    def __init__(self, spec: RunSpec, process_index: int, processes: int) -> None:
+        self._job = spec
         self._index = process_index
         self._processes = processes
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint-writer")

@@ -26,7 +26,7 @@ NO_STEP_YET = (
 Kind = Literal["not finite", "loss spike"]
 
 
-class NumericalFault(UserError):  # noqa: N818 - the word for it
+class DivergenceError(UserError):
     """Training stopped because its numbers have gone wrong; ``report`` holds the facts."""
 
     def __init__(self, message: str, report: Path) -> None:
@@ -35,14 +35,14 @@ class NumericalFault(UserError):  # noqa: N818 - the word for it
 
 
 @dataclass(frozen=True)
-class Fault:
+class Divergence:
     kind: Kind
     step: int
     detail: str
     advice: str
 
 
-def note_step(progress: Progress, report: StepReport, limits: Faults) -> Fault | None:
+def note_step(progress: Progress, report: StepReport, limits: Faults) -> Divergence | None:
     """Count a step that was just done; returns the fault that has to stop the training, if it is one.
 
     A skipped step leaves the averages as they were.
@@ -54,7 +54,7 @@ def note_step(progress: Progress, report: StepReport, limits: Faults) -> Fault |
         progress.skipped_in_a_row += 1
         if progress.skipped_in_a_row <= limits.max_skipped:
             return None
-        return Fault(
+        return Divergence(
             "not finite",
             progress.step,
             f"loss or gradient was not finite in {progress.skipped_in_a_row} successive steps"
@@ -67,7 +67,7 @@ def note_step(progress: Progress, report: StepReport, limits: Faults) -> Fault |
     progress.loss_average = loss if average is None else AVERAGE_DECAY * average + (1.0 - AVERAGE_DECAY) * loss
     if average is None or not loss > limits.max_loss_spike * average:
         return None
-    return Fault(
+    return Divergence(
         "loss spike",
         progress.step,
         f"the loss, {loss:.4g}, is {loss / average:.1f} times its running average, {average:.4g}",
@@ -76,7 +76,13 @@ def note_step(progress: Progress, report: StepReport, limits: Faults) -> Fault |
 
 
 def stop_for(
-    fault: Fault, report: StepReport, draws: list[SlotDraw], checkpoint: Path | None, file: Path, *, write: bool = True
+    fault: Divergence,
+    report: StepReport,
+    draws: list[SlotDraw],
+    checkpoint: Path | None,
+    file: Path,
+    *,
+    write: bool = True,
 ) -> NoReturn:
     """Write down what is known and end the training.
 
@@ -103,7 +109,7 @@ def stop_for(
     }
     if write:
         atomic_files.write_json(file, facts)
-    raise NumericalFault(
+    raise DivergenceError(
         f"stopped at step {fault.step}: {fault.detail} (clips {clip_ids(draws)}). To mend it, {fault.advice}; "
         f"{before_the_fault(checkpoint)}, and everything that is known is in {file}",
         file,

@@ -16,7 +16,7 @@ from taehv.runtime import atomic_files, dvc_metrics
 from taehv.runtime.errors import writing
 from taehv.runtime.paths import TrainingOutputs
 from taehv.training.checkpoint import flush_to_disk
-from taehv.training.run_spec import TrainingJob
+from taehv.training.run_spec import RunSpec
 from taehv.training.state import HistoryEntry, TrainingState
 
 
@@ -26,7 +26,7 @@ def write_history(outputs: TrainingOutputs, history: list[HistoryEntry]) -> None
     atomic_files.write_json(outputs.history, {"schema": 1, "history": rows})
 
 
-def write_best_model(outputs: TrainingOutputs, state: TrainingState, job: TrainingJob) -> None:
+def write_best_model(outputs: TrainingOutputs, state: TrainingState, spec: RunSpec) -> None:
     """best_model/: the best averaged weights so far under their published names, and what they are.
 
     No time is in it: a training that is killed and goes on writes the same bytes again, and so is the same model.
@@ -36,17 +36,17 @@ def write_best_model(outputs: TrainingOutputs, state: TrainingState, job: Traini
     entry = next(row for row in progress.history if row["step"] == progress.best_step)
     info = {
         "schema": 1,
-        "stage": job.stage,
+        "stage": spec.stage,
         "step": entry["step"],
         "psnr": entry["psnr"],
         "ssim": entry["ssim"],
         "lpips": entry["lpips"],
-        "fingerprint": job.fingerprint,
-        "params_sha256": job.params_sha256,
-        "dataset_sha256": job.dataset_sha256,
+        "fingerprint": spec.fingerprint,
+        "params_sha256": spec.params_sha256,
+        "dataset_sha256": spec.dataset_sha256,
         "variant": state.ema.variant.name,
         "width": state.ema.width,
-        "seed": job.params.seed,
+        "seed": spec.params.seed,
     }
     partial = outputs.root / ".best_model.partial"
     shutil.rmtree(partial, ignore_errors=True)
@@ -77,7 +77,7 @@ def _oom_file(work: TrainingOutputs) -> Path:
     return work.root / "oom_events"
 
 
-def write_summary(work: TrainingOutputs, job: TrainingJob, summary: dict[str, Any]) -> None:
+def write_summary(work: TrainingOutputs, spec: RunSpec, summary: dict[str, Any]) -> None:
     """summary.json, DVC's metrics and the parameters of a run that has reached its end; checkpoints/ exists, if only
     empty.
 
@@ -86,7 +86,7 @@ def write_summary(work: TrainingOutputs, job: TrainingJob, summary: dict[str, An
     atomic_files.write_json(work.summary, _finite_or_null(summary))
     best = summary["best"]
     dvc_metrics.write(work.metrics, {"psnr": best["psnr_db"], "ssim": best["ssim"], "step": best["step"]})
-    dump_resolved(job.params, work.params)
+    dump_resolved(spec.params, work.params)
     work.checkpoints.mkdir(exist_ok=True)
 
 

@@ -10,19 +10,19 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from taehv.training.run_spec import TrainingJob
+from taehv.training.run_spec import RunSpec
 from taehv.training.state import HistoryEntry, Progress, TrainingState
 from taehv.training.train_step import StepReport
 
 
-class Meter:
+class RunMetrics:
     """Counts what one process does between its start and now; a resumed run's speed is that of its last part."""
 
-    def __init__(self, job: TrainingJob, accelerator: Accelerator, per_device: int) -> None:
-        self._job = job
+    def __init__(self, spec: RunSpec, accelerator: Accelerator, per_device: int) -> None:
+        self._job = spec
         self._per_device = per_device
         self._accelerator = accelerator
-        self._global_batch = job.params.active.batch.global_
+        self._global_batch = spec.params.active.batch.global_
         self._started = time.perf_counter()
         self._steps = 0
         self._training_seconds = 0.0
@@ -101,15 +101,15 @@ class Meter:
 
     def summary(self, state: TrainingState, stopped_early: str | None, oom_events: int) -> dict[str, Any]:
         """summary.json."""
-        job, progress = self._job, state.progress
+        spec, progress = self._job, state.progress
         best = next(row for row in progress.history if row["step"] == progress.best_step)
         first, last = progress.history[0], progress.history[-1]
         used = self._utilisation
         return {
             "schema": 1,
-            "stage": job.stage,
+            "stage": spec.stage,
             "steps": progress.step,
-            "total_steps": job.total_steps,
+            "total_steps": spec.total_steps,
             "stopped_early": stopped_early,
             "best": {"step": best["step"], "psnr_db": best["psnr"], "ssim": best["ssim"]},
             "step0_psnr_db": first["psnr"] if first["step"] == 0 else None,
@@ -122,10 +122,10 @@ class Meter:
                 "processes": self._accelerator.num_processes,
                 "per_device": self._per_device,
             },
-            "seed": job.params.seed,
-            "params_sha256": job.params_sha256,
-            "dataset_sha256": job.dataset_sha256,
-            "fingerprint": job.fingerprint,
+            "seed": spec.params.seed,
+            "params_sha256": spec.params_sha256,
+            "dataset_sha256": spec.dataset_sha256,
+            "fingerprint": spec.fingerprint,
             "resumed_from": progress.resumed_from,
             "seconds": round(time.perf_counter() - self._started, 1),
             "clips_per_second": round(self.clips_per_second, 2),

@@ -15,7 +15,7 @@ CHECKPOINT_FORMAT = 3
 
 
 @dataclass(frozen=True)
-class TrainingJob:
+class RunSpec:
     stage: TrainingStage
     params: Params
     profile: Profile

@@ -22,8 +22,8 @@ from taehv.training.console import logging_redirect_tqdm, progress_bar
 from taehv.training.interruption import EXIT_CODES, StopRequests
 from taehv.training.recorder import Recorder
 from taehv.training.resume import restore
-from taehv.training.run_metrics import Meter
-from taehv.training.run_spec import TrainingJob
+from taehv.training.run_metrics import RunMetrics
+from taehv.training.run_spec import RunSpec
 from taehv.training.schedule import is_due
 from taehv.training.state import HistoryEntry, TrainingState
 from taehv.training.train_step import StepReport
@@ -50,24 +50,24 @@ class Trainer:
 
     def __init__(
         self,
-        job: TrainingJob,
+        spec: RunSpec,
         accelerator: Accelerator,
         recorder: Recorder,
         stop_requests: StopRequests | None = None,
         after_validation: Callable[[], None] | None = None,
     ) -> None:
         """``after_validation`` is called on this process whenever a validation has been recorded."""
-        self.job = job
+        self.spec = spec
         self.accelerator = accelerator
         self.recorder = recorder
-        self.work = job.work
-        self.scale = job.params.active
+        self.work = spec.work
+        self.scale = spec.params.active
         self.stop_requests = stop_requests or StopRequests()
         self.after_validation = after_validation
-        parts = assemble(job, accelerator)
+        parts = assemble(spec, accelerator)
         self.state, self.loader = parts.state, parts.loader
         self.train_step, self.validate = parts.train_step, parts.validate
-        self.checkpoints = CheckpointWriter(job, accelerator.process_index, accelerator.num_processes)
+        self.checkpoints = CheckpointWriter(spec, accelerator.process_index, accelerator.num_processes)
         self._last_saved: tuple[int, Path] | None = None
         """Step and folder of the newest checkpoint of this process."""
 
@@ -79,28 +79,28 @@ class Trainer:
             NumericalFault: the numbers have gone wrong.
         """
         self._restore()
-        if self.job.profile.per_device == "auto":
-            self.train_step.per_device = largest_that_fits(self.train_step, self.accelerator, self.job.total_steps)
-        self.meter = Meter(self.job, self.accelerator, self.train_step.per_device)
+        if self.spec.profile.per_device == "auto":
+            self.train_step.per_device = largest_that_fits(self.train_step, self.accelerator, self.spec.total_steps)
+        self.run_metrics = RunMetrics(self.spec, self.accelerator, self.train_step.per_device)
         progress, main = self.state.progress, self.accelerator.is_main_process
-        bar = progress_bar(self.job.stage, progress.step, self.job.total_steps, enabled=main)
+        bar = progress_bar(self.spec.stage, progress.step, self.spec.total_steps, enabled=main)
         with bar, logging_redirect_tqdm([logging.getLogger("taehv")]), closing(self.loader), closing(self.checkpoints):
             if not self._has_measured_its_start():
                 self._validate()
-            while self._stop_reason() is None and progress.step < self.job.total_steps:
+            while self._stop_reason() is None and progress.step < self.spec.total_steps:
                 self._leave_if_asked()
                 report = self._do_step(progress.step + 1)
                 self._do_what_is_due(report)
-                bar.set_postfix(self.meter.postfix(report, progress.history), refresh=False)
+                bar.set_postfix(self.run_metrics.postfix(report, progress.history), refresh=False)
                 bar.update()
             self._save_an_early_end()
         if progress.best_psnr is None:
-            raise UserError(f"{self.job.stage}: no validation gave a finite PSNR; see {self.work.history}")
+            raise UserError(f"{self.spec.stage}: no validation gave a finite PSNR; see {self.work.history}")
         stop = self._stop_reason()
         if stop is not None:
             log.info("stopped early at step %d: %s", progress.step, _STOP_REASONS[stop])
-        summary = self.meter.summary(self.state, stop, run_files.oom_events(self.work))
-        return Outcome(self.state, stop, summary, self.meter.steps)
+        summary = self.run_metrics.summary(self.state, stop, run_files.oom_events(self.work))
+        return Outcome(self.state, stop, summary, self.run_metrics.steps)
 
     def _restore(self) -> None:
         """Find where to start, and bring the files of the work folder to that point."""
@@ -108,13 +108,13 @@ class Trainer:
         if self.accelerator.is_main_process:
             delete_unfinished(folders)
         self.accelerator.wait_for_everyone()
-        log.info("%s: %s", self.job.stage, restore(self.state, self.job, folders))
+        log.info("%s: %s", self.spec.stage, restore(self.state, self.spec, folders))
         self._check_that_all_start_at_one_step()
         if self.validate.lpips is None:
             log.info("LPIPS is not measured: its backbone weights are not on this machine")
         if self.accelerator.is_main_process and self.state.best_weights is not None:
             run_files.write_history(self.work, self.state.progress.history)
-            run_files.write_best_model(self.work, self.state, self.job)
+            run_files.write_best_model(self.work, self.state, self.spec)
         kept, saved = self.recorder.kept_at_start, self.state.progress.journal_position
         if self.accelerator.is_main_process and 0 < kept < saved:
             log.warning("the journal has lost %d events that were recorded before this checkpoint", saved - kept)
@@ -137,36 +137,36 @@ class Trainer:
         return any(row["step"] >= start for row in progress.history)
 
     def _do_step(self, step: int) -> StepReport:
-        measure = is_due(step, self.job.profile.log_terms_every, self.job.total_steps)
+        measure = is_due(step, self.spec.profile.log_terms_every, self.spec.total_steps)
         clips = self.train_step.per_device
-        with self._naming_what_is_too_large(f"at step {step}", "per_device", clips), self.meter.timing_a_step():
+        with self._naming_what_is_too_large(f"at step {step}", "per_device", clips), self.run_metrics.timing_a_step():
             report = self.train_step(step, measure_terms=measure)
         progress = self.state.progress
         progress.step = step
-        fault = divergence.note_step(progress, report, self.job.params.faults)
+        fault = divergence.note_step(progress, report, self.spec.params.faults)
         if report.skipped:
             causes = divergence.clip_ids(self.loader.draws(step, self._slots_to_blame(report)))
             log.warning("step %d skipped: loss or gradient is not finite (clips %s)", step, causes)
         else:
-            self.meter.count(progress, report)
+            self.run_metrics.count(progress, report)
         if fault is not None:
             self._stop_for(fault, report)
         return report
 
     def _do_what_is_due(self, report: StepReport) -> None:
         """Logging, validation and checkpoints after a step."""
-        step, last = self.state.progress.step, self.job.total_steps
+        step, last = self.state.progress.step, self.spec.total_steps
         self.checkpoints.check()
-        if is_due(step, self.job.profile.log_every, last) or report.term_gradient_norms:
-            self.recorder.metrics(step, self.meter.training_metrics(report))
+        if is_due(step, self.spec.profile.log_every, last) or report.term_gradient_norms:
+            self.recorder.metrics(step, self.run_metrics.training_metrics(report))
         if is_due(step, self.scale.validation.every, last):
             self._validate()
         if self.state.progress.skipped_in_a_row:
             return  # the newest checkpoint stays one from before the fault, should it turn out to be one
         if is_due(step, self.scale.checkpoint.every, last):
             self._save(self.work.checkpoints)
-        elif is_due(step, self.job.profile.checkpoint_every, last):
-            self._save(self._rolling, keep=self.job.profile.keep_checkpoints)
+        elif is_due(step, self.spec.profile.checkpoint_every, last):
+            self._save(self._rolling, keep=self.spec.profile.keep_checkpoints)
 
     def _save(self, folder: Path, keep: int | None = None) -> None:
         """Begin a checkpoint. What was recorded up to it is on disk first."""
@@ -179,8 +179,8 @@ class Trainer:
         and tracking, may be interrupted, and shall not cost it steps."""
         progress = self.state.progress
         last_saved = self._last_saved[0] if self._last_saved is not None else None
-        if self.meter.steps and not progress.skipped_in_a_row and last_saved != progress.step:
-            self._save(self._rolling, keep=self.job.profile.keep_checkpoints)
+        if self.run_metrics.steps and not progress.skipped_in_a_row and last_saved != progress.step:
+            self._save(self._rolling, keep=self.spec.profile.keep_checkpoints)
 
     def _validate(self) -> None:
         """Measure, write the history, keep the best model. All processes see the same numbers and decide alike."""
@@ -189,7 +189,7 @@ class Trainer:
         doing = f"in the validation at step {progress.step}"
         with self._naming_what_is_too_large(doing, "validation_batch", self.validate.clips_at_once):
             entry = self.validate(self.state, train_loss)
-        self.meter.window_done(progress)
+        self.run_metrics.window_done(progress)
         progress.history = [row for row in progress.history if row["step"] < progress.step] + [entry]
         is_best = math.isfinite(entry["psnr"]) and (progress.best_psnr is None or entry["psnr"] > progress.best_psnr)
         if is_best:
@@ -200,7 +200,7 @@ class Trainer:
         if self.accelerator.is_main_process:
             run_files.write_history(self.work, progress.history)
             if is_best:
-                run_files.write_best_model(self.work, self.state, self.job)
+                run_files.write_best_model(self.work, self.state, self.spec)
         self.recorder.metrics(progress.step, validation_metrics(entry))
         log.info("%s", _describe(entry, is_best))
         if self.after_validation is not None:
@@ -209,14 +209,14 @@ class Trainer:
     def _stop_reason(self) -> Stop | None:
         """Why to stop before the last step: a function of the state, so that a resumed run stops at the same step."""
         progress = self.state.progress
-        if self.job.stage == "a800_test" and self._hopeless_at_gate():
+        if self.spec.stage == "a800_test" and self._hopeless_at_gate():
             return "aborted_at_gate"
-        if progress.validations_without_gain >= self.job.params.validation.early_stopping_patience:
+        if progress.validations_without_gain >= self.spec.params.validation.early_stopping_patience:
             return "patience"
         return None
 
     def _hopeless_at_gate(self) -> bool:
-        gate_step, limit = self.job.params.gate.step, self.job.params.a800_test.abort_below_db
+        gate_step, limit = self.spec.params.gate.step, self.spec.params.a800_test.abort_below_db
         return any(row["step"] == gate_step and not row["psnr"] > limit for row in self.state.progress.history)
 
     def _leave_if_asked(self) -> None:
@@ -230,18 +230,18 @@ class Trainer:
         else:
             # Not the same step twice: processes that write it for the second time could meet others at the first.
             if self._last_saved is None or self._last_saved[0] != step:
-                self._save(self._rolling, keep=self.job.profile.keep_checkpoints)
+                self._save(self._rolling, keep=self.spec.profile.keep_checkpoints)
             self.checkpoints.wait()
             assert self._last_saved is not None
             saved = f"its checkpoint is in {self._last_saved[1]}"
-        message = f"{self.job.stage} is at step {step}, {saved}; run the same command again to go on"
+        message = f"{self.spec.stage} is at step {step}, {saved}; run the same command again to go on"
         raise Interrupted(reason, EXIT_CODES[reason], message)
 
     def _newest_checkpoint(self) -> Path | None:
         self.checkpoints.wait()
         return next(iter(newest_first((self.work.checkpoints, self._rolling))), None)
 
-    def _stop_for(self, fault: divergence.Fault, report: StepReport) -> NoReturn:
+    def _stop_for(self, fault: divergence.Divergence, report: StepReport) -> NoReturn:
         draws = self.loader.draws(fault.step, self._slots_to_blame(report))
         fault_file = self.work.root / "fault.json"
         main = self.accelerator.is_main_process
@@ -263,7 +263,7 @@ class Trainer:
             if not is_out_of_memory(error):
                 raise
             run_files.count_oom_event(self.work)
-            raise out_of_memory(doing, setting, clips, self.job.profile.name) from error
+            raise out_of_memory(doing, setting, clips, self.spec.profile.name) from error
 
 
 _STOP_REASONS: dict[Stop, str] = {

@@ -12,7 +12,7 @@ from support.project import REPOSITORY
 from taehv.config.params import load_params
 from taehv.config.profiles import Profile, load_profile
 from taehv.runtime.errors import ConfigError
-from taehv.training.run_spec import TrainingJob
+from taehv.training.run_spec import RunSpec
 
 PROFILES = REPOSITORY / "profiles"
 
@@ -75,6 +75,6 @@ def test_the_same_work_has_the_same_fingerprint_on_every_machine() -> None:
     params = load_params(REPOSITORY / "params.yaml")
 
     def fingerprint(profile: Profile) -> str:
-        return TrainingJob("a800_test", params, profile, "data", Path("clips"), Path("teacher")).fingerprint
+        return RunSpec("a800_test", params, profile, "data", Path("clips"), Path("teacher")).fingerprint
 
     assert len({fingerprint(load_profile(path.stem, PROFILES)) for path in PROFILES.glob("*.yaml")}) == 1

@@ -8,13 +8,13 @@ import pytest
 from support.project import Project
 
 from taehv.cli import main
-from taehv.doctor.check_result import Finding
+from taehv.doctor.check import Check
 from taehv.doctor.report import lines, summary
 
 FINDINGS = [
-    Finding("disk", "pass", "plenty"),
-    Finding("process group", "warn", "slow\nvery", "wait"),
-    Finding("GPUs", "fail", "none", "buy some"),
+    Check("disk", "pass", "plenty"),
+    Check("process group", "warn", "slow\nvery", "wait"),
+    Check("GPUs", "fail", "none", "buy some"),
 ]
 
 
@@ -55,7 +55,7 @@ def test_json_is_complete_and_the_exit_code_says_whether_something_failed(
     assert main(["doctor", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["schema"] == 1 and report["passed"] is True
-    assert {finding["level"] for finding in report["findings"]} <= {"pass", "warn"}
+    assert {check_result["level"] for check_result in report["findings"]} <= {"pass", "warn"}
     assert main(["doctor", "--json", "--stage", "h100_train"]) == 1
     assert json.loads(capsys.readouterr().out)["passed"] is False
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.project import Project
-from support.run_contexts import changed_params, changed_profile, examination, found
+from support.run_contexts import changed_params, changed_profile, context, found
 
 from taehv.doctor.disk import Need, check_disk, dvc_cache, judge_disks
 from taehv.doctor.planned_writes import NOTHING, checkpoint_bytes, planned_writes
@@ -21,7 +21,7 @@ from taehv.model.variants import VARIANTS
 from taehv.runtime import atomic_files, paths
 from taehv.training.adversary import Adversary
 from taehv.training.checkpoint_writer import CheckpointWriter
-from taehv.training.run_spec import TrainingJob
+from taehv.training.run_spec import RunSpec
 from taehv.training.state import TrainingState
 
 SMALL = {
@@ -35,12 +35,12 @@ SMALL = {
 }
 
 
-def new_job() -> TrainingJob:
-    return TrainingJob("a800_test", changed_params(SMALL), changed_profile(), "d", Path("clips"), Path("teacher"))
+def new_job() -> RunSpec:
+    return RunSpec("a800_test", changed_params(SMALL), changed_profile(), "d", Path("clips"), Path("teacher"))
 
 
-def trained_state(job: TrainingJob, steps: int) -> TrainingState:
-    scale, variant = job.params.active, VARIANTS["hunyuan_video"]
+def trained_state(spec: RunSpec, steps: int) -> TrainingState:
+    scale, variant = spec.params.active, VARIANTS["hunyuan_video"]
     batch = scale.batch.global_
     adversary = Adversary(
         scale.seraena,
@@ -67,63 +67,63 @@ def trained_state(job: TrainingJob, steps: int) -> TrainingState:
 
 
 def test_the_size_of_a_checkpoint_is_predicted_within_two_percent(tmp_path: Path) -> None:
-    job = new_job()
-    writer = CheckpointWriter(job, 0, 1)
-    writer.save(tmp_path, trained_state(job, 4))
+    spec = new_job()
+    writer = CheckpointWriter(spec, 0, 1)
+    writer.save(tmp_path, trained_state(spec, 4))
     writer.close()
     written = sum(file.stat().st_size for file in (tmp_path / "step-4").iterdir())
-    assert checkpoint_bytes(job, 4) == pytest.approx(written, rel=0.02)
+    assert checkpoint_bytes(spec, 4) == pytest.approx(written, rel=0.02)
 
 
 def test_what_the_adversary_remembers_grows_up_to_its_limit() -> None:
-    job = new_job()
-    before, later, full = (checkpoint_bytes(job, step) for step in (1, 2, 10**6))
+    spec = new_job()
+    before, later, full = (checkpoint_bytes(spec, step) for step in (1, 2, 10**6))
     assert before < later < full <= before + 2**20
 
 
 def test_a_resumed_run_needs_only_what_is_not_there_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DVC_ROOT", raising=False)
-    job = dataclasses.replace(new_job(), stage="h100_train")
-    fresh = planned_writes(job)
-    (job.work.checkpoints / "step-1000").mkdir(parents=True)
-    resumed = planned_writes(job)
-    assert fresh.published - resumed.published == checkpoint_bytes(job, 1000)
+    spec = dataclasses.replace(new_job(), stage="h100_train")
+    fresh = planned_writes(spec)
+    (spec.work.checkpoints / "step-1000").mkdir(parents=True)
+    resumed = planned_writes(spec)
+    assert fresh.published - resumed.published == checkpoint_bytes(spec, 1000)
 
 
 def test_a_finished_stage_needs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    job = new_job()
-    outputs = paths.training_outputs(job.stage)
+    spec = new_job()
+    outputs = paths.training_outputs(spec.stage)
     outputs.best_model.mkdir(parents=True)
     atomic_files.write_json(outputs.summary, {})
     atomic_files.write_json(outputs.best_info, {"fingerprint": "another run's"})
-    assert planned_writes(job) != NOTHING
-    atomic_files.write_json(outputs.best_info, {"fingerprint": job.fingerprint})
-    assert planned_writes(job) == NOTHING
+    assert planned_writes(spec) != NOTHING
+    atomic_files.write_json(outputs.best_info, {"fingerprint": spec.fingerprint})
+    assert planned_writes(spec) == NOTHING
 
 
 def test_less_than_needed_fails_and_less_than_twice_as_much_warns(tmp_path: Path) -> None:
     free = shutil.disk_usage(tmp_path).free
     for needed, level in ((free // 10, "pass"), (free * 2 // 3, "warn"), (free * 2, "fail")):
-        (finding,) = judge_disks([Need(".work", tmp_path / "not" / "there yet", needed)])
-        assert finding.level == level
+        (check_result,) = judge_disks([Need(".work", tmp_path / "not" / "there yet", needed)])
+        assert check_result.level == level
 
 
 def test_needs_on_one_disk_add_up(tmp_path: Path) -> None:
     half = shutil.disk_usage(tmp_path).free * 3 // 5
-    (finding,) = judge_disks([Need(".work", tmp_path, half), Need("DVC cache", tmp_path, half)])
-    assert finding.level == "fail"
-    assert finding.detail.startswith(".work, DVC cache: ")
+    (check_result,) = judge_disks([Need(".work", tmp_path, half), Need("DVC cache", tmp_path, half)])
+    assert check_result.level == "fail"
+    assert check_result.detail.startswith(".work, DVC cache: ")
 
 
 def test_a_run_that_no_disk_holds_fails_before_it_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     large = {"model": {"width": 4.0}, "checkpoint": {"every": 1}, "steps": {"h100_train": 10**5}}
-    findings = check_disk(examination(changed_params({"scales": {"embedded": large}}), stages=("h100_train",)))
-    finding = found(findings, "disk")
-    assert finding.level == "fail"
-    assert "TB to be written" in finding.detail
+    check_results = check_disk(context(changed_params({"scales": {"embedded": large}}), stages=("h100_train",)))
+    check_result = found(check_results, "disk")
+    assert check_result.level == "fail"
+    assert "TB to be written" in check_result.detail
 
 
 def test_dvcs_own_cache_settings_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +151,7 @@ def test_a_really_full_file_system_fails(project: Project) -> None:
         text=True,
     )
     assert result.returncode == 1, result.stderr
-    disks = [finding for finding in json.loads(result.stdout)["findings"] if finding["name"] == "disk"]
-    (full,) = [finding for finding in disks if finding["level"] == "fail"]
+    disks = [check_result for check_result in json.loads(result.stdout)["findings"] if check_result["name"] == "disk"]
+    (full,) = [check_result for check_result in disks if check_result["level"] == "fail"]
     assert full["detail"].startswith(".work: ")
     assert "free some space" in full["what_to_do"]

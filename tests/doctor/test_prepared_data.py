@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 from support.project import Project
-from support.run_contexts import examination, levels
+from support.run_contexts import context, levels
 
 from taehv.config.params import load_params
-from taehv.doctor.check_result import Finding
-from taehv.doctor.context import Examination
+from taehv.doctor.check import Check
+from taehv.doctor.context import RunContext
 from taehv.doctor.prepared_data import check_gate, check_prepared_data
 from taehv.runtime import paths
 
@@ -26,12 +26,12 @@ def prepared(tiny_project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     return tiny_project
 
 
-def look(*, whole_pipeline: bool = False) -> list[Finding]:
-    return check_prepared_data(examination(load_params(), whole_pipeline=whole_pipeline))
+def look(*, whole_pipeline: bool = False) -> list[Check]:
+    return check_prepared_data(context(load_params(), whole_pipeline=whole_pipeline))
 
 
-def failed(findings: list[Finding]) -> dict[str, str]:
-    return {finding.name: finding.detail for finding in findings if finding.level == "fail"}
+def failed(check_results: list[Check]) -> dict[str, str]:
+    return {check_result.name: check_result.detail for check_result in check_results if check_result.level == "fail"}
 
 
 def test_whole_data_passes(prepared: Project) -> None:
@@ -85,11 +85,11 @@ def test_data_that_is_not_there_fails_a_single_stage_and_warns_before_the_pipeli
 
 
 def test_h100_train_alone_is_told_that_the_gate_will_refuse_it(prepared: Project) -> None:
-    alone = Examination(load_params(), examination().profile, ("h100_train",), whole_pipeline=False)
-    (finding,) = check_gate(alone)
-    assert finding.level == "fail"
-    assert "gate" in finding.detail
-    assert check_gate(examination(load_params())) == []
+    alone = RunContext(load_params(), context().profile, ("h100_train",), whole_pipeline=False)
+    (check_result,) = check_gate(alone)
+    assert check_result.level == "fail"
+    assert "gate" in check_result.detail
+    assert check_gate(context(load_params())) == []
 
 
 def test_the_parameters_that_prepare_data_noted_are_read_not_guessed(prepared: Project) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from support.project import Project
-from support.run_contexts import examination, found, levels
+from support.run_contexts import context, found, levels
 
-from taehv.doctor.check_result import Finding
+from taehv.doctor.check import Check
 from taehv.doctor.repository import check_repository
 
 
@@ -21,8 +21,8 @@ def here(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     return project
 
 
-def look() -> list[Finding]:
-    return check_repository(examination())
+def look() -> list[Check]:
+    return check_repository(context())
 
 
 def test_a_clean_clone_passes(here: Project) -> None:
@@ -32,9 +32,9 @@ def test_a_clean_clone_passes(here: Project) -> None:
 def test_uncommitted_files_are_named(here: Project) -> None:
     here.change_params({"seed": 7})
     (here.root / "taehv" / "extra.py").write_text("")
-    finding = found(look(), "git")
-    assert finding.level == "warn"
-    assert "2 uncommitted files: params.yaml, taehv/extra.py" in finding.detail
+    check_result = found(look(), "git")
+    assert check_result.level == "warn"
+    assert "2 uncommitted files: params.yaml, taehv/extra.py" in check_result.detail
 
 
 def test_dvcs_lock_file_changes_after_every_stage_and_is_no_news(here: Project) -> None:
@@ -47,25 +47,25 @@ def test_dvcs_lock_file_changes_after_every_stage_and_is_no_news(here: Project) 
 def test_an_experiment_keeps_its_own_changes(here: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     here.change_params({"seed": 7})
     monkeypatch.setenv("DVC_EXP_NAME", "sad-tins")
-    finding = found(look(), "git")
-    assert finding.level == "pass"
-    assert "sad-tins" in finding.detail
+    check_result = found(look(), "git")
+    assert check_result.level == "pass"
+    assert "sad-tins" in check_result.detail
 
 
 def test_without_git_or_dvc_it_says_so(here: Project) -> None:
     shutil.rmtree(".git")
     shutil.rmtree(".dvc")
-    findings = look()
-    assert found(findings, "git").level == "warn"
-    assert found(findings, "DVC").level == "fail"
+    check_results = look()
+    assert found(check_results, "git").level == "warn"
+    assert found(check_results, "DVC").level == "fail"
 
 
 def test_a_parameter_that_dvc_does_not_watch_is_named(here: Project) -> None:
     path = Path("dvc.yaml")
     path.write_text(path.read_text().replace("      - scales.${scale}.optim\n", "", 1))
-    finding = found(look(), "dvc.yaml")
-    assert finding.level == "warn"
-    assert "a800_test: @.optim" in finding.detail
+    check_result = found(look(), "dvc.yaml")
+    assert check_result.level == "warn"
+    assert "a800_test: @.optim" in check_result.detail
 
 
 def test_an_unreadable_dvc_yaml_fails(here: Project) -> None:

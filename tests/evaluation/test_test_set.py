@@ -17,7 +17,7 @@ from taehv.data.clip_store import ClipStore
 from taehv.evaluation import codecs
 from taehv.evaluation.parity import Parity, ParityVerdict
 from taehv.evaluation.test_set import (
-    Bench,
+    Scorer,
     available_metrics,
     conclude,
     describe,
@@ -50,8 +50,8 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> PcaTeacher:
 
 
 @pytest.fixture
-def bench(store: ClipStore) -> Bench:
-    return Bench(store, available_metrics(CPU), CPU, batch=3)
+def bench(store: ClipStore) -> Scorer:
+    return Scorer(store, available_metrics(CPU), CPU, batch=3)
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def parity_of(verdict: ParityVerdict) -> Parity:
 
 class TestMeasuring:
     def test_all_codecs_are_measured_on_the_same_frames(
-        self, model: TAEHV, teacher: PcaTeacher, store: ClipStore, bench: Bench
+        self, model: TAEHV, teacher: PcaTeacher, store: ClipStore, bench: Scorer
     ) -> None:
         measured = evaluate({"h100_train": model}, teacher, "pca", bench)
         frames = load_frames(store, range(len(store)), CPU)
@@ -84,7 +84,7 @@ class TestMeasuring:
             pooled = pooled_psnr(mse_per_clip(decoded, frames))
             assert found[name]["psnr_pooled_db"] == pytest.approx(pooled, abs=1e-3)
 
-    def test_gaps_are_differences_of_the_three_numbers(self, model: TAEHV, teacher: PcaTeacher, bench: Bench) -> None:
+    def test_gaps_are_differences_of_the_three_numbers(self, model: TAEHV, teacher: PcaTeacher, bench: Scorer) -> None:
         measured = evaluate({"a": model}, teacher, "pca", bench)
         entry, best = measured["models"]["a"], measured["teacher"]["psnr_db"]
         student, decoder = entry["round_trip"]["psnr_db"], entry["on_teacher_latents"]["psnr_db"]
@@ -97,17 +97,17 @@ class TestMeasuring:
 
     def test_the_batch_size_does_not_matter(self, model: TAEHV, store: ClipStore) -> None:
         one, all_at_once = (
-            Bench(store, available_metrics(CPU), CPU, batch).scores(codecs.round_trip(model))
+            Scorer(store, available_metrics(CPU), CPU, batch).scores(codecs.round_trip(model))
             for batch in (1, len(store))
         )
         for name in one:
             torch.testing.assert_close(one[name], all_at_once[name], rtol=1e-5, atol=1e-6)
 
-    def test_an_exact_codec_reaches_the_cap_and_one_shifted_by_three_frames_does_not(self, bench: Bench) -> None:
+    def test_an_exact_codec_reaches_the_cap_and_one_shifted_by_three_frames_does_not(self, bench: Scorer) -> None:
         assert bench.summary(lambda frames: frames)["psnr_db"] == 100.0
         assert bench.summary(lambda frames: frames[:, 3:])["psnr_db"] < 25.0
 
-    def test_each_source_and_the_worst_clip_are_reported(self, store: ClipStore, bench: Bench) -> None:
+    def test_each_source_and_the_worst_clip_are_reported(self, store: ClipStore, bench: Scorer) -> None:
         scores = bench.scores(codecs.mean_colour(9))
         summary = summarise(scores, store.records)
         psnr = scores["psnr"]
@@ -120,7 +120,7 @@ class TestMeasuring:
         assert summary["worst_clip"]["psnr_db"] == psnr.min().item()
 
     def test_lpips_without_weights_is_absent_and_said_once(
-        self, model: TAEHV, teacher: PcaTeacher, bench: Bench
+        self, model: TAEHV, teacher: PcaTeacher, bench: Scorer
     ) -> None:
         measured = evaluate({"h100_train": model}, teacher, "pca", bench)
         assert measured["lpips_measured"] == {"alex": False, "vgg": False}
@@ -130,7 +130,7 @@ class TestMeasuring:
         assert not any("lpips" in name for name in tracked_numbers(measured))
 
     def test_a_broken_model_gives_null_and_is_the_worst_clip(
-        self, model: TAEHV, teacher: PcaTeacher, bench: Bench
+        self, model: TAEHV, teacher: PcaTeacher, bench: Scorer
     ) -> None:
         with torch.no_grad():
             next(model.decoder.parameters()).fill_(torch.nan)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.project import Project
-from support.run_contexts import examination, found
+from support.run_contexts import context, found
 
 from taehv.doctor.repository import check_repository
 from taehv.launch.dvc_locks import LOCK_LISTS, damaged_lock_lists, living_dvc, mend_lock_lists
@@ -105,11 +105,11 @@ def test_the_launcher_runs_again_after_a_crash_and_the_doctor_says_what_is_wrong
     dvc = project.run("dvc", "repro", "prepare_data", check=False)
     assert dvc.returncode == 255 and "JSON structure is corrupted" in dvc.stderr
     monkeypatch.chdir(project.root)
-    finding = found(check_repository(examination()), "DVC")
-    assert finding.level == "fail" and "cut off" in finding.detail
-    assert finding.what_to_do is not None and finding.what_to_do.endswith(f"rm {lock_list}")
+    check_result = found(check_repository(context()), "DVC")
+    assert check_result.level == "fail" and "cut off" in check_result.detail
+    assert check_result.what_to_do is not None and check_result.what_to_do.endswith(f"rm {lock_list}")
     assert not (project.root / "ran").exists()
     result = project.run("taehv.launch", "prepare_data", check=False)
     assert (project.root / "ran").exists(), result.stderr
     assert "was deleted" in result.stderr
-    assert found(check_repository(examination()), "DVC").level == "pass"
+    assert found(check_repository(context()), "DVC").level == "pass"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.project import REPOSITORY, Project
-from support.run_contexts import examination, found
+from support.run_contexts import context, found
 
 from taehv.doctor.repository import check_repository
 from taehv.launch import output_places
@@ -41,8 +41,11 @@ def test_a_link_to_another_disk_is_refused_and_the_ways_that_work_are_named(
     assert str(caught.value).startswith(f"{path} is a link, and DVC saves no outputs behind one: rm {path}")
     assert f"mount --bind /other/disk/{link.name} {path}" in str(caught.value)
     assert str(caught.value).count("is a link") == 1, "one problem is said once"
-    finding = found(check_repository(examination()), "outputs")
-    assert (finding.level, finding.detail) == ("fail", f"{path} is a link, and DVC saves no outputs behind one")
+    check_result = found(check_repository(context()), "outputs")
+    assert (check_result.level, check_result.detail) == (
+        "fail",
+        f"{path} is a link, and DVC saves no outputs behind one",
+    )
 
 
 def test_a_disk_that_is_not_mounted_and_a_file_in_the_way_are_told(here: Path, tmp_path: Path) -> None:

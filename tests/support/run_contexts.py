@@ -11,8 +11,8 @@ from support.project import REPOSITORY, merge
 
 from taehv.config.params import Params, TrainingStage, parse_params
 from taehv.config.profiles import Profile, load_profile
-from taehv.doctor.check_result import Finding
-from taehv.doctor.context import Examination
+from taehv.doctor.check import Check
+from taehv.doctor.context import RunContext
 
 
 def changed_params(changes: Mapping[str, Any] | None = None) -> Params:
@@ -25,23 +25,23 @@ def changed_profile(name: str = "local", **changes: Any) -> Profile:
     return dataclasses.replace(load_profile(name, REPOSITORY / "profiles"), **changes)
 
 
-def examination(
+def context(
     params: Params | None = None,
     profile: Profile | None = None,
     stages: tuple[TrainingStage, ...] = ("a800_test", "h100_train"),
     *,
     whole_pipeline: bool = True,
     at_start_of_stage: bool = False,
-) -> Examination:
-    return Examination(
+) -> RunContext:
+    return RunContext(
         params or changed_params(), profile or changed_profile(), stages, whole_pipeline, at_start_of_stage
     )
 
 
-def levels(findings: list[Finding]) -> dict[str, str]:
-    return {finding.name: finding.level for finding in findings}
+def levels(check_results: list[Check]) -> dict[str, str]:
+    return {check_result.name: check_result.level for check_result in check_results}
 
 
-def found(findings: list[Finding], name: str) -> Finding:
-    (finding,) = [finding for finding in findings if finding.name == name]
-    return finding
+def found(check_results: list[Check], name: str) -> Check:
+    (check_result,) = [check_result for check_result in check_results if check_result.name == name]
+    return check_result

@@ -13,7 +13,7 @@ from mlflow.entities import Run
 from support.project import REPOSITORY
 
 from taehv.tracking.journal import read_lines
-from taehv.tracking.send_state import TrackingFolder, read_position
+from taehv.tracking.send_state import TrackingFolder, read_send_state
 
 PROCESS = str(REPOSITORY / "tests/support/tracked_process.py")
 PATIENCE_S = 600.0
@@ -76,7 +76,7 @@ def sqlite(root: Path) -> str:
 
 def has_sent_metrics(folder: Path) -> bool:
     """Whether the sender has noted that training's metrics arrived. Asks no store: the stage may be creating it."""
-    position = read_position(TrackingFolder(folder).position)
-    lines = read_lines(TrackingFolder(folder).journal) if position.next_number else ()
-    sent = (line.event for line in lines if line.event and line.event["seq"] < position.next_number)
+    send_state = read_send_state(TrackingFolder(folder).send_state)
+    lines = read_lines(TrackingFolder(folder).journal) if send_state.next_number else ()
+    sent = (line.event for line in lines if line.event and line.event["seq"] < send_state.next_number)
     return any(event["kind"] == "metrics" and "train/loss" in event["values"] for event in sent)

@@ -16,25 +16,25 @@ from taehv.model.variants import VARIANTS
 from taehv.training.adversary import Adversary
 from taehv.training.checkpoint_writer import CheckpointWriter
 from taehv.training.replay import as_tensors
-from taehv.training.run_spec import TrainingJob
+from taehv.training.run_spec import RunSpec
 from taehv.training.state import TrainingState
 
 PARAMS = load_params(REPOSITORY / "params.yaml")
 
 
-def job(
+def spec(
     params: Params = PARAMS,
     continue_from: Path | None = None,
     dataset: str = "d",
     resume: Path | None = None,
     stage: TrainingStage = "h100_train",
-) -> TrainingJob:
+) -> RunSpec:
     profile = load_profile("local", REPOSITORY / "profiles")
-    return TrainingJob(stage, params, profile, dataset, Path("clips"), Path("teacher"), continue_from, resume)
+    return RunSpec(stage, params, profile, dataset, Path("clips"), Path("teacher"), continue_from, resume)
 
 
-def save(folder: Path, state: TrainingState, of: TrainingJob | None = None) -> Path:
-    writer = CheckpointWriter(of or job(), 0, 1)
+def save(folder: Path, state: TrainingState, of: RunSpec | None = None) -> Path:
+    writer = CheckpointWriter(of or spec(), 0, 1)
     writer.save(folder, state)
     writer.close()
     return folder / f"step-{state.progress.step}"

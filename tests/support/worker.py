@@ -28,7 +28,7 @@ from taehv.runtime.errors import exit_with
 from taehv.training import resume
 from taehv.training.build import start_accelerator
 from taehv.training.checkpoint import CheckpointError, CheckpointInfo, read_manifest
-from taehv.training.run_spec import TrainingJob
+from taehv.training.run_spec import RunSpec
 from taehv.training.trainer import Trainer
 
 
@@ -49,7 +49,7 @@ class Keeper:
 
 def main() -> int:
     report_folder = Path(sys.argv[1])
-    job = TrainingJob(
+    spec = RunSpec(
         "a800_test",
         load_params(),
         load_profile(),
@@ -57,9 +57,9 @@ def main() -> int:
         paths.CLIPS,
         paths.TEACHER,
     )
-    accelerator = start_accelerator(job)
+    accelerator = start_accelerator(spec)
     keeper = Keeper()
-    trainer = Trainer(job, accelerator, keeper)
+    trainer = Trainer(spec, accelerator, keeper)
     draws: dict[int, list[Any]] = {}
     first_gradient: list[list[float]] = []
     load, clip = trainer.loader.frames, torch.nn.utils.clip_grad_norm_

@@ -166,7 +166,7 @@ def hold_sync_when_it_has_begun(root: Path, folder: Path) -> subprocess.Popen[st
     sync = start_track(root, "sync")
     wait_until(lock.exists, sync)
     sync.send_signal(signal.SIGSTOP)
-    assert not TrackingFolder(folder).position.exists()
+    assert not TrackingFolder(folder).send_state.exists()
     return sync
 
 

@@ -17,7 +17,7 @@ from taehv.config.params import load_params
 from taehv.config.profiles import load_profile
 from taehv.tracking import watchdog
 from taehv.tracking.run import stage_run
-from taehv.tracking.send_state import TrackingFolder, read_position
+from taehv.tracking.send_state import TrackingFolder, read_send_state
 from taehv.tracking.sync import journals, sync
 
 pytestmark = pytest.mark.slow
@@ -66,7 +66,7 @@ def test_a_server_that_answers_nothing_to_everything_is_not_believed(
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         assert not sync(journals(), said.append)
     assert "is this an MLflow server?" in said[-1]
-    assert read_position(unsent.position).run_id is None
+    assert read_send_state(unsent.send_state).run_id is None
     key = key_of(unsent)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     assert sync(journals(), said.append), said
@@ -102,7 +102,7 @@ def test_a_journal_that_once_believed_in_a_run_without_an_id_is_sent_whole(
 ) -> None:
     uri = sqlite(tmp_path)
     poisoned = {"schema": 1, "store": uri, "run_id": "", "model_id": None, "next_number": 7, "refused": {}}
-    unsent.position.write_text(json.dumps({**poisoned, "complete": False}))
+    unsent.send_state.write_text(json.dumps({**poisoned, "complete": False}))
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     said: list[str] = []
     assert sync(journals(), said.append), said

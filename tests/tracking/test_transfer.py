@@ -29,7 +29,7 @@ from taehv.model.init import create_model
 from taehv.model.variants import VARIANTS
 from taehv.tracking.run import stage_run
 from taehv.tracking.store import open_store
-from taehv.tracking.transfer.archive import BundleError, unpacked
+from taehv.tracking.transfer.archive import ArchiveError, unpacked
 
 pytestmark = pytest.mark.slow
 
@@ -372,7 +372,7 @@ def test_a_damaged_archive_is_one_clear_error(source: Path, tmp_path: Path, monk
         try:
             with unpacked(broken):
                 pass
-        except BundleError:
+        except ArchiveError:
             continue
         except Exception as error:
             raise AssertionError(f"seed {seed}") from error
@@ -390,7 +390,7 @@ def test_a_link_in_an_export_is_refused_because_it_may_lead_to_any_file(packing:
         with tarfile.open(tmp_path / "export.tar", "w") as tar:
             tar.add(bundle, arcname=".")
         bundle = tmp_path / "export.tar"
-    with pytest.raises(BundleError, match=r"runs/1/artifacts/notes\.txt is a link"), unpacked(bundle):
+    with pytest.raises(ArchiveError, match=r"runs/1/artifacts/notes\.txt is a link"), unpacked(bundle):
         pass
 
 

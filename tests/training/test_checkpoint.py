@@ -17,7 +17,7 @@ import pytest
 import torch
 from support.full_disk import needs_small_disks, run_on_small_disk
 from support.project import REPOSITORY
-from support.training_states import PARAMS, everything, job, new_state, save, train_a_little
+from support.training_states import PARAMS, everything, new_state, save, spec, train_a_little
 
 from taehv.config.profiles import load_profile
 from taehv.runtime.errors import UserError
@@ -95,7 +95,7 @@ def test_what_is_written_is_the_state_when_save_was_called(tmp_path: Path) -> No
     state = new_state()
     train_a_little(state, 2)
     before = {name: tensor.clone() for name, tensor in everything(state).items()}
-    writer = CheckpointWriter(job(), 0, 1)
+    writer = CheckpointWriter(spec(), 0, 1)
     writer.save(tmp_path, state)
     train_a_little(state, 1)
     writer.close()
@@ -119,7 +119,7 @@ def test_a_disk_that_cannot_take_the_checkpoint_is_an_error_and_the_one_before_i
     before = saved(tmp_path / "checkpoints")
     state = new_state()
     train_a_little(state, 2)
-    writer = CheckpointWriter(job(), 0, 1)
+    writer = CheckpointWriter(spec(), 0, 1)
     (tmp_path / "checkpoints/.step-2.partial").write_text("a file where the folder has to go")
     writer.save(tmp_path / "checkpoints", state)
     with pytest.raises(UserError, match="the checkpoint of step 2 cannot be written"):
@@ -148,7 +148,7 @@ def test_later_checkpoints_that_are_damaged_do_not_push_out_the_one_just_written
     state = new_state()
     for step in (8, 9, 6, 7):
         state.progress.step = step
-        writer = CheckpointWriter(job(), 0, 1)
+        writer = CheckpointWriter(spec(), 0, 1)
         writer.save(tmp_path, state, keep=2)
         writer.close()
         if step > 7:
@@ -156,7 +156,7 @@ def test_later_checkpoints_that_are_damaged_do_not_push_out_the_one_just_written
         else:
             assert read_manifest(tmp_path / f"step-{step}").step == step
     state.progress.step = 10
-    writer = CheckpointWriter(job(), 0, 1)
+    writer = CheckpointWriter(spec(), 0, 1)
     writer.save(tmp_path, state, keep=2)
     writer.close()
     assert [path.name for path in newest_first([tmp_path])] == ["step-10", "step-9"], "the old ones are deleted in time"
@@ -240,6 +240,6 @@ def test_weights_of_another_width_do_not_load(tmp_path: Path) -> None:
 
 def test_the_fingerprint_changes_with_parameters_and_data_but_not_with_the_machine() -> None:
     other_params = dataclasses.replace(PARAMS, seed=43)
-    other_machine = dataclasses.replace(job(), profile=load_profile("h100", REPOSITORY / "profiles"))
-    assert job().fingerprint == other_machine.fingerprint
-    assert len({job().fingerprint, job(other_params).fingerprint, job(dataset="e").fingerprint}) == 3
+    other_machine = dataclasses.replace(spec(), profile=load_profile("h100", REPOSITORY / "profiles"))
+    assert spec().fingerprint == other_machine.fingerprint
+    assert len({spec().fingerprint, spec(other_params).fingerprint, spec(dataset="e").fingerprint}) == 3

@@ -16,7 +16,7 @@ from support.project import SUPPORT, Project
 from taehv.config.params import Faults
 from taehv.runtime.paths import TrainingOutputs
 from taehv.training.auto_batch_size import out_of_memory
-from taehv.training.divergence import Fault, NumericalFault, note_step, stop_for
+from taehv.training.divergence import Divergence, DivergenceError, note_step, stop_for
 from taehv.training.run_files import oom_events
 from taehv.training.run_metrics import gpu_utilisation
 from taehv.training.state import Progress
@@ -91,19 +91,19 @@ def test_a_skipped_step_leaves_the_average_as_it_was() -> None:
 
 
 def test_the_report_holds_what_is_known(tmp_path: Path) -> None:
-    fault = Fault("not finite", 7, "detail", "advice")
-    with pytest.raises(NumericalFault, match="stopped at step 7") as caught:
+    fault = Divergence("not finite", 7, "detail", "advice")
+    with pytest.raises(DivergenceError, match="stopped at step 7") as caught:
         stop_for(fault, report(float("nan")), [], None, tmp_path / "fault.json")
     facts: dict[str, Any] = json.loads(caught.value.report.read_text())
     assert (facts["kind"], facts["loss"], facts["checkpoint"]) == ("not finite", "nan", None)
 
 
 def test_of_several_processes_one_writes_the_report_and_all_raise_the_same(tmp_path: Path) -> None:
-    fault = Fault("not finite", 7, "detail", "advice")
-    with pytest.raises(NumericalFault) as other:
+    fault = Divergence("not finite", 7, "detail", "advice")
+    with pytest.raises(DivergenceError) as other:
         stop_for(fault, report(float("nan")), [], None, tmp_path / "fault.json", write=False)
     assert not (tmp_path / "fault.json").exists()
-    with pytest.raises(NumericalFault) as main:
+    with pytest.raises(DivergenceError) as main:
         stop_for(fault, report(float("nan")), [], None, tmp_path / "fault.json")
     assert str(other.value) == str(main.value)
 

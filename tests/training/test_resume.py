@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from support.training_states import PARAMS, everything, job, new_state, save, train_a_little
+from support.training_states import PARAMS, everything, new_state, save, spec, train_a_little
 
 from taehv.config.params import InitialWeights, Params
 from taehv.model.checkpoints import write_state_dict
@@ -19,7 +19,7 @@ from taehv.runtime.hashing import sha256_of_file
 from taehv.training.build import initial_student
 from taehv.training.checkpoint import CheckpointError
 from taehv.training.resume import restore
-from taehv.training.run_spec import TrainingJob
+from taehv.training.run_spec import RunSpec
 
 OTHER_LOSS = dataclasses.replace(PARAMS, loss=dataclasses.replace(PARAMS.loss, recon=20.0))
 
@@ -30,9 +30,9 @@ def with_weights(path: Path, sha256: str | None = None) -> Params:
     return dataclasses.replace(PARAMS, scales={PARAMS.scale: dataclasses.replace(PARAMS.active, model=model)})
 
 
-def naming(field: str, checkpoint: Path, of: TrainingJob | None = None) -> TrainingJob:
+def naming(field: str, checkpoint: Path, of: RunSpec | None = None) -> RunSpec:
     """The job with ``resume`` or ``continue_from`` set."""
-    of = of or job()
+    of = of or spec()
     if field == "resume":
         return dataclasses.replace(of, resume=checkpoint)
     return dataclasses.replace(of, continue_from=checkpoint)
@@ -52,7 +52,7 @@ def test_first_comes_the_checkpoint_that_resume_names(tmp_path: Path) -> None:
         train_a_little(state, 1)
         save(tmp_path / "own", state)
     resumed = new_state()
-    restore(resumed, job(resume=tmp_path / "own/step-1", continue_from=tmp_path / "absent"), [tmp_path / "own"])
+    restore(resumed, spec(resume=tmp_path / "own/step-1", continue_from=tmp_path / "absent"), [tmp_path / "own"])
     assert resumed.progress.step == 1
 
 
@@ -63,7 +63,7 @@ def test_then_comes_unfinished_work(tmp_path: Path) -> None:
     train_a_little(state, 1)
     save(tmp_path / "own", state)
     resumed = new_state()
-    restore(resumed, job(continue_from=named), [tmp_path / "own"])
+    restore(resumed, spec(continue_from=named), [tmp_path / "own"])
     assert resumed.progress.step == 2
 
 
@@ -72,9 +72,9 @@ def test_then_comes_the_other_stages_checkpoint_whose_best_model_does_not_count_
     train_a_little(state, 2)
     state.progress.best_psnr, state.progress.best_step = 30.0, 2
     state.keep_as_best()
-    named = save(tmp_path / "a800", state, job(stage="a800_test"))
+    named = save(tmp_path / "a800", state, spec(stage="a800_test"))
     resumed = new_state()
-    assert restore(resumed, job(continue_from=named), [tmp_path / "own"]) == f"continued from {named}"
+    assert restore(resumed, spec(continue_from=named), [tmp_path / "own"]) == f"continued from {named}"
     assert resumed.progress.step == 2
     assert resumed.progress.resumed_from == {"stage": "a800_test", "step": 2}
     assert resumed.progress.best_psnr is None and resumed.best_weights is None
@@ -85,12 +85,12 @@ def test_then_come_the_weights_that_the_parameters_name(published: Path, tmp_pat
     student = initial_student(params)
     theirs = create_model(VARIANTS["hunyuan_video"], 1 / 16, "torch_default", seed=5)
     assert all(torch.equal(a, b) for a, b in zip(student.parameters(), theirs.parameters(), strict=True))
-    assert str(published) in restore(new_state(), job(params), [tmp_path])
+    assert str(published) in restore(new_state(), spec(params), [tmp_path])
 
 
 def test_and_last_a_fresh_start(tmp_path: Path) -> None:
     state = new_state()
-    assert restore(state, job(), [tmp_path]) == "started from initial weights"
+    assert restore(state, spec(), [tmp_path]) == "started from initial weights"
     assert state.progress.step == 0
 
 
@@ -106,23 +106,23 @@ def test_a_named_checkpoint_of_another_configuration_is_an_error_that_lists_what
 ) -> None:
     path = save(tmp_path, new_state())
     with pytest.raises(CheckpointError, match=r"loss\.recon: 10\.0 there, 20\.0 here"):
-        restore(new_state(), naming(named, path, job(OTHER_LOSS)), [])
+        restore(new_state(), naming(named, path, spec(OTHER_LOSS)), [])
     with pytest.raises(CheckpointError, match="dataset_sha256: d there, e here"):
-        restore(new_state(), naming(named, path, job(dataset="e")), [])
+        restore(new_state(), naming(named, path, spec(dataset="e")), [])
 
 
 def test_resume_takes_no_checkpoint_of_another_stage(tmp_path: Path) -> None:
-    path = save(tmp_path, new_state(), job(stage="a800_test"))
+    path = save(tmp_path, new_state(), spec(stage="a800_test"))
     with pytest.raises(CheckpointError, match="stage: a800_test there, h100_train here"):
-        restore(new_state(), job(resume=path), [])
+        restore(new_state(), spec(resume=path), [])
 
 
 def test_unfinished_work_of_another_configuration_is_never_picked_up(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    save(tmp_path, new_state(), job(OTHER_LOSS))
+    save(tmp_path, new_state(), spec(OTHER_LOSS))
     with pytest.raises(CheckpointError, match="none of the 1 checkpoints"):
-        restore(new_state(), job(), [tmp_path])
+        restore(new_state(), spec(), [tmp_path])
     assert "loss.recon: 20.0 there, 10.0 here" in caplog.text
 
 
@@ -136,7 +136,7 @@ def test_a_damaged_newest_checkpoint_costs_only_the_work_since_the_one_before(
     train_a_little(state, 1)
     (save(tmp_path, state) / "ema.safetensors").unlink()
     resumed = new_state(seed=7)
-    assert "step 1" in restore(resumed, job(), [tmp_path])
+    assert "step 1" in restore(resumed, spec(), [tmp_path])
     assert all(torch.equal(tensor, first[name]) for name, tensor in everything(resumed).items())
     assert "step-2" in caplog.text
 
@@ -150,7 +150,7 @@ def test_a_folder_renamed_to_a_later_step_is_not_the_newest_and_is_named(
         save(tmp_path / "own", state)
     (tmp_path / "own/step-1").rename(tmp_path / "own/step-9")
     resumed = new_state()
-    restore(resumed, job(), [tmp_path / "own"])
+    restore(resumed, spec(), [tmp_path / "own"])
     assert resumed.progress.step == 2
     assert "step-9 is the checkpoint of step 1, by its manifest: the folder was renamed" in caplog.text
 
@@ -172,7 +172,7 @@ def test_a_named_checkpoint_is_of_the_step_in_its_name(tmp_path: Path, named: st
 def test_nothing_but_damaged_checkpoints_is_never_a_silent_fresh_start(tmp_path: Path) -> None:
     (save(tmp_path, new_state()) / "model.safetensors").write_bytes(b"")
     with pytest.raises(CheckpointError, match="move that folder away"):
-        restore(new_state(), job(), [tmp_path])
+        restore(new_state(), spec(), [tmp_path])
 
 
 def test_named_weights_that_have_changed_are_refused(published: Path) -> None:
@@ -204,7 +204,7 @@ def test_a_checkpoint_whose_weights_are_not_finite_is_not_used(
         next(state.ema.parameters()).view(-1)[0] = float("nan")
     save(tmp_path, state)
     resumed = new_state()
-    restore(resumed, job(), [tmp_path])
+    restore(resumed, spec(), [tmp_path])
     assert resumed.progress.step == 1
     assert "step-2/ema.safetensors holds tensors that are no usable weights" in caplog.text
 

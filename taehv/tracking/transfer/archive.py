@@ -25,7 +25,7 @@ INDEX = "export.json"
 REGISTRY = "registry.json"
 
 
-class BundleError(UserError):
+class ArchiveError(UserError):
     """An export that cannot be written or read."""
 
 
@@ -37,7 +37,7 @@ def packed(target: Path) -> Iterator[Path]:
         BundleError: there is something at ``target`` already, or it cannot be written.
     """
     if target.exists():
-        raise BundleError(f"{target} is there already; choose another place, or delete it")
+        raise ArchiveError(f"{target} is there already; choose another place, or delete it")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".taehv-export-") as temporary:
@@ -51,7 +51,7 @@ def packed(target: Path) -> Iterator[Path]:
             else:
                 folder.rename(target)
     except OSError as error:
-        raise BundleError(f"{target} cannot be written: {error.strerror}") from error
+        raise ArchiveError(f"{target} cannot be written: {error.strerror}") from error
 
 
 @contextmanager
@@ -65,7 +65,7 @@ def unpacked(source: Path) -> Iterator[Path]:
         yield _checked(source, source)
         return
     if not source.is_file():
-        raise BundleError(f"there is no file or folder {source}")
+        raise ArchiveError(f"there is no file or folder {source}")
     with tempfile.TemporaryDirectory(prefix="taehv-import-") as temporary:
         try:
             with tarfile.open(source) as tar:
@@ -73,7 +73,7 @@ def unpacked(source: Path) -> Iterator[Path]:
         # tarfile lets the errors of the compressions, and of its own number parsing, through.
         except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError, ValueError, OverflowError) as error:
             reason = " ".join(str(error).split("\n")[:1])
-            raise BundleError(f"{source} is not a .tar file of taehv track export ({reason})") from error
+            raise ArchiveError(f"{source} is not a .tar file of taehv track export ({reason})") from error
         yield _checked(Path(temporary), source)
 
 
@@ -84,7 +84,7 @@ def is_tar(path: Path) -> bool:
 
 def _checked(folder: Path, source: Path) -> Path:
     if not (folder / INDEX).is_file():
-        raise BundleError(f"{source} was not written by taehv track export: it has no {INDEX}")
+        raise ArchiveError(f"{source} was not written by taehv track export: it has no {INDEX}")
     if link := next((path for path in folder.rglob("*") if path.is_symlink()), None):
         raise _escape(source, link.relative_to(folder))
     return folder
@@ -107,8 +107,8 @@ def _extract(tar: tarfile.TarFile, folder: Path) -> None:
             shutil.copyfileobj(content, file)
 
 
-def _escape(source: Path, name: PurePath) -> BundleError:
-    return BundleError(
+def _escape(source: Path, name: PurePath) -> ArchiveError:
+    return ArchiveError(
         f"{source} was not written by taehv track export: {name} is a link, or no file of it, and could lead to "
         "any file of this machine"
     )

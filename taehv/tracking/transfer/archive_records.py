@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from taehv.evaluation.run_records import RecordError, read_record
-from taehv.tracking.transfer.archive import INDEX, REGISTRY, BundleError
+from taehv.tracking.transfer.archive import INDEX, REGISTRY, ArchiveError
 
 Kinds = Mapping[str, type | tuple[type, ...]]
 
@@ -70,7 +70,7 @@ Point = tuple[str, float, int, int]
 """Key, value, milliseconds since 1970, step."""
 
 
-def read_bundle(folder: Path) -> tuple[list[Record], list[Record]]:
+def read_archive(folder: Path) -> tuple[list[Record], list[Record]]:
     """All runs and all models.
 
     Raises:
@@ -82,7 +82,7 @@ def read_bundle(folder: Path) -> tuple[list[Record], list[Record]]:
     known = {run["run_id"] for run in runs}
     for model in models:
         if model["source_run_id"] not in known:
-            raise BundleError(f"{folder / INDEX} lists model {model['model_id']} without the run that made it")
+            raise ArchiveError(f"{folder / INDEX} lists model {model['model_id']} without the run that made it")
     return runs, models
 
 
@@ -99,10 +99,10 @@ def read_points(folder: Path, run_id: str) -> Iterator[Point]:
                 key, value, time, step = json.loads(line)
                 wrong = not isinstance(key, str) or any(type(item) is not int for item in (time, step))
                 if wrong or type(value) not in (int, float):
-                    raise BundleError(f"{path}: line {number} is not a metric's key, value, time and step")
+                    raise ArchiveError(f"{path}: line {number} is not a metric's key, value, time and step")
                 yield key, float(value), time, step
     except (OSError, ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise BundleError(f"{path} cannot be read: {error}") from error
+        raise ArchiveError(f"{path} cannot be read: {error}") from error
 
 
 def read_registry(folder: Path, models: Sequence[Record]) -> tuple[list[Record], list[Record]]:
@@ -124,9 +124,9 @@ def read_registry(folder: Path, models: Sequence[Record]) -> tuple[list[Record],
         _check(where, item, VERSION_KEYS)
         _texts(path, item["tags"])
         if item["model_id"] not in known:
-            raise BundleError(f"{where} is of model {item['model_id'][:60]!r}, which the export does not have")
+            raise ArchiveError(f"{where} is of model {item['model_id'][:60]!r}, which the export does not have")
         if not all(isinstance(alias, str) for alias in item["aliases"]):
-            raise BundleError(f"{where}: an alias is not a text")
+            raise ArchiveError(f"{where}: an alias is not a text")
     return record["names"], sorted(record["versions"], key=lambda item: (item["name"], item["version"]))
 
 
@@ -139,10 +139,10 @@ def _run(path: Path) -> Record:
         _check(where, item, DATASET_KEYS)
         _check(where, {"schema": None, "profile": None, **item["dataset"]}, DATASET_FACTS)
         if unknown := item["dataset"].keys() - DATASET_FACTS.keys():
-            raise BundleError(f"{where} has an unknown {min(unknown)!r}")
+            raise ArchiveError(f"{where} has an unknown {min(unknown)!r}")
         _texts(path, item["tags"])
     if not all(isinstance(item, str) for item in run["model_inputs"]):
-        raise BundleError(f"{path}: model_inputs is not a list of ids")
+        raise ArchiveError(f"{path}: model_inputs is not a list of ids")
     for number, item in enumerate(run["model_outputs"]):
         _check(f"{path}: model_outputs[{number}]", item, OUTPUT_KEYS)
     return run
@@ -153,16 +153,16 @@ def _model(path: Path) -> Record:
     _same_id(path, model["model_id"])
     _texts(path, model["params"], model["tags"])
     if model["status"] not in MODEL_STATES:
-        raise BundleError(f"{path}: status is {model['status']!r}, not one of {', '.join(MODEL_STATES)}")
+        raise ArchiveError(f"{path}: status is {model['status']!r}, not one of {', '.join(MODEL_STATES)}")
     for number, item in enumerate(model["metrics"]):
         where = f"{path}: metrics[{number}]"
         _check(where, item, METRIC_KEYS)
         try:
             float(item["value"])
         except ValueError as error:
-            raise BundleError(f"{where}: {error}") from error
+            raise ArchiveError(f"{where}: {error}") from error
     if model["status"] == "READY" and not (path.parent / "artifacts").is_dir():
-        raise BundleError(f"{path}: the model is READY and the export has no files of it; export it again")
+        raise ArchiveError(f"{path}: the model is READY and the export has no files of it; export it again")
     return model
 
 
@@ -170,32 +170,32 @@ def _read(path: Path, kinds: Kinds) -> Record:
     try:
         record = read_record(path)
     except RecordError as error:
-        raise BundleError(str(error)) from error
+        raise ArchiveError(str(error)) from error
     _check(str(path), record, kinds)
     return record
 
 
 def _check(where: str, record: object, kinds: Kinds) -> None:
     if not isinstance(record, dict):
-        raise BundleError(f"{where} is not a mapping")
+        raise ArchiveError(f"{where} is not a mapping")
     for key, kind in kinds.items():
         if key not in record:
-            raise BundleError(f"{where} has no {key!r}")
+            raise ArchiveError(f"{where} has no {key!r}")
         if not isinstance(record[key], kind) or isinstance(record[key], bool):
-            raise BundleError(f"{where}: {key!r} is {type(record[key]).__name__}, which no export writes")
+            raise ArchiveError(f"{where}: {key!r} is {type(record[key]).__name__}, which no export writes")
 
 
 def _texts(path: Path, *mappings: Record) -> None:
     if not all(isinstance(value, str) for mapping in mappings for value in mapping.values()):
-        raise BundleError(f"{path}: a param or tag is not a text")
+        raise ArchiveError(f"{path}: a param or tag is not a text")
 
 
 def _id(item: object, folder: Path) -> str:
     if not isinstance(item, str) or not _ID.fullmatch(item):
-        raise BundleError(f"{folder / INDEX} has the id {str(item)[:60]!r}; an id is letters, digits, - and _")
+        raise ArchiveError(f"{folder / INDEX} has the id {str(item)[:60]!r}; an id is letters, digits, - and _")
     return item
 
 
 def _same_id(path: Path, said: str) -> None:
     if said != path.parent.name:
-        raise BundleError(f"{path} says that it is {said[:60]!r}")
+        raise ArchiveError(f"{path} says that it is {said[:60]!r}")

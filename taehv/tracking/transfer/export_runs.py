@@ -13,7 +13,7 @@ from taehv.runtime import atomic_files
 from taehv.tracking.mlflow_limits import ENDED
 from taehv.tracking.secrets import without_secrets
 from taehv.tracking.store import open_store, tracking_uri
-from taehv.tracking.transfer.archive import INDEX, REGISTRY, BundleError
+from taehv.tracking.transfer.archive import INDEX, REGISTRY, ArchiveError
 from taehv.tracking.watchdog import exchange
 
 # isort: split
@@ -91,12 +91,12 @@ class _Exporter:
         """Runs with those below them: parents before their children, otherwise oldest first."""
         wanted = [key for key, name in self._experiments.items() if experiment in (None, name)]
         if not wanted:
-            raise BundleError(
+            raise ArchiveError(
                 f"there is no experiment {experiment}; there are: {', '.join(self._experiments.values())}"
             )
         found = {str(run.info.run_id): run for run in self._search(wanted)}
         if missing := [run_id for run_id in run_ids if run_id not in found]:
-            raise BundleError(f"there is no run {', '.join(missing)} in {experiment or 'any experiment'}")
+            raise ArchiveError(f"there is no run {', '.join(missing)} in {experiment or 'any experiment'}")
         lineages = {run_id: _lineage(run, found) for run_id, run in found.items()}
         chosen = set(run_ids) or set(found)
         runs = [run for run_id, run in found.items() if chosen.intersection(lineages[run_id])]
@@ -120,7 +120,7 @@ class _Exporter:
             self._client.download_artifacts(info.run_id, "", str(place / "artifacts"))
         # Every stage's run has files, unless the store refused them; a stranger's may have none.
         elif KEY_TAG in run.data.tags and info.status in ENDED and not self._has_its_folder(info.artifact_uri):
-            raise BundleError(f"the files of run {info.run_id} {_absent(info.artifact_uri)}")
+            raise ArchiveError(f"the files of run {info.run_id} {_absent(info.artifact_uri)}")
         content = {
             "schema": 1,
             "run_id": info.run_id,
@@ -160,11 +160,11 @@ class _Exporter:
                     artifact_uri=model.artifact_location, dst_path=str(place / "download"), tracking_uri=tracking_uri()
                 )
             except MlflowException as error:
-                raise BundleError(f"the files of model {model.model_id} cannot be read: {error}") from error
+                raise ArchiveError(f"the files of model {model.model_id} cannot be read: {error}") from error
             Path(downloaded).rename(place / "artifacts")
             shutil.rmtree(place / "download", ignore_errors=True)
         elif model.status == LoggedModelStatus.READY:
-            raise BundleError(f"the files of model {model.model_id} {_absent(model.artifact_location)}")
+            raise ArchiveError(f"the files of model {model.model_id} {_absent(model.artifact_location)}")
         atomic_files.write_json(place / "model.json", _describe(model))
 
     def write_registry(self, model_ids: Collection[str]) -> tuple[int, list[str]]:

@@ -12,8 +12,8 @@ import yaml
 from taehv.runtime.yaml_files import YamlFileError, read_yaml
 from taehv.tracking.mlflow_limits import ENDED, METRIC_BATCH, PARAM_BATCH, batches
 from taehv.tracking.store import open_store, tracking_uri
-from taehv.tracking.transfer.archive import BundleError
-from taehv.tracking.transfer.archive_records import read_bundle, read_points, read_registry
+from taehv.tracking.transfer.archive import ArchiveError
+from taehv.tracking.transfer.archive_records import read_archive, read_points, read_registry
 from taehv.tracking.watchdog import exchange
 
 # isort: split
@@ -59,7 +59,7 @@ def import_runs(folder: Path) -> Counts:
         BundleError: the export is damaged.
         StoreError: MLFLOW_TRACKING_URI cannot be used.
     """
-    runs, models = read_bundle(folder)
+    runs, models = read_archive(folder)
     names, versions = read_registry(folder, models)
     with exchange():
         open_store()
@@ -288,9 +288,9 @@ def _mlmodel(path: Path) -> dict[str, Any]:
     try:
         content = read_yaml(path)
     except YamlFileError as error:
-        raise BundleError(f"{path} {error}") from error
+        raise ArchiveError(f"{path} {error}") from error
     if not isinstance(content, dict):
-        raise BundleError(f"{path} is not a mapping")
+        raise ArchiveError(f"{path} is not a mapping")
     return content
 
 

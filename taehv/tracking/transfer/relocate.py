@@ -14,7 +14,7 @@ from pathlib import Path
 
 from taehv.runtime.paths import main_repository
 from taehv.tracking.journal import is_being_written
-from taehv.tracking.send_state import SenderLock, TrackingFolder, position_if_readable
+from taehv.tracking.send_state import SenderLock, TrackingFolder, send_state_if_readable
 from taehv.tracking.store import StoreError, artifact_root, database_file, open_store, tracking_uri
 from taehv.tracking.store_location import home_of_files, local_folder
 from taehv.tracking.unsent import tracking_folders
@@ -158,7 +158,7 @@ def _change_positions(home: Path, database: Path) -> None:
 
 
 def _change_position(folder: TrackingFolder, old: Path) -> None:
-    position = position_if_readable(folder.position)
-    if position.store is not None and database_file(position.store) == old:
-        position.store, position.run_id = tracking_uri(), None
-        position.write(folder.position)
+    send_state = send_state_if_readable(folder.send_state)
+    if send_state.store is not None and database_file(send_state.store) == old:
+        send_state.store, send_state.run_id = tracking_uri(), None
+        send_state.write(folder.send_state)

@@ -9,7 +9,7 @@ Level = Literal["pass", "warn", "fail"]
 
 
 @dataclass(frozen=True)
-class Finding:
+class Check:
     """One line of the doctor's report."""
 
     name: str
