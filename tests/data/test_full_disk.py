@@ -28,7 +28,8 @@ from pathlib import Path
 from taehv.data import prepare as module
 from taehv.runtime.errors import exit_with
 from taehv.config.profiles import load_profile
-from video_files import REPOSITORY, list_videos, small_params
+from support.project import REPOSITORY
+from support.video_files import list_videos, small_params
 if __name__ == "__main__":
     module._DISK_MARGIN_BYTES = -(2 ** 40)  # the disk is filled by somebody else after the check
     profile = dataclasses.replace(load_profile("local", REPOSITORY / "profiles"), workers=1)

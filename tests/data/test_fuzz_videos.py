@@ -27,7 +27,7 @@ import dataclasses
 from taehv.data.prepare import prepare
 from taehv.runtime.errors import exit_with
 from taehv.config.profiles import load_profile
-from video_files import REPOSITORY, small_params
+from support.video_files import REPOSITORY, small_params
 if __name__ == "__main__":
     profile = dataclasses.replace(load_profile("local", REPOSITORY / "profiles"), workers=2)
     exit_with(lambda: int(not prepare(small_params(), profile)))

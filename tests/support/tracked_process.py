@@ -12,12 +12,12 @@ import sys
 import time
 from pathlib import Path
 
-from support.project import REPOSITORY
-
 from taehv.config.params import load_params
 from taehv.config.profiles import load_profile
 from taehv.runtime.errors import UserError
 from taehv.tracking.run import stage_run
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 def main() -> None:

@@ -130,6 +130,7 @@ def test_a_training_that_starts_again_while_sync_sends_what_it_left_goes_on_and_
     wait_until(lambda: last_step(folder) >= 6, again)
     sync.send_signal(signal.SIGCONT)
     said, _ = sync.communicate()
+    wait_until(lambda: has_sent_metrics(folder), again)
     (run,) = runs(sqlite(tmp_path))
     assert run.info.status == "RUNNING", said
     assert sync.returncode == 0

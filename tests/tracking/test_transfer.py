@@ -166,8 +166,12 @@ def describe(client: MlflowClient, run: Run, experiments: dict[str, str], names:
     }
 
 
-def without_own(tags: dict[str, str], names: dict[str, str]) -> dict[str, str]:
-    return {key: names.get(value, value) for key, value in tags.items() if key != "taehv.imported_from"}
+def without_own(tags: dict[str, str], names: dict[str, str]) -> dict[str, Any]:
+    kept: dict[str, Any] = {key: names.get(value, value) for key, value in tags.items() if key != "taehv.imported_from"}
+    if versions := kept.get("mlflow.modelVersions"):
+        # MLflow's own tag: the client adds the version as a number, and a server adds it as a string before that.
+        kept["mlflow.modelVersions"] = {(it["name"], int(it["version"])) for it in json.loads(versions)}
+    return kept
 
 
 def files(client: MlflowClient, run_id: str, path: str | None = None) -> Iterator[tuple[str, int | None]]:

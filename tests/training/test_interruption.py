@@ -256,7 +256,7 @@ def test_a_second_request_reaches_the_workers_of_torchs_launcher(tiny_project: P
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [sys.executable, *launcher, STAGE_PROCESS, "a800_test", "hang", "a step", "2"]
     project = with_profile(tiny_project, processes=2)
-    process = start(project, "-c", f"from taehv.launch import run_training\nrun_training({command!r}, 2)")
+    process = start(project, "-c", f"from taehv.launch.processes import run_training\nrun_training({command!r}, 2)")
     wait_until_it_hangs(process)
     below = psutil.Process(process.pid).children(recursive=True)
     ask_until_it_ends(process)

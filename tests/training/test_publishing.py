@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -30,8 +31,9 @@ run_stage(lambda: publish_finished(TrainingOutputs(Path("work")), "a800_test") o
 
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainingOutputs:
-    """A finished training of 3 MB; the working directory is beside it."""
+    """A finished training of 3 MB; the working directory, which has the project's dvc.yaml, is beside it."""
     monkeypatch.chdir(tmp_path)
+    shutil.copy(REPOSITORY / "dvc.yaml", tmp_path)
     work = TrainingOutputs(tmp_path / "work")
     folders = (work.best_model, work.checkpoints, work.tensorboard, work.samples)
     for part in published_parts(work):
