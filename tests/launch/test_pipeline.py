@@ -262,7 +262,10 @@ def test_torchs_launcher_gives_its_workers_time_to_stop(own: dict[str, str], sec
         "from torch.distributed.launcher.api import LaunchConfig; from pathlib import Path; "
         "Path('seconds').write_text(str(LaunchConfig(1, 1, 1).shutdown_timeout))"
     )
-    program = f"import sys; from taehv.launch.processes import run_training; run_training([sys.executable, '-c', {launcher!r}], 1)"
+    program = (
+        "import sys; from taehv.launch.processes import run_training\n"
+        f"run_training([sys.executable, '-c', {launcher!r}], 1)"
+    )
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), **own}
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, check=True)
     assert (tmp_path / "seconds").read_text() == str(seconds)
