@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -64,6 +65,14 @@ def test_only_tracking_imports_mlflow() -> None:
 def test_nothing_imports_dvc() -> None:
     files = [*PACKAGE.rglob("*.py"), *(REPOSITORY / "stages").rglob("*.py")]
     assert not [path for path in files if any(belongs_to(module, "dvc") for module in imported(path))]
+
+
+def test_the_table_of_places_names_files_that_exist() -> None:
+    text = (REPOSITORY / "docs/architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| .*\? \| (.*) \|$", text, re.MULTILINE)
+    assert len(rows) >= 20
+    named = [name for row in rows for name in re.findall(r"`([\w/.]+)`", row)]
+    assert [name for name in named if not (REPOSITORY / name).exists()] == []
 
 
 def test_the_top_of_the_package_holds_the_command_line_alone() -> None:
