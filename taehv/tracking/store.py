@@ -227,7 +227,7 @@ def _named_by_id(client: MlflowClient) -> Experiment | None:
 def _usable(experiment: Experiment) -> str:
     """Its id; a deleted one takes no runs."""
     number, name = str(experiment.experiment_id), experiment.name
-    if experiment.lifecycle_stage != "active":
+    if experiment.lifecycle_stage == "deleted":
         raise StoreError(
             f"the experiment {name!r} of {without_secrets(tracking_uri())} is deleted: restore it with "
             f"mlflow experiments restore --experiment-id {number} (and MLFLOW_TRACKING_URI set to that store), or name "
