@@ -59,8 +59,6 @@ REFUSALS = (
     GONE,
 )
 
-Point = tuple[str, int]
-
 
 class RefusedError(Exception):
     """The store understood and will never take it."""
@@ -87,7 +85,6 @@ class MlflowWriter:
         self.model_id: str | None = None
         self._is_server = tracking_uri().startswith("http")
         """Then anything may answer; a database is read by MLflow's own code."""
-        self._histories: dict[str, set[int]] = {}
 
     def open_run(self, begin: Event, known_run_id: str | None) -> str:
         """Find or create the run that a `begin` event asks for. Returns how: `continued`, `found` or `created`."""
@@ -146,13 +143,8 @@ class MlflowWriter:
             if event["kind"] == "end" and status != event["status"]:
                 raise AnswerError(f"it took the run's end and says that the run is {status}: is this an MLflow server?")
 
-    def send_metrics(self, events: Sequence[Event], *, in_doubt: bool) -> None:
-        """Points of any number of events, at most ``limits.METRIC_BATCH``.
-
-        Args:
-            events: of kind metrics.
-            in_doubt: an earlier call may have arrived unanswered: ask first what is there.
-        """
+    def send_metrics(self, events: Sequence[Event]) -> None:
+        """Points of any number of events of kind metrics, at most ``mlflow_limits.METRIC_BATCH``."""
         metrics = [
             # MLflow turns infinities into the largest float; the journal keeps what they were.
             Metric(metric_name(key), value, event["time"], event["step"])
@@ -160,10 +152,6 @@ class MlflowWriter:
             for key, value in event["values"].items()
             if not math.isinf(value)
         ]
-        if in_doubt:
-            there = self._points(metrics)
-            metrics = [metric for metric in metrics if (metric.key, metric.step) not in there]
-        self._histories.clear()
         if metrics:
             self._judged(lambda: self.client.log_batch(self.run_id, metrics=metrics))
             if self._is_server:
@@ -180,20 +168,6 @@ class MlflowWriter:
         run = self.client.get_run(self.run_id)
         checked_id(run.info.run_id, self.run_id)
         return run
-
-    def _points(self, wanted: Sequence[Metric]) -> set[Point]:
-        """Which points the store has, at least those of ``wanted``.
-
-        Mostly one call: where a metric's latest step in the store is smaller, none of its points can be there. The
-        histories of the others are remembered until something is sent again, so that calls which fail now and then do
-        not begin from the start each time.
-        """
-        first = {metric.key: metric.step for metric in sorted(wanted, key=lambda metric: -metric.step)}
-        latest = _latest_steps(self._run_as_the_store_has_it())
-        for key, step in first.items():
-            if key in latest and latest[key] >= step and key not in self._histories:
-                self._histories[key] = {int(item.step) for item in self.client.get_metric_history(self.run_id, key)}
-        return {(key, step) for key, steps in self._histories.items() for step in steps}
 
     def run_is_gone(self) -> bool:
         """Whether somebody deleted the run. Raises what MLflow raises when its store does not answer."""
@@ -263,7 +237,6 @@ class MlflowWriter:
         files = [self._kept_file(file) for file in event["files"]]
         models = ModelLogger(self.client, self.run_id)
         self.model_id = models.log(files[0].parent, event["identity"], event["metrics"], event["time"])
-        self._histories.clear()
 
     def _model_metrics(self, event: Event) -> None:
         """What this run found out about another run's model."""

@@ -14,7 +14,7 @@ from taehv.runtime import atomic_files
 
 @dataclass
 class SendState:
-    """What is known to have arrived. Written after each batch; a crash in between leaves the next batch in doubt."""
+    """What is known to have arrived. Written after each batch; what a crash hides is sent again."""
 
     store: str | None = None
     """The tracking URI without secrets; None before the first connection."""
@@ -33,7 +33,7 @@ class SendState:
 
 
 def read_send_state(path: Path) -> SendState:
-    """The position; the beginning where nothing was sent yet.
+    """What has arrived; the beginning where nothing was sent yet.
 
     Raises:
         RecordError: the file is damaged.
@@ -54,7 +54,7 @@ def read_send_state(path: Path) -> SendState:
 
 
 def send_state_if_readable(path: Path) -> SendState:
-    """The position for those who only look; the beginning where the file is damaged: the next sender writes it anew."""
+    """The same for those who only look; the beginning where the file is damaged: the next sender writes it anew."""
     try:
         return read_send_state(path)
     except RecordError:

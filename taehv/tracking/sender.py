@@ -1,4 +1,10 @@
-"""Sends a journal's events to MLflow: in order, each once, however often the store or this process fails."""
+"""Sends a journal's events to MLflow, in order, however often the store or this process fails.
+
+After a crash, or a call that nobody answered, the same event is sent again. The store has it once: of points with the
+same key, step, time and value MLflow's SQL stores keep one, and the times are the journal's; params, tags and files
+replace what they repeat; runs, models and versions are looked up before they are made
+(tests/tracking/test_sent_twice.py).
+"""
 
 from __future__ import annotations
 
@@ -65,9 +71,6 @@ class Sender:
         self._arrived: Line | None = None
         """The last line whose event arrived; None at the beginning."""
         self._attempts = 0
-        # A crash may have come between a batch's arrival and its being noted; so may an unanswered call.
-        self._in_doubt = True
-        self._all_in_doubt = False
         self.send_state = self._read_position()
 
     def wait_s(self, longest: float) -> float:
@@ -111,9 +114,9 @@ class Sender:
             if line.event is not None and line.event["seq"] in wanted:
                 del self.send_state.refused[line.event["seq"]]
                 try:
-                    self._send([line.event], in_doubt=True)
+                    self._send([line.event])
                 except _BeginAgainError:
-                    self._arrived, self._in_doubt = None, True
+                    self._arrived = None
                     return self._send_all()
                 self._note()
         return None
@@ -122,31 +125,23 @@ class Sender:
         try:
             return read_send_state(self.folder.send_state)
         except RecordError as error:
-            # The run is found by its key, and every point is compared with what is there.
-            self._all_in_doubt = True
-            self._say(f"{error}; MLflow is asked what it has")
+            self._say(f"{error}; everything is sent again, to the run that has this key")
             return SendState()
 
     def _send_all(self) -> None:
         while True:
             try:
                 for batch, line in self._batches():
-                    in_doubt = self._in_doubt or self._all_in_doubt
-                    self._in_doubt = True  # until the answer is here
-                    self._send(batch, in_doubt=in_doubt)
-                    self._in_doubt = in_doubt and batch[0]["kind"] != "metrics"
+                    self._send(batch)
                     self.send_state.next_number, self._arrived = batch[-1]["seq"] + 1, line
                     self._attempts = 0
                     self._note()
                 return
             except _BeginAgainError:
-                self._arrived, self._in_doubt = None, True
+                self._arrived = None
 
     def _batches(self) -> Iterator[tuple[list[Event], Line]]:
-        """New events and the last one's line: neighbouring metrics together, everything else alone.
-
-        A batch that starts at the same event holds at least what it held before: what is in doubt is in one batch.
-        """
+        """New events and the last one's line: neighbouring metrics together, everything else alone."""
         batch: list[Event] = []
         points, last = 0, self._arrived
         for line in self._new_lines():
@@ -190,17 +185,15 @@ class Sender:
 
     def _report_loss(self, loss: str) -> None:
         self.losses.append(loss)
-        # Which event it was, and whether it had arrived, is unknown: from here on, compare everything.
-        self._all_in_doubt = True
         self._say(f"{self.folder.journal}: {loss}; everything else is sent")
 
-    def _send(self, events: list[Event], *, in_doubt: bool) -> None:
+    def _send(self, events: list[Event]) -> None:
         """One batch. Metrics that are refused are taken apart until the refused point is alone."""
         writer, first = self._connected(), events[0]
         try:
             with exchange(self._bytes_of_files(first)):
                 if first["kind"] == "metrics":
-                    writer.send_metrics(events, in_doubt=in_doubt)
+                    writer.send_metrics(events)
                 else:
                     writer.send(first)
         except (NotThereYetError, StoreError):
@@ -216,10 +209,10 @@ class Sender:
                     writer.write_key_again()
             if len(events) > 1:
                 for event in events:
-                    self._send([event], in_doubt=True)
+                    self._send([event])
             elif first["kind"] == "metrics" and len(first["values"]) > 1:
                 for key, value in first["values"].items():
-                    self._send([{**first, "values": {key: value}}], in_doubt=True)
+                    self._send([{**first, "values": {key: value}}])
             else:
                 self._set_aside(first, error)
         if first["kind"] == "model":
@@ -266,7 +259,6 @@ class Sender:
             self._note_run(store, writer.run_id)
             return writer
         # Found by its key or just created: what the position says has arrived may not be in this run.
-        self._all_in_doubt = self._all_in_doubt or how == "found"
         self.send_state = SendState()
         self._note_run(store, writer.run_id)
         raise _BeginAgainError
