@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
+
+import typer
 
 from taehv.config.params import TrainingStage, load_params
 from taehv.evaluation import parity
@@ -22,17 +24,23 @@ SHOWN = 40
 """Characters of a value."""
 
 
-def compare(names: Sequence[str], *, as_json: bool) -> int:
-    """Compare two runs; prints, and returns the exit code.
+def compare(
+    run: Annotated[str, typer.Argument(metavar="RUN_OR_STAGE", help="A training run: a stage or an MLflow run id.")],
+    other: Annotated[str, typer.Argument(metavar="RUN_OR_STAGE", help="The run to hold it against.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> int:
+    """Two training runs: what differs, common steps, parity.
 
-    Args:
-        names: each a training stage of the working directory, or the id of an MLflow run.
-        as_json: print parity.json's content instead of text.
+    Both are finished, and named as a stage of this directory (a800_test, h100_train) or by an MLflow run id. The
+    tolerances are evaluate.parity_* of params.yaml.
 
-    Raises:
-        UserError: a run is not there or not finished.
-        ConfigError: params.yaml, which says what agreement is, is wrong.
+    \b
+    taehv compare a800_test h100_train
+    taehv compare h100_train 0123456789abcdef0123456789abcdef --json
+
+    Exit code: 0 they agree (perhaps with a warning), 1 they do not, 3 they share no step.
     """
+    names = (run, other)
     rule = load_params().evaluate
     a, b = (read(name) for name in names)
     result = parity.compare(a, b, rule)

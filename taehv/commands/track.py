@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from taehv.runtime import paths
 from taehv.runtime.errors import UserError
@@ -13,16 +16,17 @@ from taehv.tracking.store import check_uri, database_file, store_errors, trackin
 from taehv.tracking.store_location import check_place
 from taehv.tracking.sync import journals, sync
 
+HELP = "What MLflow has not been told yet, and moving runs between stores."
 EXIT_LEFT = 1
 NOTHING = "nothing is left to send"
 NO_EXPORT = "there is nothing to export. Run it in the repository's root, or set MLFLOW_TRACKING_URI to another store"
 
 
 def status() -> int:
-    """List the journals that are still here.
+    """List the journals whose events have not all arrived.
 
-    Raises:
-        UserError: there are none, and this is no checkout of the project either.
+    \b
+    taehv track status
     """
     unsent_journals = journals()
     for unsent in unsent_journals:
@@ -33,12 +37,19 @@ def status() -> int:
     return 0
 
 
-def replay(*, dry_run: bool) -> int:
-    """Send what is left; exit code 1 if something stays behind.
+def replay(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be sent, send nothing.")] = False,
+) -> int:
+    """Send what runs left, in order, without duplicates.
 
-    Raises:
-        StoreError: MLFLOW_TRACKING_URI cannot be used at all.
-        UserError: nothing is left, and this is no checkout of the project either.
+    Whether they finished, failed or were killed: it is sent to the store that MLFLOW_TRACKING_URI names. A journal is
+    deleted when all of it has arrived. Running stages send their own.
+
+    \b
+    taehv track sync --dry-run
+    taehv track sync
+
+    Exit code: 0 nothing is left, 1 something stays behind or an error that you can mend, 2 wrong usage.
     """
     _check_store()
     unsent_journals = journals()
@@ -52,12 +63,24 @@ def replay(*, dry_run: bool) -> int:
     return 0 if sync(unsent_journals, lambda message: print(message, flush=True)) else EXIT_LEFT
 
 
-def export(target: Path, run_ids: Sequence[str], experiment: str | None) -> int:
-    """Write runs into a folder or a .tar file.
+def export(
+    target: Annotated[Path, typer.Argument(parser=Path, metavar="FILE|FOLDER", help="Where to write them.")],
+    run_ids: Annotated[
+        list[str] | None,
+        typer.Option("--run", metavar="ID", help="Only this run and its children; may be repeated."),
+    ] = None,
+    experiment: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only this experiment's runs; without it those of all.")
+    ] = None,
+) -> int:
+    """Write runs of the store into a folder or a .tar file.
 
-    Raises:
-        UserError: there is something else at the target, a named run or experiment does not exist, or the store does
-            not work.
+    With all that belongs to them (params, tags, every metric point with its time, artifacts, datasets, models), into a
+    folder, or into a file that ends in .tar, .tar.gz or .tgz.
+
+    \b
+    taehv track export runs.tar
+    taehv track export runs.tgz --experiment taehv
     """
     from taehv.tracking.transfer.archive import packed
     from taehv.tracking.transfer.export_runs import export_runs
@@ -67,7 +90,7 @@ def export(target: Path, run_ids: Sequence[str], experiment: str | None) -> int:
     if database is not None and not database.exists():
         raise UserError(f"nothing has been tracked in {database} yet: {NO_EXPORT}")
     with packed(target) as folder, store_errors():
-        written = export_runs(folder, run_ids, experiment)
+        written = export_runs(folder, run_ids or (), experiment)
         if not written.runs:
             raise UserError(f"{without_secrets(tracking_uri())} holds no run of those asked for: {NO_EXPORT}")
     print(f"{target}: {len(written.runs)} runs, {written.versions} registered versions")
@@ -76,11 +99,16 @@ def export(target: Path, run_ids: Sequence[str], experiment: str | None) -> int:
     return 0
 
 
-def bring(source: Path) -> int:
-    """Import what ``export`` wrote.
+def bring(
+    source: Annotated[Path, typer.Argument(parser=Path, metavar="FILE|FOLDER", help="What was exported.")],
+) -> int:
+    """Bring exported runs into the store, none of them twice.
 
-    Raises:
-        UserError: it is not there, or not what ``export`` writes, or the store does not work.
+    What `taehv track export` wrote comes into the store that MLFLOW_TRACKING_URI names. Importing again, also after an
+    interruption, adds only what is missing.
+
+    \b
+    taehv track import runs.tar
     """
     from taehv.tracking.transfer.archive import unpacked
     from taehv.tracking.transfer.import_runs import import_runs
@@ -93,10 +121,14 @@ def bring(source: Path) -> int:
 
 
 def relocate() -> int:
-    """Make the store of a moved or copied checkout one whose files are here.
+    """After a move or copy of this checkout: mend its store.
 
-    Raises:
-        UserError: a stage is running, files are missing, or the store does not work.
+    MLflow writes absolute places into its store. This exports the runs, models and registered versions of this
+    checkout's store and imports them into a new one whose files are here. The old store is kept beside it, and nothing
+    is written to the old place. Repeat it if it was interrupted.
+
+    \b
+    taehv track relocate
     """
     from taehv.tracking.transfer.relocate import relocate as make_store_here
 
@@ -105,6 +137,15 @@ def relocate() -> int:
     with store_errors():
         make_store_here(lambda message: print(message, flush=True))
     return 0
+
+
+ACTIONS: dict[str, Callable[..., int]] = {
+    "status": status,
+    "sync": replay,
+    "export": export,
+    "import": bring,
+    "relocate": relocate,
+}
 
 
 def _check_project() -> None:
