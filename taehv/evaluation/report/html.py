@@ -14,14 +14,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from taehv.evaluation.parity import Parity
+from taehv.losses.metrics import METRICS
 
-CODEC_COLUMNS = (
-    ("psnr_db", "PSNR, dB", 2),
-    ("psnr_pooled_db", "pooled PSNR, dB", 2),
-    ("ssim", "SSIM", 4),
-    ("lpips_alex", "LPIPS (AlexNet)", 4),
-    ("lpips_vgg", "LPIPS (VGG)", 4),
-)
 PARITY = {
     "pass": ("pass", "good"),
     "warn": ("warning", "warn"),
@@ -127,9 +121,9 @@ def _codecs(evaluation: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def _codec_table(named: Mapping[str, Mapping[str, Any]], lpips_measured: Mapping[str, bool]) -> Table:
-    columns = [column for column in CODEC_COLUMNS if lpips_measured.get(column[0].removeprefix("lpips_"), True)]
-    rows = [[name, *(_number(codec[key], digits) for key, _, digits in columns)] for name, codec in named.items()]
-    return ["", *(title for _, title, _ in columns)], rows
+    columns = [m for m in METRICS if lpips_measured.get(m.in_evaluation.removeprefix("lpips_"), True)]
+    rows = [[name, *(_number(codec[m.in_evaluation], m.digits) for m in columns)] for name, codec in named.items()]
+    return ["", *(metric.title for metric in columns)], rows
 
 
 def _gap_table(models: Mapping[str, Any]) -> Table:
