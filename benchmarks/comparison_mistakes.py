@@ -20,7 +20,7 @@ from taehv.losses.alignment import common_frames
 from taehv.losses.metrics import load_frames, psnr_per_clip
 from taehv.model.variants import VARIANTS
 from taehv.runtime import paths
-from taehv.teachers import load_teacher
+from taehv.teachers.base import load_teacher
 
 SHIFT = 3
 Comparison = Callable[[Tensor, Tensor], Tensor]

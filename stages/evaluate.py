@@ -23,7 +23,7 @@ from taehv.losses.metrics import available_metrics
 from taehv.model.model_folder import load_model
 from taehv.model.variants import VARIANTS
 from taehv.runtime import atomic_files, dvc_metrics, paths
-from taehv.teachers import load_teacher
+from taehv.teachers.base import load_teacher
 from taehv.tracking.run import check_store, stage_run
 
 STAGES = ("a800_test", "h100_train")

@@ -26,10 +26,7 @@ from taehv.losses.metrics import (
 )
 from taehv.model.taehv import TAEHV
 from taehv.runtime import dvc_metrics
-from taehv.teachers import Teacher
-
-LINEAR_TEACHERS = ("pca",)
-"""Teachers that are linear codecs: their round trip is the linear baseline."""
+from taehv.teachers.base import Teacher
 
 
 @dataclass(frozen=True)
@@ -86,7 +83,7 @@ def evaluate(models: Mapping[str, TAEHV], teacher: Teacher, teacher_name: str, b
         },
         "lpips_measured": {name: f"lpips_{name}" in bench.metrics for name in LPIPS_BACKBONE_FILES},
         "models": {name: _evaluate_model(model, teacher, reference, bench) for name, model in models.items()},
-        "teacher": {"name": teacher_name, "is_linear_baseline": teacher_name in LINEAR_TEACHERS, **reference},
+        "teacher": {"name": teacher_name, "is_linear_baseline": teacher.IS_LINEAR, **reference},
         "mean_colour": bench.summary(codecs.mean_colour(compared)),
     }
 

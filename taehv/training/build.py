@@ -26,7 +26,7 @@ from taehv.runtime.hashing import sha256_of_file
 from taehv.runtime.launched import forget_inherited
 from taehv.runtime.machine import available_cores
 from taehv.runtime.paths import compiled_folder, main_repository
-from taehv.teachers import load_teacher
+from taehv.teachers.base import load_teacher
 from taehv.training.adversary import Adversary
 from taehv.training.run_spec import RunSpec
 from taehv.training.state import TrainingState
