@@ -156,7 +156,7 @@ def train() -> None:
     from taehv.evaluation.codecs import on_teacher_latents
     from taehv.evaluation.test_set import Scorer
     from taehv.losses.metrics import psnr_per_clip
-    from taehv.teachers import load_teacher
+    from taehv.teachers.base import load_teacher
     from taehv.training.build import start_accelerator
     from taehv.training.recorder import NullRecorder
     from taehv.training.trainer import Trainer

@@ -19,10 +19,11 @@ from taehv.evaluation.report.build import write_report
 from taehv.evaluation.report.examples import make_examples
 from taehv.evaluation.run_records import read_record, read_tracking_ids
 from taehv.launch.processes import check_gpus
+from taehv.losses.metrics import available_metrics
 from taehv.model.model_folder import load_model
 from taehv.model.variants import VARIANTS
 from taehv.runtime import atomic_files, dvc_metrics, paths
-from taehv.teachers import load_teacher
+from taehv.teachers.base import load_teacher
 from taehv.tracking.run import check_store, stage_run
 
 STAGES = ("a800_test", "h100_train")
@@ -57,7 +58,7 @@ def measure(params: Params, profile: Profile) -> tuple[dict[str, Any], Parity]:
     store = ClipStore.open(paths.CLIPS, "test", verify_reads=profile.verify_reads)
 
     compared = parity.compare(runs["a800_test"], runs["h100_train"], params.evaluate)
-    bench = test_set.Scorer(store, test_set.available_metrics(device), device, profile.validation_batch)
+    bench = test_set.Scorer(store, available_metrics(device), device, profile.validation_batch)
     report = test_set.conclude(
         test_set.evaluate(models, teacher, scale.teacher.name, bench), compared, scale.final_psnr_db
     )

@@ -15,7 +15,7 @@ def main() -> int:
     from taehv.config.profiles import load_profile
     from taehv.data.prepare import prepare
     from taehv.runtime import paths
-    from taehv.teachers.pca import INFO
+    from taehv.teachers.base import teacher_class
     from taehv.tracking.run import stage_run
 
     params, profile = load_params(), load_profile()
@@ -26,7 +26,8 @@ def main() -> int:
         run.dataset(paths.DATASET, "preparation")
         run.metrics(0, {f"data/{split}_clips": float(facts["clips"]) for split, facts in dataset["splits"].items()})
         run.metrics(0, {"data/quarantined": float(dataset["quarantined"]), "data/bytes": float(dataset["bytes"])})
-        for file in (paths.DATASET, paths.QUARANTINE, paths.PREPARE_PARAMS, paths.TEACHER / INFO):
+        described = paths.TEACHER / teacher_class(params.active.teacher.name).INFO
+        for file in (paths.DATASET, paths.QUARANTINE, paths.PREPARE_PARAMS, described):
             run.artifact(file, "data")
         inputs.refuse_edits(RUN_AGAIN)
     inputs.refuse_edits(RUN_AGAIN)

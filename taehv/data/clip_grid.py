@@ -8,9 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
-# The golden ratio's fraction in 32-bit fixed point: its multiples, modulo one, stay evenly spread at any count.
-_GOLDEN = 2654435769
-_ONE = 1 << 32
+from taehv.runtime.thinning import thin
 
 
 @dataclass(frozen=True, order=True)
@@ -42,22 +40,6 @@ def spread(count: int, length: int, size: int) -> list[int]:
 def covering(length: int, size: int) -> int:
     """The smallest number of pieces of ``size`` that together cover ``length``."""
     return -(-length // size)
-
-
-def thin(groups: int, positions: int, count: int) -> list[tuple[int, int]]:
-    """At most ``count`` of the groups x positions pairs, spread evenly over the groups and over their positions.
-
-    Each group gets the same number of positions up to one. Within a group they are equally far apart, and from group
-    to group their offset moves on by the golden ratio: a plain every-k-th choice would, for an unlucky k, always take
-    the same corner of the picture.
-    """
-    count = min(count, groups * positions)
-    chosen = []
-    for group in range(groups):
-        quota = (group + 1) * count // groups - group * count // groups
-        offset = group * _GOLDEN % _ONE
-        chosen += [(group, (j * _ONE + offset) * positions // (quota * _ONE)) for j in range(quota)]
-    return chosen
 
 
 def cover_size(height: int, width: int, canvas_height: int, canvas_width: int) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from taehv.data.inspect_video import Quarantined
 from taehv.data.splits import SPLITS
 from taehv.runtime import atomic_files
 from taehv.runtime.hashing import sha256_of_file
-from taehv.teachers.pca import WEIGHTS
+from taehv.teachers.base import teacher_class
 
 SCHEMA = 1
 
@@ -25,7 +25,7 @@ def describe_dataset(
 ) -> dict[str, Any]:
     """The content of dataset.json. It depends on the clips and the teacher alone, not on time, machine or workers."""
     data = params.active.data
-    teacher_sha256 = sha256_of_file(teacher / WEIGHTS)
+    teacher_sha256 = sha256_of_file(teacher / teacher_class(params.active.teacher.name).WEIGHTS)
     return {
         "schema": SCHEMA,
         "dataset_sha256": dataset_sha256(records, teacher_sha256),

@@ -17,7 +17,6 @@ from taehv.data.clip_plan import DatasetPlan, VideoPlan, plan_dataset
 from taehv.data.clip_store import ClipRecord, ClipStore, write_index
 from taehv.data.dataset import describe_dataset, write_quarantine
 from taehv.data.extract_clips import CutFailed, CutResult, CutShort, cut_video, planned_shards
-from taehv.data.fit_teacher import fit_teacher
 from taehv.data.inspect_video import Quarantined, Video, inspect_video
 from taehv.data.manifest import read_manifest
 from taehv.data.sources import open_source
@@ -27,6 +26,7 @@ from taehv.model.variants import VARIANTS
 from taehv.runtime import atomic_files, paths
 from taehv.runtime.errors import UserError
 from taehv.runtime.user_files import shown
+from taehv.teachers.base import teacher_class
 
 # Room on the disk for the index, the teacher and file system overhead.
 _DISK_MARGIN_BYTES = 64 * 2**20
@@ -55,7 +55,7 @@ def prepare(params: Params, profile: Profile) -> dict[str, Any]:
         write_index(folder / "clips", records)
         train = ClipStore.open(folder / "clips", "train", verify_reads=False)
         variant = VARIANTS[params.active.model.variant]
-        fit_teacher(train, params.active.data.frames, variant, folder / "teacher")
+        teacher_class(params.active.teacher.name).fit(train, params.active.data.frames, variant, folder / "teacher")
         dataset = describe_dataset(params, plan, records, len(quarantined), folder / "teacher")
         # Everything is on the disk before the first old file goes: moving takes no space.
         atomic_files.write_json(folder / "dataset.json", dataset)

@@ -15,8 +15,7 @@ from taehv.model.variants import VARIANTS
 from taehv.runtime import paths
 from taehv.runtime.hashing import sha256_of_file
 from taehv.runtime.yaml_files import YamlFileError, read_yaml
-from taehv.teachers import TeacherError, load_teacher
-from taehv.teachers.pca import WEIGHTS
+from taehv.teachers.base import TeacherError, load_teacher, teacher_class
 
 # Forced: DVC goes by names, sizes and time stamps, and leaves what it takes for up to date.
 PREPARE = "run: dvc repro -f prepare_data (on a second machine: dvc pull prepare_data)"
@@ -43,7 +42,7 @@ def check_prepared_data(context: RunContext) -> list[Check]:
         return [Check("clips", "fail", f"the index lists {counts} clips", AGAIN)]
     return [
         _check_shards(records, counts),
-        _check_hash(records, context.dataset_sha256),
+        _check_hash(records, context.dataset_sha256, params.active.teacher.name),
         _check_teacher(params),
         _check_parameters(params, made_later),
     ]
@@ -83,9 +82,9 @@ def _check_shards(records: list[ClipRecord], counts: dict[Any, int]) -> Check:
     return Check("clips", "pass", f"{shown}; {len(shards):,} shards of the right size")
 
 
-def _check_hash(records: list[ClipRecord], stated: str) -> Check:
+def _check_hash(records: list[ClipRecord], stated: str, teacher: str) -> Check:
     try:
-        found = dataset_sha256(records, sha256_of_file(paths.TEACHER / WEIGHTS))
+        found = dataset_sha256(records, sha256_of_file(paths.TEACHER / teacher_class(teacher).WEIGHTS))
     except OSError as error:
         return Check("data hash", "fail", f"the teacher's weights cannot be read ({error})", AGAIN)
     if found != stated:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from taehv.model.taehv import TAEHV
-from taehv.teachers import Teacher
+from taehv.teachers.base import Teacher
 
 Codec = Callable[[Tensor], Tensor]
 

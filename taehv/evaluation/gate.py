@@ -13,7 +13,7 @@ from pathlib import Path
 
 from taehv.config.params import Params, stage_params
 from taehv.evaluation.diagnosis import diagnose
-from taehv.evaluation.gate_checks import Check, all_checks, dataset_hash, describe, gather
+from taehv.evaluation.gate_checks import PSNR_CHECK, Check, all_checks, dataset_hash, describe, gather
 from taehv.evaluation.run_records import RecordError, finite, read_record
 from taehv.runtime import atomic_files, dvc_metrics
 from taehv.runtime.errors import UserError
@@ -50,8 +50,8 @@ class Verdict:
 def judge(outputs: TrainingOutputs, params: Params, dataset_json: Path) -> Verdict:
     """Judge a finished run by its files, the params and the dataset's identity, and nothing else."""
     evidence = gather(outputs, params, dataset_json)
-    checks = all_checks(outputs, evidence, params)
-    value = checks[0].value
+    checks = all_checks(evidence, params)
+    value = next(check.value for check in checks if check.name == PSNR_CHECK)
     verdict = Verdict(
         step=params.gate.step,
         psnr_db=value if isinstance(value, float) else None,

@@ -1,7 +1,8 @@
-"""What the gate looks at, one check at a time."""
+"""What the gate looks at, one check at a time. A check is a function and its place in ``CHECKS``, at the end."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from taehv.runtime.hashing import sha256_of_json
 from taehv.runtime.paths import TrainingOutputs
 
 Severity = Literal["error", "warning"]
+PSNR_CHECK = "psnr_at_gate_step"
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Evidence:
     """summary.json, or empty."""
     summary_problem: str | None
     dataset_sha256: str | None
+    best_model: Path
 
     @property
     def gate_row(self) -> HistoryRow | None:
@@ -69,7 +72,9 @@ def gather(outputs: TrainingOutputs, params: Params, dataset_json: Path) -> Evid
     except RecordError as error:
         summary_problem = str(error)
     dataset_sha256 = dataset_hash(dataset_json)
-    return Evidence(params.gate.step, history, history_problem, summary, summary_problem, dataset_sha256)
+    return Evidence(
+        params.gate.step, history, history_problem, summary, summary_problem, dataset_sha256, outputs.best_model
+    )
 
 
 def dataset_hash(dataset_json: Path) -> str | None:
@@ -80,17 +85,9 @@ def dataset_hash(dataset_json: Path) -> str | None:
         return None
 
 
-def all_checks(outputs: TrainingOutputs, evidence: Evidence, params: Params) -> tuple[Check, ...]:
-    """Every check that applies to this run; the PSNR at the gate step comes first."""
-    return (
-        _psnr_check(evidence, params),
-        _loss_check(evidence),
-        *_collapse_checks(evidence, params),
-        _model_check(outputs, evidence),
-        *_counter_checks(evidence),
-        *_gpu_checks(evidence, params),
-        *_identity_checks(evidence, params),
-    )
+def all_checks(evidence: Evidence, params: Params) -> tuple[Check, ...]:
+    """Every check that applies to this run."""
+    return tuple(check for look in CHECKS for check in look(evidence, params))
 
 
 def describe(check: Check) -> str:
@@ -103,7 +100,7 @@ def describe(check: Check) -> str:
     return f"{found}, must be {check.rule}{because}"
 
 
-def _psnr_check(evidence: Evidence, params: Params) -> Check:
+def _psnr_check(evidence: Evidence, params: Params) -> list[Check]:
     limit = params.gate.min_psnr_db
     row = evidence.gate_row
     psnr = finite(row["psnr"]) if row and "psnr" in row else None
@@ -113,10 +110,10 @@ def _psnr_check(evidence: Evidence, params: Params) -> Check:
     elif reason is None and psnr is None:
         reason = "the validation there gave no finite number"
     passed = psnr is not None and psnr > limit
-    return Check("psnr_at_gate_step", psnr, limit, f"> {limit:g} dB at step {params.gate.step}", passed, reason=reason)
+    return [Check(PSNR_CHECK, psnr, limit, f"> {limit:g} dB at step {params.gate.step}", passed, reason=reason)]
 
 
-def _loss_check(evidence: Evidence) -> Check:
+def _loss_check(evidence: Evidence, params: Params) -> list[Check]:
     rows = evidence.up_to_gate
     # One window of losses cannot fall: where the gate step ends the first one, the run's later windows are used.
     losses = [row["train_loss"] for row in rows if row.get("train_loss") is not None]
@@ -125,12 +122,12 @@ def _loss_check(evidence: Evidence) -> Check:
     rule = "below the training loss of the first validation window"
     if len(losses) < 2:
         reason = evidence.history_problem or f"{len(losses)} window(s) of training loss; a fall needs two"
-        return Check("training_loss_fell", None, "first window", rule, False, reason=reason)
+        return [Check("training_loss_fell", None, "first window", rule, False, reason=reason)]
     first, last = finite(losses[0]), finite(losses[-1])
     if first is None or last is None:
         reason = f"first {losses[0]}, last {losses[-1]}"
-        return Check("training_loss_fell", last, "first window", rule, False, reason=reason)
-    return Check("training_loss_fell", last, first, f"{rule}, {first:.4g}", last < first)
+        return [Check("training_loss_fell", last, "first window", rule, False, reason=reason)]
+    return [Check("training_loss_fell", last, first, f"{rule}, {first:.4g}", last < first)]
 
 
 def _collapse_checks(evidence: Evidence, params: Params) -> list[Check]:
@@ -160,12 +157,12 @@ def _collapse_check(
     return Check(name, fall, limit, rule, passed, severity, None if passed else f"at step {step}")
 
 
-def _model_check(outputs: TrainingOutputs, evidence: Evidence) -> Check:
+def _model_check(evidence: Evidence, params: Params) -> list[Check]:
     name, rule = "best_model_loads", "a model whose step and PSNR are in the history"
     try:
-        _, info = load_model(outputs.best_model)
+        _, info = load_model(evidence.best_model)
     except ModelError as error:
-        return Check(name, None, rule, rule, False, reason=str(error))
+        return [Check(name, None, rule, rule, False, reason=str(error))]
     described = f"step {info.get('step')}, PSNR {info.get('psnr')}"
     row = next((row for row in evidence.history if row["step"] == info.get("step")), None)
     problem = None
@@ -173,10 +170,10 @@ def _model_check(outputs: TrainingOutputs, evidence: Evidence) -> Check:
         problem = evidence.history_problem or f"the history has no step {info.get('step')}"
     elif finite(info.get("psnr")) is None or info["psnr"] != row.get("psnr"):
         problem = f"the history says {row.get('psnr')} at step {row['step']}"
-    return Check(name, described, rule, rule, problem is None, reason=problem)
+    return [Check(name, described, rule, rule, problem is None, reason=problem)]
 
 
-def _counter_checks(evidence: Evidence) -> list[Check]:
+def _counter_checks(evidence: Evidence, params: Params) -> list[Check]:
     counters = evidence.summary.get("counters")
     checks = []
     # Running out of memory ended a process, not the training: the result is that of a run that never did.
@@ -213,3 +210,15 @@ def _identity_checks(evidence: Evidence, params: Params) -> list[Check]:
         reason = None if value == limit else evidence.summary_problem or again
         checks.append(Check(f"run_of_this_{what}", value, limit, f"{limit[:12]}...", value == limit, reason=reason))
     return checks
+
+
+CHECKS: tuple[Callable[[Evidence, Params], Iterable[Check]], ...] = (
+    _psnr_check,
+    _loss_check,
+    _collapse_checks,
+    _model_check,
+    _counter_checks,
+    _gpu_checks,
+    _identity_checks,
+)
+"""In the order of the verdict. Each gives the checks that apply to the run, possibly none."""

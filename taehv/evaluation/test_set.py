@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,24 +18,15 @@ from taehv.evaluation.parity import Parity
 from taehv.evaluation.run_records import finite
 from taehv.losses.metrics import (
     LPIPS_BACKBONE_FILES,
-    Lpips,
-    lpips_backbone_file,
-    mse_per_clip,
-    pooled_psnr,
-    psnr_per_clip,
-    ssim_per_clip,
+    METRICS,
+    ClipMetric,
+    ClipScores,
+    load_frames,
+    score_clips,
 )
 from taehv.model.taehv import TAEHV
 from taehv.runtime import dvc_metrics
-from taehv.teachers import Teacher
-
-ClipMetric = Callable[[Tensor, Tensor], Tensor]
-"""Decoded and original frames to one number per clip."""
-ClipScores = dict[str, Tensor]
-"""Metric to (clips,) float64 on the CPU, in the order of the store."""
-
-LINEAR_TEACHERS = ("pca",)
-"""Teachers that are linear codecs: their round trip is the linear baseline."""
+from taehv.teachers.base import Teacher
 
 
 @dataclass(frozen=True)
@@ -48,35 +39,16 @@ class Scorer:
     batch: int
     """Clips decoded at a time; changes memory and speed only."""
 
-    @torch.no_grad()
     def scores(self, codec: Codec) -> ClipScores:
         """Measure one codec on every clip, in float32."""
-        columns: dict[str, list[Tensor]] = {name: [] for name in self.metrics}
-        for clip_ids in _batches(range(len(self.store)), self.batch):
-            frames = load_frames(self.store, clip_ids, self.device)
-            decoded = codec(frames)
-            for name, metric in self.metrics.items():
-                columns[name].append(metric(decoded, frames).double().cpu())
-        return {name: torch.cat(column) for name, column in columns.items()}
+        everything = range(len(self.store))
+        return score_clips(
+            codec, self.metrics, everything, self.batch, lambda some: load_frames(self.store, some, self.device)
+        )
 
     def summary(self, codec: Codec) -> dict[str, Any]:
         """What evaluation.json says about one codec."""
         return summarise(self.scores(codec), self.store.records)
-
-
-def available_metrics(device: torch.device) -> dict[str, ClipMetric]:
-    """PSNR, squared error, SSIM, and LPIPS for each backbone whose weights are on this machine."""
-    metrics: dict[str, ClipMetric] = {"psnr": psnr_per_clip, "mse": mse_per_clip, "ssim": ssim_per_clip}
-    for backbone in LPIPS_BACKBONE_FILES:
-        if lpips_backbone_file(backbone) is not None:
-            metrics[f"lpips_{backbone}"] = Lpips(backbone, device).per_clip
-    return metrics
-
-
-def load_frames(store: ClipStore, clip_ids: Sequence[int], device: torch.device) -> Tensor:
-    """(N, T, 3, H, W) float32 in [0, 1] on the device."""
-    stored = np.stack([store.clip(clip_id) for clip_id in clip_ids])
-    return torch.from_numpy(stored).to(device).float().div_(255)
 
 
 def summarise(scores: ClipScores, records: Sequence[ClipRecord]) -> dict[str, Any]:
@@ -111,7 +83,7 @@ def evaluate(models: Mapping[str, TAEHV], teacher: Teacher, teacher_name: str, b
         },
         "lpips_measured": {name: f"lpips_{name}" in bench.metrics for name in LPIPS_BACKBONE_FILES},
         "models": {name: _evaluate_model(model, teacher, reference, bench) for name, model in models.items()},
-        "teacher": {"name": teacher_name, "is_linear_baseline": teacher_name in LINEAR_TEACHERS, **reference},
+        "teacher": {"name": teacher_name, "is_linear_baseline": teacher.IS_LINEAR, **reference},
         "mean_colour": bench.summary(codecs.mean_colour(compared)),
     }
 
@@ -237,16 +209,11 @@ def _gap(upper: float | None, lower: float | None) -> float | None:
     return None if upper is None or lower is None else upper - lower
 
 
-def _means(scores: Mapping[str, Tensor]) -> dict[str, float | None]:
-    means = {
-        "psnr_db": finite(float(scores["psnr"].mean())),
-        "psnr_pooled_db": finite(pooled_psnr(scores["mse"])),
-        "ssim": finite(float(scores["ssim"].mean())),
+def _means(scores: ClipScores) -> dict[str, float | None]:
+    return {
+        metric.in_evaluation: finite(metric.over_clips(scores[metric.name])) if metric.name in scores else None
+        for metric in METRICS
     }
-    for backbone in LPIPS_BACKBONE_FILES:
-        column = scores.get(f"lpips_{backbone}")
-        means[f"lpips_{backbone}"] = None if column is None else finite(float(column.mean()))
-    return means
 
 
 def _describe_clip(record: ClipRecord, psnr: Tensor) -> dict[str, Any]:
@@ -260,7 +227,3 @@ def _describe_clip(record: ClipRecord, psnr: Tensor) -> dict[str, Any]:
         "top": record.top,
         "left": record.left,
     }
-
-
-def _batches(clip_ids: Sequence[int], size: int) -> list[Sequence[int]]:
-    return [clip_ids[start : start + size] for start in range(0, len(clip_ids), size)]

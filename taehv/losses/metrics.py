@@ -1,4 +1,7 @@
-"""PSNR, SSIM and LPIPS: one definition, used by validation, gate and evaluation alike.
+"""PSNR, SSIM and LPIPS: one definition, and one way to measure clips, in validation and evaluation alike.
+
+A metric is added here alone: its function, and a line of ``METRICS``, from which the validation history, the tracked
+numbers, evaluation.json and the report's table follow.
 
 Every function takes a decoded video and the original, both ``(N, T, 3, H, W)``, and returns one number per clip,
 ``(N,)`` float64. Frames are compared by ``losses/alignment.py``. The decoded video is clamped to [0, 1]
@@ -9,12 +12,18 @@ A NaN in the decoded video gives NaN.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from taehv.config.batch_shares import micro_batches
 from taehv.losses.alignment import common_frames
 from taehv.model.checkpoints import CheckpointError, read_state_dict
 from taehv.runtime.errors import UserError
@@ -28,6 +37,11 @@ LPIPS_BACKBONE_FILES: dict[LpipsBackbone, str] = {
     "alex": "alexnet-owt-7be5be79.pth",
     "vgg": "vgg16-397923af.pth",
 }
+
+ClipMetric = Callable[[Tensor, Tensor], Tensor]
+"""Decoded and original frames (N, T, 3, H, W) to one number per clip (N,)."""
+ClipScores = dict[str, Tensor]
+"""Metric to (clips,) float64."""
 
 
 class MetricError(UserError):
@@ -128,6 +142,91 @@ class Lpips:
         # The network is trained on [-1, 1], and is float32 whatever the model's precision.
         pairs = zip(decoded.float() * 2 - 1, frames.float() * 2 - 1, strict=True)
         return torch.stack([self._network(ours, theirs).double().mean() for ours, theirs in pairs])
+
+
+def _lpips_if_here(backbone: LpipsBackbone, device: torch.device) -> ClipMetric | None:
+    return None if lpips_backbone_file(backbone) is None else Lpips(backbone, device).per_clip
+
+
+def _mean(scores: Tensor) -> float:
+    return float(scores.mean())
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What is measured of every clip, and what the numbers are called."""
+
+    name: str
+    """Of the clips' scores."""
+    in_history: str | None
+    """In validation_history.json; None where it is not measured while training."""
+    in_evaluation: str
+    """In evaluation.json."""
+    title: str
+    """In the report."""
+    digits: int
+    load: Callable[[torch.device], ClipMetric | None]
+    """None where this machine lacks something that it needs."""
+    over_clips: Callable[[Tensor], float] = _mean
+    """The scores of several clips as one number."""
+
+
+METRICS = (
+    Metric("psnr", "psnr", "psnr_db", "PSNR, dB", 2, lambda _: psnr_per_clip),
+    Metric("mse", "psnr_pooled", "psnr_pooled_db", "pooled PSNR, dB", 2, lambda _: mse_per_clip, pooled_psnr),
+    Metric("ssim", "ssim", "ssim", "SSIM", 4, lambda _: ssim_per_clip),
+    Metric("lpips_alex", "lpips", "lpips_alex", "LPIPS (AlexNet)", 4, partial(_lpips_if_here, "alex")),
+    Metric("lpips_vgg", None, "lpips_vgg", "LPIPS (VGG)", 4, partial(_lpips_if_here, "vgg")),
+)
+HISTORY_METRICS = tuple(metric for metric in METRICS if metric.in_history is not None)
+
+
+def available_metrics(device: torch.device, wanted: Iterable[Metric] = METRICS) -> dict[str, ClipMetric]:
+    """Those of the metrics that this machine has what it takes for, by name."""
+    loaded = {metric.name: metric.load(device) for metric in wanted}
+    return {name: function for name, function in loaded.items() if function is not None}
+
+
+class Clips(Protocol):
+    """Where clips are read: a ``taehv.data.clip_store.ClipStore``."""
+
+    def clip(self, clip_id: int) -> npt.NDArray[np.uint8]:
+        """(T, 3, H, W)."""
+        ...
+
+
+def load_frames(
+    clips: Clips, clip_ids: Sequence[int], device: torch.device, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """(N, T, 3, H, W) in [0, 1] on the device."""
+    stored = np.stack([clips.clip(clip_id) for clip_id in clip_ids])
+    return torch.from_numpy(stored).to(device).to(dtype).div_(255)
+
+
+@torch.no_grad()
+def score_clips(
+    codec: Callable[[Tensor], Tensor],
+    metrics: Mapping[str, ClipMetric],
+    clip_ids: Sequence[int],
+    batch: int,
+    load: Callable[[Sequence[int]], Tensor],
+) -> ClipScores:
+    """Each metric of what ``codec`` makes of each clip, in the order of ``clip_ids``; float64 on the CPU.
+
+    Args:
+        codec: frames (N, T, 3, H, W) in [0, 1] to decoded frames.
+        batch: clips decoded at a time; changes memory and speed only.
+        load: the frames of some clips.
+    """
+    scores: dict[str, list[Tensor]] = {name: [] for name in metrics}
+    for some in micro_batches(clip_ids, batch):
+        frames = load(some)
+        decoded = codec(frames)
+        for name, metric in metrics.items():
+            scores[name].append(metric(decoded, frames).double())
+    # None where there are more processes than clips.
+    none = torch.zeros(0, dtype=torch.float64)
+    return {name: torch.cat(parts).cpu() if parts else none for name, parts in scores.items()}
 
 
 def _comparable(decoded_ntchw: Tensor, frames_ntchw: Tensor) -> tuple[Tensor, Tensor]:

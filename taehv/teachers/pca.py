@@ -9,10 +9,10 @@ clips. Among all linear codecs with as many numbers this one has the smallest sq
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from safetensors import SafetensorError
@@ -23,11 +23,14 @@ from taehv.model.variants import Variant
 from taehv.model.weight_checks import check_weights
 from taehv.runtime import atomic_files
 from taehv.runtime.hashing import sha256_of_file
-from taehv.teachers import TeacherError
+from taehv.runtime.thinning import thin
+from taehv.teachers.base import TeacherError, TrainingClips
 
-WEIGHTS = "pca.safetensors"
-INFO = "teacher.json"
 SCHEMA = 1
+TOTAL_BLOCKS = 24_576
+"""Blocks of all sources together: 8 for each value of the largest block, 32 for the smaller ones."""
+
+_GROUP = 2048
 
 # Below this share of the largest variance a component is rounding noise, and whitening would blow it up.
 _SMALLEST_RELATIVE_VARIANCE = 1e-9
@@ -36,6 +39,10 @@ _SMALLEST_RELATIVE_VARIANCE = 1e-9
 @dataclass(eq=False)
 class PcaTeacher:
     """See the module. Blocks are flattened in the order frame, channel, row, column."""
+
+    WEIGHTS: ClassVar[str] = "pca.safetensors"
+    INFO: ClassVar[str] = "teacher.json"
+    IS_LINEAR: ClassVar[bool] = True
 
     variant: Variant
     mean: Tensor
@@ -70,18 +77,34 @@ class PcaTeacher:
         return self
 
     @classmethod
-    def load(cls, folder: Path, variant: Variant) -> PcaTeacher:
+    def fit(cls, clips: TrainingClips, frames: int, variant: Variant, folder: Path) -> None:
+        """Fit the teacher on training clips and write it into ``folder``.
+
+        The blocks lie on a fixed grid over each source's clips, as many from every source, and are cut from pieces of
+        ``frames`` frames, the way the teacher will meet them in training (with the repeated first frame).
+        """
+        fit = fit_pca(_grouped(training_blocks(clips, frames, variant)), variant)
+        facts = {
+            "blocks": fit.blocks,
+            "sources": list(clips.sources),
+            "explained_variance": sum(fit.explained_variance),
+            "explained_variance_by_component": fit.explained_variance,
+        }
+        fit.teacher.save(folder, facts)
+
+    @classmethod
+    def load(cls, folder: Path, variant: Variant) -> Self:
         """Read what ``save`` wrote.
 
         Raises:
             TeacherError: a file is missing or damaged, or the teacher was fitted for another variant.
         """
-        info = _read_info(folder / INFO)
+        info = _read_info(folder / cls.INFO)
         if info.get("schema") != SCHEMA or info.get("name") != "pca":
-            raise _unusable(f"{folder / INFO} does not describe a PCA teacher of schema {SCHEMA}")
+            raise _unusable(f"{folder / cls.INFO} does not describe a PCA teacher of schema {SCHEMA}")
         if info.get("variant") != variant.name:
             raise _unusable(f"the teacher in {folder} was fitted for {info.get('variant')}, not {variant.name}")
-        weights = folder / WEIGHTS
+        weights = folder / cls.WEIGHTS
         try:
             damaged = sha256_of_file(weights) != info.get("sha256")
             tensors = {} if damaged else load_file(weights)
@@ -89,7 +112,7 @@ class PcaTeacher:
             raise _unusable(f"{weights} cannot be read: {error}") from error
         check_weights(tensors, str(weights), TeacherError)
         if damaged:
-            raise _unusable(f"{weights} is damaged: its sha256 is not the one in {INFO}")
+            raise _unusable(f"{weights} is damaged: its sha256 is not the one in {cls.INFO}")
         values = block_values(variant)
         wanted = {
             "mean": (values,),
@@ -104,7 +127,7 @@ class PcaTeacher:
     def save(self, folder: Path, facts: dict[str, Any]) -> None:
         """Write the teacher, and ``facts`` about how it was fitted, into a folder."""
         tensors = {"mean": self.mean, "components": self.components, "deviations": self.deviations}
-        with atomic_files.replacing(folder / WEIGHTS) as partial:
+        with atomic_files.replacing(folder / self.WEIGHTS) as partial:
             save_file({name: tensor.float().cpu().contiguous() for name, tensor in tensors.items()}, partial)
         size = self.variant.spatial_downscale
         info = {
@@ -113,10 +136,10 @@ class PcaTeacher:
             "variant": self.variant.name,
             "latent_channels": self.latent_channels,
             "block": {"frames": self.variant.t_downscale, "height": size, "width": size},
-            "sha256": sha256_of_file(folder / WEIGHTS),
+            "sha256": sha256_of_file(folder / self.WEIGHTS),
             **facts,
         }
-        atomic_files.write_json(folder / INFO, info)
+        atomic_files.write_json(folder / self.INFO, info)
 
 
 @dataclass(frozen=True)
@@ -188,6 +211,42 @@ def frames_of(blocks: Tensor, variant: Variant) -> Tensor:
     split = blocks.reshape(n, latents, rows, columns, t, 3, s, s).permute(0, 1, 4, 5, 2, 6, 3, 7)
     frames = split.reshape(n, latents * t, 3, rows * s, columns * s)
     return frames[:, variant.frames_to_trim(latents) :]
+
+
+def training_blocks(clips: TrainingClips, frames: int, variant: Variant) -> Iterator[Tensor]:
+    """Groups (n, block values) uint8 of blocks, the same number from each source."""
+    by_source = {source: [r.clip_id for r in clips.records if r.source == source] for source in clips.sources}
+    positions = len(_clip_blocks(clips, 0, frames, variant))
+    fewest_clips = min(len(clip_ids) for clip_ids in by_source.values())
+    per_source = min(max(TOTAL_BLOCKS // len(by_source), 1), fewest_clips * positions)
+    for clip_ids in by_source.values():
+        wanted: dict[int, list[int]] = {}
+        for clip, position in thin(len(clip_ids), positions, per_source):
+            wanted.setdefault(clip, []).append(position)
+        for clip, chosen in wanted.items():
+            yield _clip_blocks(clips, clip_ids[clip], frames, variant)[chosen]
+
+
+def _clip_blocks(clips: TrainingClips, clip_id: int, frames: int, variant: Variant) -> Tensor:
+    """All blocks (n, block values) of one clip's successive pieces of ``frames`` frames."""
+    clip = torch.tensor(clips.clip(clip_id))
+    size = variant.spatial_downscale
+    height, width = (length // size * size for length in clip.shape[-2:])
+    pieces = len(clip) // frames
+    cut = clip[: pieces * frames, :, :height, :width].unflatten(0, (pieces, frames))
+    return blocks_of(cut, variant).flatten(0, 3)
+
+
+def _grouped(groups: Iterator[Tensor]) -> Iterator[Tensor]:
+    """The same rows in fewer, larger groups: one large matrix product is much faster than many small ones."""
+    waiting: list[Tensor] = []
+    for group in groups:
+        waiting.append(group)
+        if sum(map(len, waiting)) >= _GROUP:
+            yield torch.cat(waiting)
+            waiting = []
+    if waiting:
+        yield torch.cat(waiting)
 
 
 def _read_info(path: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from taehv.config.params import Params
 from taehv.data.clip_store import ClipStore
 from taehv.data.loader import SlotLoader
 from taehv.data.sampler import SlotSampler
-from taehv.losses.metrics import Lpips, lpips_backbone_file
+from taehv.losses.metrics import HISTORY_METRICS, available_metrics
 from taehv.losses.objective import Objective
 from taehv.model import compilation
 from taehv.model.checkpoints import read_state_dict
@@ -26,7 +26,7 @@ from taehv.runtime.hashing import sha256_of_file
 from taehv.runtime.launched import forget_inherited
 from taehv.runtime.machine import available_cores
 from taehv.runtime.paths import compiled_folder, main_repository
-from taehv.teachers import load_teacher
+from taehv.teachers.base import load_teacher
 from taehv.training.adversary import Adversary
 from taehv.training.run_spec import RunSpec
 from taehv.training.state import TrainingState
@@ -110,9 +110,9 @@ def assemble(spec: RunSpec, accelerator: Accelerator) -> Parts:
         per_device=None if spec.profile.per_device == "auto" else spec.profile.per_device,
         dtype=dtype,
     )
-    lpips = Lpips("alex", accelerator.device) if lpips_backbone_file("alex") is not None else None
+    metrics = available_metrics(accelerator.device, HISTORY_METRICS)
     validation_clips = ClipStore.open(spec.clips, "val", verify_reads=spec.profile.verify_reads)
-    validate = Validator(accelerator, validation_clips, spec.profile.validation_batch, dtype, lpips)
+    validate = Validator(accelerator, validation_clips, spec.profile.validation_batch, dtype, metrics)
     return Parts(state, loader, train_step, validate)
 
 

@@ -16,7 +16,7 @@ from taehv.data.loader import SlotLoader
 from taehv.losses.objective import Objective, weighted_sum
 from taehv.model import compilation
 from taehv.model.formulations import TRAINING
-from taehv.teachers import Teacher
+from taehv.teachers.base import Teacher
 from taehv.training.adversary import Adversary, Encounter
 from taehv.training.state import TrainingState
 

@@ -110,8 +110,8 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         log.info("%s: %s", self.spec.stage, restore(self.state, self.spec, folders))
         self._check_that_all_start_at_one_step()
-        if self.validate.lpips is None:
-            log.info("LPIPS is not measured: its backbone weights are not on this machine")
+        for title in self.validate.not_measured:
+            log.info("%s is not measured: its backbone weights are not on this machine", title)
         if self.accelerator.is_main_process and self.state.best_weights is not None:
             run_files.write_history(self.work, self.state.progress.history)
             run_files.write_best_model(self.work, self.state, self.spec)

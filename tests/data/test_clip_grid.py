@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from taehv.data.clip_grid import Extent, cover_size, held_out_boxes, spread, thin, training_boxes
+from taehv.data.clip_grid import Extent, cover_size, held_out_boxes, spread, training_boxes
+from taehv.runtime.thinning import thin
 
 extents = st.builds(Extent, st.integers(1, 60), st.integers(8, 200), st.integers(8, 200))
 pieces = st.builds(Extent, st.integers(1, 12), st.integers(1, 8), st.integers(1, 8))

@@ -16,7 +16,6 @@ from support.video_files import list_videos, numbered_video, small_params, write
 
 from taehv.config.params import DEFAULT_LIMITS, NO_CONVERSIONS, Conversions, Params
 from taehv.config.profiles import Profile, load_profile
-from taehv.data import prepare as prepare_module
 from taehv.data.clip_plan import DatasetPlan, plan_dataset
 from taehv.data.clip_store import ClipRecord, ClipStore, read_index
 from taehv.data.csv_cells import FORMULA_STARTS
@@ -31,7 +30,8 @@ from taehv.data.sources import FolderFiles
 from taehv.data.splits import SPLITS
 from taehv.model.variants import VARIANTS
 from taehv.runtime.errors import UserError
-from taehv.teachers import load_teacher
+from taehv.teachers.base import load_teacher
+from taehv.teachers.pca import PcaTeacher
 
 CLIPS, TEACHER = Path("data/clips"), Path("data/teacher")
 
@@ -355,7 +355,7 @@ def test_a_crash_leaves_no_half_dataset_and_keeps_the_old_one(videos: Path, monk
     def crash(*_: Any, **__: Any) -> None:
         raise RuntimeError("crash")
 
-    monkeypatch.setattr(prepare_module, "fit_teacher", crash)
+    monkeypatch.setattr(PcaTeacher, "fit", crash)
     with pytest.raises(RuntimeError, match="crash"):
         run(small_params(clips_per_video=1))
     assert (CLIPS / "index.parquet").read_bytes() == index

@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 from support.finished_run import GOOD_HISTORY, FinishedRun, history_row, make_params
 
 from taehv.config.params import Params
+from taehv.evaluation import gate_checks
 from taehv.evaluation.gate import GateRefusal, Verdict, check_fresh, judge, read_verdict, write_metrics, write_verdict
-from taehv.evaluation.gate_checks import Check
+from taehv.evaluation.gate_checks import Check, Evidence
 
 
 @pytest.fixture
@@ -36,6 +37,17 @@ def check_of(verdict: Verdict, name: str) -> Check:
 def with_last(**changes: Any) -> list[dict[str, Any]]:
     """The good history with its last row, the gate step, changed."""
     return [*GOOD_HISTORY[:-1], {**GOOD_HISTORY[-1], **changes}]
+
+
+def test_a_check_is_a_function_in_the_list_of_checks(run: FinishedRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    def bad_day(evidence: Evidence, params: Params) -> list[Check]:
+        return [Check("no_bad_day", float(evidence.gate_step), 0.0, "0", False)]
+
+    monkeypatch.setattr(gate_checks, "CHECKS", (bad_day, *gate_checks.CHECKS))
+    verdict = verdict_of(run)
+    assert verdict.failed_checks == ("no_bad_day",)
+    assert verdict.psnr_db == 26.5
+    assert "no_bad_day: 1000, must be 0" in verdict.diagnosis
 
 
 class TestPsnr:

@@ -252,3 +252,17 @@ class TestPage:
         assert "<b>" not in page and "<i>" not in page
         assert "&lt;b&gt;.mp4" in page
         assert "<20>" not in page
+
+    def test_a_name_that_is_a_program_is_shown_and_not_run(self) -> None:
+        """In every place that a stranger's name reaches: text, cells, captions, and an attribute."""
+        name = "<script>alert(1)</script>\" onload='alert(2)'.mp4"
+        numbers = codec_numbers(27.5) | {"by_source": {name: {"clips": 1, **codec_numbers(27.5)}}}
+        numbers["worst_clip"] = codec_numbers(27.5)["worst_clip"] | {"source": name}
+        evaluation = EVALUATION | {"mean_colour": numbers, "reasons": [name]}
+        evaluation["models"] = {name: MODEL | {"round_trip": numbers, "on_teacher_latents": numbers}}
+        evaluation["teacher"] = {"name": name, "is_linear_baseline": False, **numbers}
+        parity = dataclasses.replace(PARITY, reason=name, differences=(Difference("params", name, name, name),))
+        page = render(evaluation, parity, {name: {**RUN, "device": name}}, b"png", [ShownClip(name, name, b"1", b"2")])
+        assert "script" not in Page(page).tags and "<script" not in page
+        assert '" onload' not in page
+        assert page.count("&lt;script&gt;") >= 14

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from support.clip_stores import VARIANT, fit_small_teacher, write_test_store
 from support.finished_run import PARAMS_FILE, WIDTH, FinishedRun, history_row, make_params
 
@@ -18,17 +19,25 @@ from taehv.evaluation import codecs
 from taehv.evaluation.parity import Parity, ParityVerdict
 from taehv.evaluation.test_set import (
     Scorer,
-    available_metrics,
     conclude,
     describe,
     evaluate,
-    load_frames,
     summarise,
     tracked_numbers,
 )
-from taehv.losses.metrics import mse_per_clip, pooled_psnr, psnr_per_clip
+from taehv.losses.metrics import (
+    HISTORY_METRICS,
+    available_metrics,
+    load_frames,
+    mse_per_clip,
+    pooled_psnr,
+    psnr_per_clip,
+    score_clips,
+)
 from taehv.model.taehv import TAEHV
 from taehv.teachers.pca import PcaTeacher
+from taehv.training.state import TrainingState
+from taehv.training.validation import Validator
 
 CPU = torch.device("cpu")
 
@@ -102,6 +111,20 @@ class TestMeasuring:
         )
         for name in one:
             torch.testing.assert_close(one[name], all_at_once[name], rtol=1e-5, atol=1e-6)
+
+    def test_validation_gives_the_same_clips_the_same_numbers(self, model: TAEHV, store: ClipStore) -> None:
+        state = TrainingState(model, make_params().active.optim)
+        metrics = available_metrics(CPU, HISTORY_METRICS)
+        row = Validator(Accelerator(cpu=True), store, 3, torch.float32, metrics)(state, None)
+        summary = Scorer(store, metrics, CPU, batch=3).summary(codecs.round_trip(state.ema))
+        for metric in HISTORY_METRICS:
+            wanted = summary[metric.in_evaluation]
+            assert row[str(metric.in_history)] == (wanted if wanted is None else pytest.approx(wanted, rel=1e-12))
+        assert row["psnr_by_source"]["a.mp4"] == pytest.approx(summary["by_source"]["a.mp4"]["psnr_db"])
+
+    def test_more_processes_than_clips_leave_some_without_any(self) -> None:
+        nothing = score_clips(lambda frames: frames, {"psnr": psnr_per_clip}, range(0), 3, lambda _: torch.zeros(0))
+        assert nothing["psnr"].shape == (0,)
 
     def test_an_exact_codec_reaches_the_cap_and_one_shifted_by_three_frames_does_not(self, bench: Scorer) -> None:
         assert bench.summary(lambda frames: frames)["psnr_db"] == 100.0

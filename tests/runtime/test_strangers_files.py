@@ -28,7 +28,7 @@ from taehv.model.checkpoints import CheckpointError, load_checkpoint, read_state
 from taehv.model.init import create_model
 from taehv.model.model_folder import ModelError, load_model
 from taehv.model.variants import VARIANTS
-from taehv.teachers import TeacherError, load_teacher
+from taehv.teachers.base import TeacherError, load_teacher
 
 VARIANT = VARIANTS["wan2_2"]
 

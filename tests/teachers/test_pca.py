@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from taehv.config.params import Teacher as TeacherParams
 from taehv.model.variants import TRAINABLE, VARIANTS, Variant
-from taehv.teachers import TeacherError, load_teacher
+from taehv.teachers.base import TEACHERS, TeacherError, load_teacher, teacher_class
 from taehv.teachers.pca import PcaTeacher, block_values, blocks_of, fit_pca, frames_of
 
 HUNYUAN = VARIANTS["hunyuan_video"]
@@ -182,3 +184,8 @@ def test_clips_too_uniform_for_the_latents_are_an_error_and_never_noise_blown_up
         fit_pca([grey], HUNYUAN)
     with pytest.raises(TeacherError, match="not enough"):
         fit_pca([grey[:1]], HUNYUAN)
+
+
+def test_params_offer_the_teachers_that_there_are() -> None:
+    assert get_args(get_type_hints(TeacherParams)["name"]) == tuple(TEACHERS)
+    assert all(teacher_class(name).WEIGHTS for name in TEACHERS)

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from taehv.data.clip_store import ClipRecord, ClipStore
 from taehv.evaluation.codecs import Codec
-from taehv.evaluation.test_set import load_frames
-from taehv.losses.metrics import psnr_per_clip
+from taehv.losses.metrics import load_frames, psnr_per_clip
 
 MAX_EXAMPLES = 8
 """Sources shown; of more, evenly spaced ones."""
