@@ -71,6 +71,7 @@ def test_it_is_the_parent_of_the_stages_and_has_the_pipelines_status(edited: Pro
     assert {"gate_psnr", "evaluate"} <= runs.children.keys()
 
 
+@pytest.mark.soak
 def test_params_for_one_run_become_a_dvc_experiment_and_leave_the_workspace_alone(
     project: Project, edited: Project
 ) -> None:
@@ -134,6 +135,7 @@ def git_server(root: Path) -> Iterator[str]:
         process.wait()
 
 
+@pytest.mark.soak
 def test_a_git_uri_runs_in_a_clone_and_is_tracked_where_the_command_was_given(
     tiny_project: Project, tmp_path: Path
 ) -> None:

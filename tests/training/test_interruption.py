@@ -111,8 +111,8 @@ def uninterrupted(
 
 @pytest.mark.parametrize(
     ("processes", "moments"),
-    [(1, MOMENTS), (2, MOMENTS_OF_TWO[:2]), pytest.param(2, MOMENTS_OF_TWO[2:], marks=pytest.mark.soak)],
-    ids=["1", "2", "2, later"],
+    [(1, MOMENTS), pytest.param(2, MOMENTS_OF_TWO, marks=pytest.mark.soak)],
+    ids=["1", "2"],
 )
 def test_killed_at_every_delicate_moment_it_ends_with_the_same_bits(
     tiny_project: Project, uninterrupted: dict[int, list[bytes]], processes: int, moments: list[tuple[str, int]]
@@ -264,6 +264,7 @@ def test_a_second_request_reaches_the_workers_of_torchs_launcher(tiny_project: P
     assert alive == []
 
 
+@pytest.mark.soak
 def test_the_end_of_the_shell_and_its_terminal_are_no_request_under_nohup(
     tiny_project: Project, uninterrupted: dict[int, list[bytes]]
 ) -> None:
@@ -301,7 +302,11 @@ def test_with_several_processes_a_request_to_the_stage_stops_all_of_them(
     assert bits(project) == uninterrupted[2]
 
 
-@pytest.mark.parametrize("starter", [["dvc", "repro"], ["taehv.launch"]], ids=["dvc", "the launcher"])
+@pytest.mark.parametrize(
+    "starter",
+    [["dvc", "repro"], pytest.param(["taehv.launch"], marks=pytest.mark.soak)],
+    ids=["dvc", "the launcher"],
+)
 def test_the_death_of_who_started_it_stops_the_training_with_a_checkpoint(
     tiny_project: Project, uninterrupted: dict[int, list[bytes]], starter: list[str]
 ) -> None:
