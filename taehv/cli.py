@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import math
 import re
 import sys
@@ -316,7 +315,7 @@ def _add_limits(command: argparse.ArgumentParser) -> None:
 def _limits(options: argparse.Namespace) -> VideoLimits:
     if options.max_pixels < 1:
         raise UserError(f"--max-pixels must be positive, got {options.max_pixels}")
-    return dataclasses.replace(DEFAULT_LIMITS, pixels=options.max_pixels)
+    return DEFAULT_LIMITS.model_copy(update={"pixels": options.max_pixels})
 
 
 def _add_conversions(command: argparse.ArgumentParser) -> None:
