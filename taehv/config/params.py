@@ -33,6 +33,7 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 StageName = Literal["prepare_data", "a800_test", "gate_psnr", "h100_train", "evaluate"]
 TrainingStage = Literal["a800_test", "h100_train"]
+BestMetric = Literal["psnr", "ssim", "lpips"]
 
 
 class LossWeights(Section):
@@ -53,10 +54,11 @@ class LossWeights(Section):
 
 
 class ValidationRule(Section):
-    best_metric: Literal["psnr"]
-    """What decides which weights are kept as the best model: EMA weights' mean PSNR on the validation clips."""
+    best_metric: BestMetric
+    """What decides which weights are kept as the best model, and when training stops: the EMA weights' mean on the
+    validation clips. `lpips` needs the weights of its backbone."""
     early_stopping_patience: AtLeastOne
-    """Validations in a row without a better metric after which training stops."""
+    """Validations in a row without a better `best_metric` after which training stops."""
 
 
 class VideoLimits(Section):

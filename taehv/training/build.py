@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from taehv.config.batch_shares import slots_of_rank
-from taehv.config.params import Params
+from taehv.config.params import BestMetric, Params
 from taehv.data.clip_store import ClipStore
 from taehv.data.loader import SlotLoader
 from taehv.data.sampler import SlotSampler
@@ -110,10 +110,20 @@ def assemble(spec: RunSpec, accelerator: Accelerator) -> Parts:
         per_device=None if spec.profile.per_device == "auto" else spec.profile.per_device,
         dtype=dtype,
     )
-    lpips = Lpips("alex", accelerator.device) if lpips_backbone_file("alex") is not None else None
+    lpips = lpips_of_validation(spec.params.validation.best_metric, accelerator.device)
     validation_clips = ClipStore.open(spec.clips, "val", verify_reads=spec.profile.verify_reads)
     validate = Validator(accelerator, validation_clips, spec.profile.validation_batch, dtype, lpips)
     return Parts(state, loader, train_step, validate)
+
+
+def lpips_of_validation(best_metric: BestMetric, device: torch.device) -> Lpips | None:
+    """One number more where its backbone's weights are on this machine.
+
+    Raises:
+        MetricError: they are not, and LPIPS is to choose the best model.
+    """
+    wanted = best_metric == "lpips" or lpips_backbone_file("alex") is not None
+    return Lpips("alex", device) if wanted else None
 
 
 def initial_student(params: Params) -> TAEHV:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from taehv.config.batch_shares import micro_batches
+from taehv.config.params import BestMetric
 from taehv.data.clip_store import ClipStore
 from taehv.losses.metrics import Lpips, mse_per_clip, pooled_psnr, psnr_per_clip, ssim_per_clip
 from taehv.model.taehv import TAEHV
@@ -19,6 +21,15 @@ from taehv.training.train_step import to_float
 
 ClipMetric = Callable[[Tensor, Tensor], Tensor]
 """Decoded and original frames (N, T, 3, H, W) to one number per clip (N,)."""
+
+
+def is_better(entry: HistoryEntry, best: HistoryEntry | None, metric: BestMetric) -> bool:
+    """Whether a validation gives a new best model; a number that is not finite never does. LPIPS is a distance."""
+    if not math.isfinite(entry[metric]):
+        return False
+    if best is None:
+        return True
+    return entry[metric] < best[metric] if metric == "lpips" else entry[metric] > best[metric]
 
 
 @dataclass(frozen=True)
