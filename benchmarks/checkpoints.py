@@ -9,7 +9,6 @@ take turns, so that the machine's mood cancels out. Prints a markdown table; a r
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 import statistics
@@ -66,10 +65,10 @@ def trainer_with_adversary(threads: int | None) -> Trainer:
     """The embedded default with the adversarial term from the first step on."""
     params, profile = load_params(), load_profile("local")
     scale = params.active
-    early = dataclasses.replace(scale, seraena=dataclasses.replace(scale.seraena, start_step=1, ramp_steps=0))
-    params = dataclasses.replace(params, scales={**params.scales, params.scale: early})
+    early = scale.model_copy(update={"seraena": scale.seraena.model_copy(update={"start_step": 1, "ramp_steps": 0})})
+    params = params.model_copy(update={"scales": {**params.scales, params.scale: early}})
     dataset = json.loads(paths.DATASET.read_text(encoding="utf-8"))["dataset_sha256"]
-    profile = dataclasses.replace(profile, threads=threads or profile.threads)
+    profile = profile.model_copy(update={"threads": threads or profile.threads})
     spec = RunSpec("h100_train", params, profile, dataset, paths.CLIPS, paths.TEACHER)
     return Trainer(spec, start_accelerator(spec), NullRecorder())
 

@@ -3,10 +3,10 @@
     python benchmarks/train_step.py                    # this machine's CPU at 64x64x12, GPU sizes where there is a GPU
     python benchmarks/train_step.py --threads 1 --steps 30
 
-Needs torch, numpy and accelerate (and pytorch-msssim for the perceptual term; without it that row says so). Clips are
-random and the teacher is left out: its latents are random too. Formulations take turns, step by step, in one process;
-the median counts. FLOPs are those of the plain formulation, so that doing fewer shows as more FLOP/s; the ceiling is
-the rate of a square matrix product, measured here. Prints rows of benchmarks/RESULTS.md.
+Needs torch, numpy, accelerate, pydantic and pyyaml (and pytorch-msssim for the perceptual term; without it that row
+says so). Clips are random and the teacher is left out: its latents are random too. Formulations take turns, step by
+step, in one process; the median counts. FLOPs are those of the plain formulation, so that doing fewer shows as more
+FLOP/s; the ceiling is the rate of a square matrix product, measured here. Prints rows of benchmarks/RESULTS.md.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ def plain_flops(setting: Setting) -> int:
     params = setting.params()
     scale = params.active
     variant = VARIANTS[scale.model.variant]
-    weights = dataclasses.replace(params.loss, perceptual=0.0, seraena=0.0)
+    weights = params.loss.model_copy(update={"perceptual": 0.0, "seraena": 0.0})
     with torch.device("meta"), formulated("plain"), FlopCounterMode(display=False) as counter:
         student = create_model(variant, scale.model.width, "torch_default", seed=0)
         objective = Objective(student, weights, scale.distillation, scale.perceptual, scale.seraena)

@@ -163,7 +163,7 @@ def train() -> None:
 
     planned = json.load(sys.stdin)
     params = parse_params(planned["raw"])
-    profile = dataclasses.replace(load_profile("local"), threads=1)
+    profile = load_profile("local").model_copy(update={"threads": 1})
     clips, teacher = (REPOSITORY / path for path in (paths.CLIPS, paths.TEACHER))
     validation = ClipStore.open(clips, "val")
     if planned["unseen"] is not None:
@@ -204,10 +204,10 @@ def prepared_without(source: str, params: Params, profile: Profile) -> tuple[Pat
     others = [name for name in NAMES if name != source]
     write_manifest(paths.MANIFEST, describe(SampleFiles(sample_videos()), others))
     samples = params.active.validation.samples * len(others) // len(NAMES)
-    scale = dataclasses.replace(
-        params.active, validation=dataclasses.replace(params.active.validation, samples=samples)
+    scale = params.active.model_copy(
+        update={"validation": params.active.validation.model_copy(update={"samples": samples})}
     )
-    prepare(dataclasses.replace(params, scales={**params.scales, params.scale: scale}), profile)
+    prepare(params.model_copy(update={"scales": {**params.scales, params.scale: scale}}), profile)
     return paths.CLIPS.resolve(), paths.TEACHER.resolve()
 
 

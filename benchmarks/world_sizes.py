@@ -9,7 +9,6 @@ their losses agree within 1e-8 over 50 steps in float64. Prints the table of ben
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 import subprocess
@@ -86,7 +85,9 @@ def train(steps: int, report: Path) -> None:
     scale = raw["scales"]["embedded"]
     scale["validation"]["every"] = scale["checkpoint"]["every"] = scale["steps"]["a800_test"] = steps
     launcher: Literal["inline", "torchrun"] = "torchrun" if processes > 1 else "inline"
-    profile = dataclasses.replace(load_profile("local"), processes=processes, threads=1, launcher=launcher, log_every=1)
+    profile = load_profile("local").model_copy(
+        update={"processes": processes, "threads": 1, "launcher": launcher, "log_every": 1}
+    )
     dataset = json.loads(paths.DATASET.read_text(encoding="utf-8"))["dataset_sha256"]
     spec = RunSpec("a800_test", parse_params(raw), profile, dataset, paths.CLIPS, paths.TEACHER)
     keeper, accelerator = LossKeeper(), start_accelerator(spec)

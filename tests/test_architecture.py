@@ -95,7 +95,7 @@ def test_imports_go_down(number: int, level: tuple[str, ...]) -> None:
     assert against == []
 
 
-def test_training_needs_only_torch_numpy_and_accelerate() -> None:
+def test_training_needs_only_torch_numpy_accelerate_and_pydantic() -> None:
     program = (
         f"import sys; sys.modules.update(dict.fromkeys({NOT_ON_A_TRAINING_BOX!r}))\n"
         "import taehv.training.trainer, taehv.model.taehv, taehv.losses.objective, taehv.data.sampler"
@@ -113,6 +113,6 @@ def test_the_model_needs_only_torch_numpy_and_safetensors() -> None:
     subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, check=True)
 
 
-def test_variants_need_no_torch() -> None:
-    program = "import sys; sys.modules['torch'] = None\nimport taehv.model.variants"
+def test_variants_and_configuration_need_no_torch() -> None:
+    program = "import sys; sys.modules['torch'] = None\nimport taehv.model.variants, taehv.config.profiles"
     subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, check=True)

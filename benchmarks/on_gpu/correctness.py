@@ -134,10 +134,11 @@ def step_gradients(session: Session, dtype: torch.dtype, how: str, *, autocast: 
     params = Seraena(
         start_step=1, ramp_steps=0, group_frames=3, width=8 if session.rehearsal else 64, lr=1e-3, replay_mib=64
     )
+    weights = LossWeights(recon=10.0, encoder=0.1, decoder=0.1, perceptual=0.1, seraena=0.1)
     with formulated(device, how):
         model = create_model(variant, width, "averaging_identity", seed=0).to(device, dtype)
         objective = Objective(
-            model, LossWeights(10.0, 0.1, 0.1, 0.1, 0.1), Distillation(1.0, 0, 1), Perceptual("ssim"), params
+            model, weights, Distillation(boost=1.0, until_step=0, end_step=1), Perceptual(name="ssim"), params
         )
         adversary = Adversary(
             params, variant, seed=0, slots=range(clips), global_batch=clips, device=device, dtype=dtype

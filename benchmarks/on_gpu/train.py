@@ -6,7 +6,6 @@ Every training is a process of its own. Clips come from the file that CLIPS name
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import logging
@@ -129,14 +128,15 @@ def train(folder: Path) -> None:
     (folder / "teacher").mkdir(exist_ok=True)
     teacher.teacher.save(folder / "teacher", {})
     gpus = 0 if order["rehearsal"] else 1
-    profile = dataclasses.replace(
-        load_profile("local", REPOSITORY / "profiles"),
-        gpus=gpus,
-        per_device=4,
-        checkpoint_every=max(1, order["steps"] // 4),
-        log_terms_every=order["steps"],
-        validation_batch=4,
-        threads=1,
+    profile = load_profile("local", REPOSITORY / "profiles").model_copy(
+        update={
+            "gpus": gpus,
+            "per_device": 4,
+            "checkpoint_every": max(1, order["steps"] // 4),
+            "log_terms_every": order["steps"],
+            "validation_batch": 4,
+            "threads": 1,
+        }
     )
     spec = RunSpec("a800_test", params, profile, "0" * 64, folder / "clips", folder / "teacher")
     stores = {"train": ArrayClips(clips[held_out:]), "val": ArrayClips(clips[:held_out])}

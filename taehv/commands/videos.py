@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -56,7 +55,7 @@ def reconstruct(
     """
     from taehv.commands import codec
 
-    limits, conversions = _limits(max_pixels), Conversions(hdr, interlaced)
+    limits, conversions = _limits(max_pixels), Conversions(hdr=hdr, interlaced=interlaced)
     opened = _fast_model(model, variant, device, dtype)
     quality = codec.reconstruct(opened, source, target, side_by_side, limits, conversions)
     ssim = "SSIM not defined for so small a picture" if quality.ssim is None else f"SSIM {quality.ssim:.4f}"
@@ -85,7 +84,7 @@ def encode(
     """
     from taehv.commands import codec
 
-    limits, conversions = _limits(max_pixels), Conversions(hdr, interlaced)
+    limits, conversions = _limits(max_pixels), Conversions(hdr=hdr, interlaced=interlaced)
     info = codec.encode(_fast_model(model, variant, device, dtype), source, target, limits, conversions)
     print(f"{target}: {info.variant} latents of {info.frames} frames of {info.width}x{info.height}")
     return 0
@@ -125,7 +124,7 @@ def decode(
 def _limits(max_pixels: int) -> VideoLimits:
     if max_pixels < 1:
         raise UserError(f"--max-pixels must be positive, got {max_pixels}")
-    return dataclasses.replace(DEFAULT_LIMITS, pixels=max_pixels)
+    return DEFAULT_LIMITS.model_copy(update={"pixels": max_pixels})
 
 
 def _fast_model(path: Path, variant: str | None, device: str, dtype: str) -> FoldedTAEHV:

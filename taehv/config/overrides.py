@@ -14,7 +14,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType, QuotedString
 from hydra.errors import HydraException
 
-from taehv.config.params import Params, parse_params, read_params
+from taehv.config.params import Params, parse_params
+from taehv.config.sections import read_file
 from taehv.runtime import paths
 from taehv.runtime.errors import ConfigError, Problem
 
@@ -40,7 +41,7 @@ def overridden_params(overrides: Sequence[str], path: Path = paths.PARAMS) -> Pa
         ConfigError: the file cannot be read, an override is not `key=value`, or the changed params have problems; all
             of them are listed.
     """
-    raw = read_params(path)
+    raw = read_file(path)
     problems = [problem for text in overrides if (problem := _apply(raw, text)) is not None]
     origin = f"{path} with {shlex.join(overrides)}"
     try:

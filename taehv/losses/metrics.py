@@ -99,12 +99,14 @@ def structural_similarity(decoded_ntchw: Tensor, frames_ntchw: Tensor) -> Tensor
     return per_frame.unflatten(0, decoded.shape[:2]).mean(dim=1)
 
 
-def lpips_backbone_file(backbone: LpipsBackbone) -> Path | None:
-    """The backbone's weights below ``$TORCH_HOME/hub/checkpoints``, or None where this machine has none.
+def lpips_backbone_path(backbone: LpipsBackbone) -> Path:
+    """Where the backbone's weights must be: below ``$TORCH_HOME/hub/checkpoints``. They are never downloaded."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / LPIPS_BACKBONE_FILES[backbone]
 
-    They are never downloaded: without them the metric is absent.
-    """
-    path = Path(torch.hub.get_dir()) / "checkpoints" / LPIPS_BACKBONE_FILES[backbone]
+
+def lpips_backbone_file(backbone: LpipsBackbone) -> Path | None:
+    """The backbone's weights, or None where this machine has none: the metric is absent then."""
+    path = lpips_backbone_path(backbone)
     return path if path.is_file() else None
 
 
@@ -120,8 +122,7 @@ class Lpips:
 
         path = lpips_backbone_file(backbone)
         if path is None:
-            wanted = Path(torch.hub.get_dir()) / "checkpoints" / LPIPS_BACKBONE_FILES[backbone]
-            raise MetricError(f"LPIPS ({backbone}) needs the backbone's weights at {wanted}")
+            raise MetricError(f"LPIPS ({backbone}) needs the backbone's weights at {lpips_backbone_path(backbone)}")
         try:
             # lpips has torchvision load it as an ordinary pickle, which could execute code: not before it is known to
             # hold nothing but tensors.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 
 import torch
@@ -41,7 +40,7 @@ class Objective(nn.Module):
     ) -> None:
         super().__init__()
         self.student = student
-        self._weights = {term: weight for term, weight in dataclasses.asdict(weights).items() if weight > 0}
+        self._weights = {term: weight for term, weight in weights if weight > 0}
         self._distillation = distillation
         self._perceptual = PERCEPTUAL[perceptual.name]
         self._seraena = seraena

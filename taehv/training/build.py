@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from taehv.config.batch_shares import slots_of_rank
-from taehv.config.params import Params
+from taehv.config.params import BestMetric, Params
 from taehv.data.clip_store import ClipStore
 from taehv.data.loader import SlotLoader
 from taehv.data.sampler import SlotSampler
@@ -110,10 +110,23 @@ def assemble(spec: RunSpec, accelerator: Accelerator) -> Parts:
         per_device=None if spec.profile.per_device == "auto" else spec.profile.per_device,
         dtype=dtype,
     )
-    metrics = available_metrics(accelerator.device, HISTORY_METRICS)
+    metrics = metrics_of_validation(spec.params.validation.best_metric, accelerator.device)
     validation_clips = ClipStore.open(spec.clips, "val", verify_reads=spec.profile.verify_reads)
     validate = Validator(accelerator, validation_clips, spec.profile.validation_batch, dtype, metrics)
     return Parts(state, loader, train_step, validate)
+
+
+def metrics_of_validation(best_metric: BestMetric, device: torch.device) -> dict[str, ClipMetric]:
+    """Those that this machine can measure.
+
+    Raises:
+        MetricError: that which is to choose the best model is not one of them.
+    """
+    metrics = available_metrics(device, HISTORY_METRICS)
+    if best_metric not in [metric.in_history for metric in HISTORY_METRICS if metric.name in metrics]:
+        needed = f"it needs the backbone's weights at {lpips_backbone_path('alex')}"
+        raise MetricError(f"validation.best_metric is {best_metric}, which cannot be measured here: {needed}")
+    return metrics
 
 
 def initial_student(params: Params) -> TAEHV:

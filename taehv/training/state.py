@@ -26,6 +26,7 @@ class Progress:
     step: int = 0
     """Updates done."""
     best_psnr: float | None = None
+    """Of ``best_step``, for whoever reads a checkpoint; which step that is, ``validation.best_metric`` decides."""
     best_step: int | None = None
     validations_without_gain: int = 0
     skipped_steps: int = 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from taehv.training.run_spec import RunSpec
 from taehv.training.schedule import is_due
 from taehv.training.state import HistoryEntry, TrainingState
 from taehv.training.train_step import StepReport
+from taehv.training.validation import is_better
 
 log = logging.getLogger(__name__)
 
@@ -94,8 +94,9 @@ class Trainer:
                 bar.set_postfix(self.run_metrics.postfix(report, progress.history), refresh=False)
                 bar.update()
             self._save_an_early_end()
-        if progress.best_psnr is None:
-            raise UserError(f"{self.spec.stage}: no validation gave a finite PSNR; see {self.work.history}")
+        if progress.best_step is None:
+            metric = self.spec.params.validation.best_metric.upper()
+            raise UserError(f"{self.spec.stage}: no validation gave a finite {metric}; see {self.work.history}")
         stop = self._stop_reason()
         if stop is not None:
             log.info("stopped early at step %d: %s", progress.step, _STOP_REASONS[stop])
@@ -191,7 +192,8 @@ class Trainer:
             entry = self.validate(self.state, train_loss)
         self.run_metrics.window_done(progress)
         progress.history = [row for row in progress.history if row["step"] < progress.step] + [entry]
-        is_best = math.isfinite(entry["psnr"]) and (progress.best_psnr is None or entry["psnr"] > progress.best_psnr)
+        best = next((row for row in progress.history if row["step"] == progress.best_step), None)
+        is_best = is_better(entry, best, self.spec.params.validation.best_metric)
         if is_best:
             progress.best_psnr, progress.best_step, progress.validations_without_gain = entry["psnr"], progress.step, 0
             self.state.keep_as_best()
@@ -267,7 +269,7 @@ class Trainer:
 
 
 _STOP_REASONS: dict[Stop, str] = {
-    "patience": "validation PSNR has not improved for validation.early_stopping_patience validations",
+    "patience": "validation.best_metric has not improved for validation.early_stopping_patience validations",
     "aborted_at_gate": "validation PSNR at the gate step is not above a800_test.abort_below_db",
 }
 

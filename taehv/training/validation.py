@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,10 +11,20 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from taehv.config.params import BestMetric
 from taehv.data.clip_store import ClipStore
 from taehv.losses.metrics import HISTORY_METRICS, ClipMetric, ClipScores, load_frames, score_clips
 from taehv.model.taehv import TAEHV
 from taehv.training.state import HistoryEntry, TrainingState
+
+
+def is_better(entry: HistoryEntry, best: HistoryEntry | None, metric: BestMetric) -> bool:
+    """Whether a validation gives a new best model; a number that is not finite never does. LPIPS is a distance."""
+    if not math.isfinite(entry[metric]):
+        return False
+    if best is None:
+        return True
+    return entry[metric] < best[metric] if metric == "lpips" else entry[metric] > best[metric]
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def test_values_mean_what_dvc_makes_of_them(overrides: str, tmp_path: Path) -> N
         ("seed.x=1", ["seed.x: unknown key; known here: none, it is a value"]),
         (
             "seed=abc loss.recon=high",
-            ["seed: must be a whole number, got 'abc'", "loss.recon: must be a finite number"],
+            ["seed: must be a whole number >= 0 and <= 4294967295, got 'abc'", "loss.recon: must be a finite number"],
         ),
         (
             "loss.rcon=1 seed=abc gate.min_psnr_db",

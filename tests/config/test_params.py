@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.project import REPOSITORY
 
-from taehv.config.params import STAGE_KEYS, flatten, load_params, parse_params, resolved, stage_params
+from taehv.config.params import STAGE_KEYS, Gate, flatten, load_params, parse_params, resolved, stage_params
 from taehv.config.params_rules import SMALLEST_PICTURE
 from taehv.losses.metrics import SSIM_WINDOW
 from taehv.runtime.errors import ConfigError
@@ -127,6 +127,45 @@ def test_all_problems_are_listed_at_once_type_errors_and_combinations_together()
     assert set(problem_keys(raw)) == {"seed", "loss.recon", "gate.step", "scales.full.data.height", "extra"}
 
 
+def test_a_combination_is_not_judged_by_a_wrong_value_and_all_others_are() -> None:
+    raw = changed(gate__step="x", scales__full__data__height="x", scales__full__seraena__replay_mib=1)
+    raw["scales"]["full"]["data"]["canvas_width"] = 10
+    keys = {"gate.step", "scales.full.data.height", "scales.full.data.canvas_width"}
+    assert set(problem_keys(raw)) == keys
+    assert set(problem_keys(raw | {"evaluate": {"parity_tolerance_db": 2, "parity_fail_db": 1}})) == keys | {
+        "evaluate.parity_fail_db"
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": -1}, "seed: must be a whole number >= 0 and <= 4294967295, got -1"),
+        ({"faults__max_loss_spike": 1}, "faults.max_loss_spike: must be a finite number > 1, got 1"),
+        (
+            {"gate__gpu_utilisation_severity": None},
+            "gpu_utilisation_severity: must be one of warning, error, got None",
+        ),
+        (
+            {"scales__full__optim__betas": [0.9]},
+            "betas: must be a list of 2, each a finite number >= 0 and < 1, got [0.9]",
+        ),
+        ({"scales__full__optim__muon_lr": "1"}, "optim.muon_lr: must be a finite number > 0 or null, got '1'"),
+        ({"gate": {}}, "gate.step: missing; expected a whole number >= 1"),
+        ({"loss": None}, "loss: must be a mapping of keys to values, got None"),
+        ({"scales": {1: 2}}, "scales: must be a mapping of texts to values with at least one entry, got {1: 2}"),
+    ],
+)
+def test_a_problem_says_what_is_allowed_and_what_was_found(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_params(changed(**changes))
+    assert message in str(caught.value)
+
+
+def test_what_stands_below_a_key_describes_it() -> None:
+    assert Gate.model_fields["step"].description == "The step whose validation PSNR is judged."
+
+
 @pytest.mark.parametrize("written", ["5e-05", "5E-5", "5.0e-5", "0.00005", "+5e-5"])
 def test_a_small_number_may_be_written_in_any_way(tmp_path: Path, written: str) -> None:
     file = tmp_path / "params.yaml"
@@ -150,7 +189,7 @@ def test_a_stage_with_wrong_params_exits_with_2_before_it_reads_data(tmp_path: P
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert result.returncode == 2
     assert "seed: must be a whole number" in result.stderr
-    assert "loss.recon: must be >= 0" in result.stderr
+    assert "loss.recon: must be a finite number >= 0, got -1" in result.stderr
     assert "Traceback" not in result.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"dvc.yaml", "params.yaml"}
 

@@ -17,8 +17,8 @@ from taehv.data.manifest import ManifestEntry
 from taehv.data.splits import SPLITS, split_by_time, split_of_video
 
 DATA = small_params().active.data
-FEW = dataclasses.replace(DATA.split, by_video_from=1000)
-MANY = dataclasses.replace(DATA.split, by_video_from=1)
+FEW = DATA.split.model_copy(update={"by_video_from": 1000})
+MANY = DATA.split.model_copy(update={"by_video_from": 1})
 
 
 def video(name: str, frames: int = 60, height: int = 48, width: int = 64) -> Video:
@@ -42,8 +42,14 @@ videos = st.lists(
     unique_by=lambda video: video.entry.path,
 )
 layouts = st.builds(
-    lambda stride, resize, frames, clips, split: dataclasses.replace(
-        DATA, frame_stride=stride, resize=resize, canvas_frames=frames, clips_per_video=clips, split=split
+    lambda stride, resize, frames, clips, split: DATA.model_copy(
+        update={
+            "frame_stride": stride,
+            "resize": resize,
+            "canvas_frames": frames,
+            "clips_per_video": clips,
+            "split": split,
+        }
     ),
     st.integers(1, 3),
     st.sampled_from(["native", "cover"]),
@@ -99,7 +105,7 @@ def test_every_source_has_the_same_number_of_held_out_clips_and_never_more_in_al
 
 @given(st.integers(0, 2000), st.integers(0, 10))
 def test_the_parts_of_a_video_are_apart_by_the_guard_frames_and_lose_no_other_frame(frames: int, guard: int) -> None:
-    parts = split_by_time(frames, dataclasses.replace(FEW, guard_frames=guard))
+    parts = split_by_time(frames, FEW.model_copy(update={"guard_frames": guard}))
     assert sum(map(len, parts.values())) == max(frames - 2 * guard, 0)
     assert parts["val"].start - parts["train"].stop == guard
     assert parts["test"].start - parts["val"].stop == guard
@@ -110,7 +116,7 @@ def test_adding_a_video_never_moves_another_one(names: list[str]) -> None:
     def split_by_name(plan: DatasetPlan) -> dict[str, str]:
         return {p.video.entry.path: p.clips[0].split for p in plan.videos}
 
-    data = dataclasses.replace(DATA, split=MANY)
+    data = DATA.model_copy(update={"split": MANY})
     before = split_by_name(plan_dataset([video(name) for name in names[:-1]], data, samples=100))
     after = split_by_name(plan_dataset([video(name) for name in names], data, samples=100))
     assert before.items() <= after.items()
@@ -127,7 +133,7 @@ def test_whole_videos_are_shared_out_by_the_wanted_fractions() -> None:
 @pytest.mark.parametrize(("split", "rule"), [(MANY, "by video"), (FEW, "by time")])
 def test_every_video_that_validation_and_test_do_not_need_is_trained_on_whole(split: Split, rule: str) -> None:
     found = [video(f"video {number}") for number in range(60)]
-    plan = plan_dataset(found, dataclasses.replace(DATA, split=split, clips_per_video=1000), samples=3)
+    plan = plan_dataset(found, DATA.model_copy(update={"split": split, "clips_per_video": 1000}), samples=3)
     assert plan.rule == rule
     assert plan.clips("val") == plan.clips("test") == 3
     assert len(plan.videos) == 60 and not plan.quarantined
@@ -142,7 +148,7 @@ def test_every_video_that_validation_and_test_do_not_need_is_trained_on_whole(sp
 @given(st.lists(st.text(min_size=1, max_size=4), min_size=2, max_size=40, unique=True), st.integers(1, 3))
 def test_adding_videos_never_holds_out_what_was_trained_on(names: list[str], samples: int) -> None:
     def held_out(some: list[str]) -> set[str]:
-        plan = plan_dataset([video(name) for name in some], dataclasses.replace(DATA, split=MANY), samples)
+        plan = plan_dataset([video(name) for name in some], DATA.model_copy(update={"split": MANY}), samples)
         return {p.video.entry.path for p in plan.videos if p.clips[0].split != "train"}
 
     before = names[: len(names) // 2]
@@ -152,7 +158,7 @@ def test_adding_videos_never_holds_out_what_was_trained_on(names: list[str], sam
 def test_of_10000_videos_only_what_validation_and_test_need_is_held_out() -> None:
     split = Split(train=0.9, val=0.05, test=0.05, guard_frames=0, by_video_from=100)
     found = [video(f"video {number}") for number in range(10_000)]
-    parts = _parts_by_video(found, dataclasses.replace(DATA, split=split), samples=20)
+    parts = _parts_by_video(found, DATA.model_copy(update={"split": split}), samples=20)
     assert len(parts) == 10_000
     assert sum("train" not in part for _, part in parts) == 40
 
@@ -165,7 +171,7 @@ def test_videos_that_do_not_fit_are_left_out_with_numbers() -> None:
         video("short", frames=20),
         dataclasses.replace(video("good"), entry=dataclasses.replace(video("good").entry, path="copy.mp4")),
     ]
-    plan = plan_dataset(found, dataclasses.replace(DATA, split=FEW), samples=4)
+    plan = plan_dataset(found, DATA.model_copy(update={"split": FEW}), samples=4)
     reasons = {problem.path: f"{problem.reason}: {problem.detail}" for problem in plan.quarantined}
     assert reasons == {
         "three frames.mp4": "too short: the video has 3 frames, 8 are needed",
@@ -177,5 +183,7 @@ def test_videos_that_do_not_fit_are_left_out_with_numbers() -> None:
 
 
 def test_a_stride_counts_only_the_frames_that_are_used() -> None:
-    plan = plan_dataset([video("half", frames=14)], dataclasses.replace(DATA, frame_stride=2, split=FEW), samples=1)
+    plan = plan_dataset(
+        [video("half", frames=14)], DATA.model_copy(update={"frame_stride": 2, "split": FEW}), samples=1
+    )
     assert plan.quarantined[0].detail == "the video has 7 frames (one in 2 is used), 8 are needed"

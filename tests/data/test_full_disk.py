@@ -23,7 +23,6 @@ pytestmark = pytest.mark.slow
 START = f"import sys; sys.path[:0] = {[str(REPOSITORY), str(REPOSITORY / 'tests')]!r}\n"
 
 PREPARE = """
-import dataclasses
 from pathlib import Path
 from taehv.data import prepare as module
 from taehv.runtime.errors import exit_with
@@ -32,7 +31,7 @@ from support.project import REPOSITORY
 from support.video_files import list_videos, small_params
 if __name__ == "__main__":
     module._DISK_MARGIN_BYTES = -(2 ** 40)  # the disk is filled by somebody else after the check
-    profile = dataclasses.replace(load_profile("local", REPOSITORY / "profiles"), workers=1)
+    profile = load_profile("local", REPOSITORY / "profiles").model_copy(update={"workers": 1})
     exit_with(lambda: int(not module.prepare(small_params(), profile)))
 """
 OLD = ("clips/index.parquet", "teacher/teacher.json", "dataset.json")

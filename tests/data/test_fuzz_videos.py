@@ -23,13 +23,12 @@ LONG = [range(first, first + 98) for first in range(10, 500, 98)]
 SECONDS_PER_VIDEO = 20
 
 PREPARE = """
-import dataclasses
 from taehv.data.prepare import prepare
 from taehv.runtime.errors import exit_with
 from taehv.config.profiles import load_profile
 from support.video_files import REPOSITORY, small_params
 if __name__ == "__main__":
-    profile = dataclasses.replace(load_profile("local", REPOSITORY / "profiles"), workers=2)
+    profile = load_profile("local", REPOSITORY / "profiles").model_copy(update={"workers": 2})
     exit_with(lambda: int(not prepare(small_params(), profile)))
 """
 

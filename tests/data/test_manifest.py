@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 from unittest import mock
 
 import pytest
@@ -34,6 +34,17 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "trip/day 1/a.MOV").write_bytes(b"a")
     (tmp_path / "trip/notes.txt").write_text("none")
     return tmp_path / "trip"
+
+
+def source_of(kind: Literal["videos", "annotations"], path: str, allow_outside: bool) -> DataSource:
+    return DataSource(
+        source=kind,
+        path=path,
+        allow_outside=allow_outside,
+        limits=DEFAULT_LIMITS,
+        hdr="exclude",
+        interlaced="exclude",
+    )
 
 
 def listed(manifest: Path) -> list[str]:
@@ -104,10 +115,10 @@ def test_paths_that_leave_the_folder_can_be_allowed_for_the_list_and_for_the_sta
     assert main(["manifest", str(folder / "list.json"), "--allow-outside", "--output", str(output)]) == 0
     assert "path: " in (printed := capsys.readouterr().out) and "allow_outside: true" in printed
     assert listed(output) == [name]
-    source = DataSource("annotations", str(folder / "list.json"), allow_outside=True, limits=DEFAULT_LIMITS)
+    source = source_of("annotations", str(folder / "list.json"), allow_outside=True)
     assert open_source(source).locate(name).read_bytes() == b"bbb"
     with pytest.raises(UserError, match=r"data\.allow_outside: true"):
-        open_source(dataclasses.replace(source, allow_outside=False)).locate(name)
+        open_source(source.model_copy(update={"allow_outside": False})).locate(name)
 
 
 def test_the_error_for_links_that_dvc_made_says_what_dvc_can_make_instead(folder: Path) -> None:
@@ -236,13 +247,13 @@ def test_a_relative_path_is_found_here_or_in_the_main_repository(
     """As in the copy that DVC makes for a queued experiment, which has what git knows."""
     (tmp_path / "copy").mkdir()
     monkeypatch.chdir(tmp_path / "copy")
-    source = DataSource("videos", "trip", allow_outside=False, limits=DEFAULT_LIMITS)
+    source = source_of("videos", "trip", allow_outside=False)
     with pytest.raises(UserError, match="is not a folder"):
         open_source(source)
     monkeypatch.setenv("TAEHV_ROOT", str(tmp_path))
     assert open_source(source).locate("b.mp4").read_bytes() == b"bb"
     (folder / "list.json").write_text("{}")
-    listed_there = dataclasses.replace(source, source="annotations", path="trip/list.json")
+    listed_there = source.model_copy(update={"source": "annotations", "path": "trip/list.json"})
     assert open_source(listed_there).locate("b.mp4").read_bytes() == b"bb"
     (tmp_path / "copy/trip").mkdir()
     (tmp_path / "copy/trip/b.mp4").write_bytes(b"here")

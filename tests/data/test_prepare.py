@@ -37,7 +37,7 @@ CLIPS, TEACHER = Path("data/clips"), Path("data/teacher")
 
 
 def with_workers(workers: int) -> Profile:
-    return dataclasses.replace(load_profile("local", Path(__file__).parents[2] / "profiles"), workers=workers)
+    return load_profile("local", Path(__file__).parents[2] / "profiles").model_copy(update={"workers": workers})
 
 
 def run(params: Params, workers: int = 1) -> dict[str, Any]:
@@ -367,8 +367,8 @@ def test_annotated_videos_are_read_from_the_annotation_files_folder(videos: Path
     (videos / "list.json").write_text(json.dumps({"list": [{"path": "a.mkv", "text": "a caption"}]}))
     list_videos(["a.mkv"])
     params = small_params()
-    source = dataclasses.replace(params.data, source="annotations", path="videos/list.json")
-    assert run(dataclasses.replace(params, data=source))["splits"]["train"]["sources"] == ["a.mkv"]
+    source = params.data.model_copy(update={"source": "annotations", "path": "videos/list.json"})
+    assert run(params.model_copy(update={"data": source}))["splits"]["train"]["sources"] == ["a.mkv"]
 
 
 @pytest.mark.parametrize("escape", ["../secret.mkv", "link.mkv"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import os
 import struct
 import subprocess
@@ -103,7 +102,7 @@ def test_bombs_go_to_quarantine_and_the_run_goes_on(
     for bomb in bombs.iterdir():
         Path("videos", bomb.name).write_bytes(bomb.read_bytes())
     list_videos(["good.mkv", "honest.mov", "lying.mov"])
-    profile = dataclasses.replace(load_profile("local", REPOSITORY / "profiles"), workers=1)
+    profile = load_profile("local", REPOSITORY / "profiles").model_copy(update={"workers": 1})
     dataset = prepare(small_params(), profile)
     assert [video["path"] for video in dataset["videos"]] == ["good.mkv"]
     with Path("data/quarantine.csv").open(encoding="utf-8") as file:

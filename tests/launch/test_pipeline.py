@@ -65,7 +65,7 @@ def test_the_large_scale_on_eight_gpus_is_the_guides_batch_arithmetic() -> None:
 
 @given(st.integers(1, 64), st.integers(1, 16), st.integers(1, 9))
 def test_the_printed_arithmetic_is_what_the_processes_compute(batch: int, processes: int, per_device: int) -> None:
-    machine = Profile(**{**vars(profile("local")), "processes": processes, "per_device": per_device})
+    machine = profile("local").model_copy(update={"processes": processes, "per_device": per_device})
     if processes > batch:
         return
     groups = [
@@ -85,7 +85,7 @@ def test_precision_is_never_left_to_the_launcher() -> None:
 
 
 def test_a_torchrun_profile_starts_as_many_processes_as_it_says() -> None:
-    two = Profile(**{**vars(profile("local")), "launcher": "torchrun", "processes": 2})
+    two = profile("local").model_copy(update={"launcher": "torchrun", "processes": 2})
     command = training_command(two, "a800_test")
     assert command[1:] == [
         "-m",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 import torch
 from torch import Tensor
@@ -40,7 +38,7 @@ def teacher_latents() -> Tensor:
 
 
 def objective_of(weights: LossWeights) -> Objective:
-    return Objective(student(), weights, DISTILLATION, Perceptual("ssim"), SERAENA)
+    return Objective(student(), weights, DISTILLATION, Perceptual(name="ssim"), SERAENA)
 
 
 def corrections(decoded: Tensor, originals: Tensor, latents: Tensor) -> Tensor:
@@ -64,7 +62,7 @@ def gradient(weights: LossWeights) -> Tensor:
 
 @pytest.mark.parametrize("term", TERMS)
 def test_changing_one_weight_alone_changes_the_gradient(term: str) -> None:
-    changed = dataclasses.replace(WEIGHTS, **{term: 2 * getattr(WEIGHTS, term)})
+    changed = WEIGHTS.model_copy(update={term: 2 * getattr(WEIGHTS, term)})
     assert not torch.equal(gradient(WEIGHTS), gradient(changed))
 
 
@@ -75,12 +73,12 @@ def test_the_gradient_is_the_weighted_sum_of_each_terms_gradient() -> None:
 
 
 def only(term: str) -> LossWeights:
-    return LossWeights(**{name: 1.0 if name == term else 0.0 for name in TERMS})
+    return WEIGHTS.model_copy(update={name: 1.0 if name == term else 0.0 for name in TERMS})
 
 
 @pytest.mark.parametrize("term", TERMS)
 def test_a_term_without_weight_is_not_computed(term: str) -> None:
-    objective = objective_of(dataclasses.replace(WEIGHTS, **{term: 0.0}))
+    objective = objective_of(WEIGHTS.model_copy(update={term: 0.0}))
     assert set(terms_of(objective)) == set(objective.weights_at(LATE)) == set(TERMS) - {term}
 
 
@@ -156,7 +154,7 @@ def test_the_teacher_holds_the_student_harder_at_first_and_at_the_end_as_the_par
 
 
 def test_a_distilled_term_of_weight_0_stays_out_however_large_the_boost() -> None:
-    objective = objective_of(dataclasses.replace(WEIGHTS, encoder=0.0))
+    objective = objective_of(WEIGHTS.model_copy(update={"encoder": 0.0}))
     assert "encoder" not in objective.weights_at(1)
 
 

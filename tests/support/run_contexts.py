@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,7 +21,7 @@ def changed_params(changes: Mapping[str, Any] | None = None) -> Params:
 
 
 def changed_profile(name: str = "local", **changes: Any) -> Profile:
-    return dataclasses.replace(load_profile(name, REPOSITORY / "profiles"), **changes)
+    return load_profile(name, REPOSITORY / "profiles").model_copy(update=changes)
 
 
 def context(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import torch
@@ -43,7 +42,7 @@ def save(folder: Path, state: TrainingState, of: RunSpec | None = None) -> Path:
 def new_state(seed: int = 0, width: float = 1 / 16) -> TrainingState:
     variant = VARIANTS["hunyuan_video"]
     adversary = Adversary(
-        dataclasses.replace(PARAMS.active.seraena, replay_mib=1),
+        PARAMS.active.seraena.model_copy(update={"replay_mib": 1}),
         variant,
         seed=PARAMS.seed,
         slots=range(2),

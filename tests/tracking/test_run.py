@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import resource
@@ -155,7 +154,7 @@ def test_a_run_that_failed_is_continued_as_the_same_run_although_another_stages_
         raise RuntimeError("crash")
     failed = stored(first)
     assert (failed.info.status, failed.data.tags["failure_reason"]) == ("FAILED", "RuntimeError: crash")
-    stricter = dataclasses.replace(PARAMS, gate=dataclasses.replace(PARAMS.gate, min_psnr_db=28.0))
+    stricter = PARAMS.model_copy(update={"gate": PARAMS.gate.model_copy(update={"min_psnr_db": 28.0})})
     with stage_run("a800_test", stricter, PROFILE, folder=folder) as second:
         second.metrics(1, {"train/loss": 0.5})
     assert second.complete

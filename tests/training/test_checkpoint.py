@@ -239,7 +239,7 @@ def test_weights_of_another_width_do_not_load(tmp_path: Path) -> None:
 
 
 def test_the_fingerprint_changes_with_parameters_and_data_but_not_with_the_machine() -> None:
-    other_params = dataclasses.replace(PARAMS, seed=43)
+    other_params = PARAMS.model_copy(update={"seed": 43})
     other_machine = dataclasses.replace(spec(), profile=load_profile("h100", REPOSITORY / "profiles"))
     assert spec().fingerprint == other_machine.fingerprint
     assert len({spec().fingerprint, spec(other_params).fingerprint, spec(dataset="e").fingerprint}) == 3

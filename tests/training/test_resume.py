@@ -21,13 +21,13 @@ from taehv.training.checkpoint import CheckpointError
 from taehv.training.resume import restore
 from taehv.training.run_spec import RunSpec
 
-OTHER_LOSS = dataclasses.replace(PARAMS, loss=dataclasses.replace(PARAMS.loss, recon=20.0))
+OTHER_LOSS = PARAMS.model_copy(update={"loss": PARAMS.loss.model_copy(update={"recon": 20.0})})
 
 
 def with_weights(path: Path, sha256: str | None = None) -> Params:
-    named = InitialWeights(str(path), sha256 or sha256_of_file(path))
-    model = dataclasses.replace(PARAMS.active.model, width=1 / 16, weights=named)
-    return dataclasses.replace(PARAMS, scales={PARAMS.scale: dataclasses.replace(PARAMS.active, model=model)})
+    named = InitialWeights(path=str(path), sha256=sha256 or sha256_of_file(path))
+    model = PARAMS.active.model.model_copy(update={"width": 1 / 16, "weights": named})
+    return PARAMS.model_copy(update={"scales": {PARAMS.scale: PARAMS.active.model_copy(update={"model": model})}})
 
 
 def naming(field: str, checkpoint: Path, of: RunSpec | None = None) -> RunSpec:

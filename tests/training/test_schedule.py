@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import pytest
@@ -30,7 +29,7 @@ def test_cosine_ends_at_the_final_rate_and_stays_there() -> None:
 
 
 def test_a_constant_schedule_stays_at_the_peak() -> None:
-    constant = dataclasses.replace(OPTIM, schedule="constant")
+    constant = OPTIM.model_copy(update={"schedule": "constant"})
     assert learning_rate_fraction(constant, 10**6) == 1.0
 
 
