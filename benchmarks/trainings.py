@@ -228,8 +228,8 @@ def changed(params: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
 @contextlib.contextmanager
 def made_on_purpose(mistake: Mistake) -> Iterator[None]:
     """Compare decoded frame j with input frame j + 3, in every loss term or in validation."""
-    from taehv.losses import objective
     from taehv.losses.alignment import common_frames
+    from taehv.losses.perceptual import PERCEPTUAL
 
     def shifted(compare: Any) -> Any:
         return lambda decoded, frames: compare(decoded, frames[:, SHIFT:])
@@ -238,8 +238,8 @@ def made_on_purpose(mistake: Mistake) -> Iterator[None]:
         if mistake == "shifted training":
             for target in ("taehv.losses.reconstruction.common_frames", "taehv.training.adversary.common_frames"):
                 stack.enter_context(mock.patch(target, shifted(common_frames)))
-            distances = {name: shifted(distance) for name, distance in objective.PERCEPTUAL.items()}
-            stack.enter_context(mock.patch.dict(objective.PERCEPTUAL, distances))
+            distances = {name: shifted(distance) for name, distance in PERCEPTUAL.items()}
+            stack.enter_context(mock.patch.dict(PERCEPTUAL, distances))
         elif mistake == "shifted validation":
             stack.enter_context(mock.patch("taehv.losses.metrics.common_frames", shifted(common_frames)))
         yield

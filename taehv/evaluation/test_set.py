@@ -25,6 +25,7 @@ from taehv.losses.metrics import (
     psnr_per_clip,
     ssim_per_clip,
 )
+from taehv.model.padding import to_float
 from taehv.model.taehv import TAEHV
 from taehv.runtime import dvc_metrics
 from taehv.teachers import Teacher
@@ -76,7 +77,7 @@ def available_metrics(device: torch.device) -> dict[str, ClipMetric]:
 def load_frames(store: ClipStore, clip_ids: Sequence[int], device: torch.device) -> Tensor:
     """(N, T, 3, H, W) float32 in [0, 1] on the device."""
     stored = np.stack([store.clip(clip_id) for clip_id in clip_ids])
-    return torch.from_numpy(stored).to(device).float().div_(255)
+    return to_float(torch.from_numpy(stored).to(device))
 
 
 def summarise(scores: ClipScores, records: Sequence[ClipRecord]) -> dict[str, Any]:

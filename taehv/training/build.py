@@ -85,7 +85,7 @@ def assemble(spec: RunSpec, accelerator: Accelerator) -> Parts:
     dtype = DTYPES[scale.precision]
     student = initial_student(spec.params)
     slots = slots_of_rank(scale.batch.global_, accelerator.num_processes, accelerator.process_index)
-    objective = Objective(student, spec.params.loss, scale.distillation, scale.perceptual, scale.seraena)
+    objective = Objective(student, spec.params.loss, scale)
     adversary = None
     if objective.needs_adversary:
         adversary = Adversary(

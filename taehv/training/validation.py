@@ -13,9 +13,9 @@ from torch import Tensor
 from taehv.config.batch_shares import micro_batches
 from taehv.data.clip_store import ClipStore
 from taehv.losses.metrics import Lpips, mse_per_clip, pooled_psnr, psnr_per_clip, ssim_per_clip
+from taehv.model.padding import to_float
 from taehv.model.taehv import TAEHV
 from taehv.training.state import HistoryEntry, TrainingState
-from taehv.training.train_step import to_float
 
 ClipMetric = Callable[[Tensor, Tensor], Tensor]
 """Decoded and original frames (N, T, 3, H, W) to one number per clip (N,)."""
