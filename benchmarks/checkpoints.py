@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import os
 import statistics
 import tempfile
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from taehv.config.params import load_params
 from taehv.config.profiles import load_profile
+from taehv.data.dataset import Dataset
 from taehv.runtime import paths
 from taehv.training.build import start_accelerator
 from taehv.training.recorder import NullRecorder
@@ -68,9 +68,8 @@ def trainer_with_adversary(threads: int | None) -> Trainer:
     scale = params.active
     early = dataclasses.replace(scale, seraena=dataclasses.replace(scale.seraena, start_step=1, ramp_steps=0))
     params = dataclasses.replace(params, scales={**params.scales, params.scale: early})
-    dataset = json.loads(paths.DATASET.read_text(encoding="utf-8"))["dataset_sha256"]
     profile = dataclasses.replace(profile, threads=threads or profile.threads)
-    spec = RunSpec("h100_train", params, profile, dataset, paths.CLIPS, paths.TEACHER)
+    spec = RunSpec("h100_train", params, profile, Dataset.open(), paths.TEACHER)
     return Trainer(spec, start_accelerator(spec), NullRecorder())
 
 

@@ -35,6 +35,7 @@ import yaml
 from taehv.config.params import Params, parse_params, stage_params
 from taehv.config.profiles import Profile, load_profile
 from taehv.data.clip_store import ClipStore
+from taehv.data.dataset import Dataset
 from taehv.data.manifest import describe, write_manifest
 from taehv.data.samples import NAMES, sample_videos
 from taehv.data.sources import SampleFiles
@@ -169,7 +170,7 @@ def train() -> None:
     if planned["unseen"] is not None:
         validation = of_source(validation, planned["unseen"])
         clips, teacher = prepared_without(planned["unseen"], params, profile)
-    spec = RunSpec("a800_test", params, profile, planned["dataset_sha256"], clips, teacher)
+    spec = RunSpec("a800_test", params, profile, Dataset.open(clips.with_name(paths.DATASET.name)), teacher)
     with made_on_purpose(planned["mistake"]):
         trainer = Trainer(spec, start_accelerator(spec), NullRecorder())
         trainer.validate = dataclasses.replace(trainer.validate, store=validation)

@@ -1,4 +1,4 @@
-"""From a job to the parts of a training: processes, student, optimisers, adversary, data, validation."""
+"""From a RunSpec to the parts of a training: processes, student, optimisers, adversary, data, validation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from accelerate.utils import set_seed
 
 from taehv.config.batch_shares import slots_of_rank
 from taehv.config.params import Params
-from taehv.data.clip_store import ClipStore
 from taehv.data.loader import SlotLoader
 from taehv.data.sampler import SlotSampler
 from taehv.losses.metrics import Lpips, lpips_backbone_file
@@ -111,7 +110,7 @@ def assemble(spec: RunSpec, accelerator: Accelerator) -> Parts:
         dtype=dtype,
     )
     lpips = Lpips("alex", accelerator.device) if lpips_backbone_file("alex") is not None else None
-    validation_clips = ClipStore.open(spec.clips, "val", verify_reads=spec.profile.verify_reads)
+    validation_clips = spec.dataset.split("val", verify_reads=spec.profile.verify_reads)
     validate = Validator(accelerator, validation_clips, spec.profile.validation_batch, dtype, lpips)
     return Parts(state, loader, train_step, validate)
 
@@ -144,7 +143,7 @@ def initial_student(params: Params) -> TAEHV:
 
 def _loader(spec: RunSpec, slots: range, device: torch.device) -> SlotLoader:
     data = spec.params.active.data
-    clips = ClipStore.open(spec.clips, "train", verify_reads=spec.profile.verify_reads)
+    clips = spec.dataset.split("train", verify_reads=spec.profile.verify_reads)
     sampler = SlotSampler(
         clips.records,
         seed=spec.params.seed,
