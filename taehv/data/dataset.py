@@ -46,7 +46,7 @@ class Dataset:
             return cls(str(facts["dataset_sha256"]), str(facts["teacher_sha256"]), file.with_name(paths.CLIPS.name))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise StoreError(
-                f"{file} is missing or cannot be read: {error!r}. Restore it with: dvc checkout --force {file}\n"
+                f"{file} cannot be read: {error!r}. Restore it with: dvc checkout --force {file}\n"
                 "Where DVC does not have it: dvc repro -f prepare_data"
             ) from error
 
