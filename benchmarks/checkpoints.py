@@ -9,7 +9,6 @@ take turns, so that the machine's mood cancels out. Prints a markdown table; a r
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import tempfile
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from taehv.config.params import load_params
 from taehv.config.profiles import load_profile
+from taehv.data.dataset import Dataset
 from taehv.runtime import paths
 from taehv.training.build import start_accelerator
 from taehv.training.recorder import NullRecorder
@@ -67,9 +67,8 @@ def trainer_with_adversary(threads: int | None) -> Trainer:
     scale = params.active
     early = scale.model_copy(update={"seraena": scale.seraena.model_copy(update={"start_step": 1, "ramp_steps": 0})})
     params = params.model_copy(update={"scales": {**params.scales, params.scale: early}})
-    dataset = json.loads(paths.DATASET.read_text(encoding="utf-8"))["dataset_sha256"]
     profile = profile.model_copy(update={"threads": threads or profile.threads})
-    spec = RunSpec("h100_train", params, profile, dataset, paths.CLIPS, paths.TEACHER)
+    spec = RunSpec("h100_train", params, profile, Dataset.open(), paths.TEACHER)
     return Trainer(spec, start_accelerator(spec), NullRecorder())
 
 

@@ -130,7 +130,7 @@ def build(setting: Setting, device: torch.device) -> Callable[[int], object]:
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="bf16" if scale.precision == "bf16" else "no")
     student = create_model(variant, scale.model.width, scale.model.init, seed=0).to(device, dtype)
-    objective = Objective(student, params.loss, scale.distillation, scale.perceptual, scale.seraena)
+    objective = Objective(student, params.loss, scale)
     adversary = None
     if objective.needs_adversary:
         slots = range(setting.batch)
@@ -181,10 +181,10 @@ def plain_flops(setting: Setting) -> int:
     weights = params.loss.model_copy(update={"perceptual": 0.0, "seraena": 0.0})
     with torch.device("meta"), formulated("plain"), FlopCounterMode(display=False) as counter:
         student = create_model(variant, scale.model.width, "torch_default", seed=0)
-        objective = Objective(student, weights, scale.distillation, scale.perceptual, scale.seraena)
+        objective = Objective(student, weights, scale)
         frames = torch.empty(setting.batch, 12, 3, setting.height, setting.width)
-        terms = objective(frames, student.encode(frames).detach() if objective.needs_teacher else None)
-        weighted_sum(terms, objective.weights_at(1)).backward()
+        outputs = objective(frames, student.encode(frames).detach() if objective.needs_teacher else None)
+        weighted_sum(outputs.terms, objective.weights_at(1)).backward()
         total = counter.get_total_flops()
     if objective.needs_teacher:
         with torch.device("meta"), FlopCounterMode(display=False) as counter, torch.no_grad():

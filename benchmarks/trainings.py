@@ -35,6 +35,7 @@ import yaml
 from taehv.config.params import Params, parse_params, stage_params
 from taehv.config.profiles import Profile, load_profile
 from taehv.data.clip_store import ClipStore
+from taehv.data.dataset import Dataset
 from taehv.data.manifest import describe, write_manifest
 from taehv.data.samples import NAMES, sample_videos
 from taehv.data.sources import SampleFiles
@@ -169,7 +170,7 @@ def train() -> None:
     if planned["unseen"] is not None:
         validation = of_source(validation, planned["unseen"])
         clips, teacher = prepared_without(planned["unseen"], params, profile)
-    spec = RunSpec("a800_test", params, profile, planned["dataset_sha256"], clips, teacher)
+    spec = RunSpec("a800_test", params, profile, Dataset.open(clips.with_name(paths.DATASET.name)), teacher)
     with made_on_purpose(planned["mistake"]):
         trainer = Trainer(spec, start_accelerator(spec), NullRecorder())
         trainer.validate = dataclasses.replace(trainer.validate, store=validation)
@@ -228,8 +229,8 @@ def changed(params: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
 @contextlib.contextmanager
 def made_on_purpose(mistake: Mistake) -> Iterator[None]:
     """Compare decoded frame j with input frame j + 3, in every loss term or in validation."""
-    from taehv.losses import objective
     from taehv.losses.alignment import common_frames
+    from taehv.losses.perceptual import PERCEPTUAL
 
     def shifted(compare: Any) -> Any:
         return lambda decoded, frames: compare(decoded, frames[:, SHIFT:])
@@ -238,8 +239,8 @@ def made_on_purpose(mistake: Mistake) -> Iterator[None]:
         if mistake == "shifted training":
             for target in ("taehv.losses.reconstruction.common_frames", "taehv.training.adversary.common_frames"):
                 stack.enter_context(mock.patch(target, shifted(common_frames)))
-            distances = {name: shifted(distance) for name, distance in objective.PERCEPTUAL.items()}
-            stack.enter_context(mock.patch.dict(objective.PERCEPTUAL, distances))
+            distances = {name: shifted(distance) for name, distance in PERCEPTUAL.items()}
+            stack.enter_context(mock.patch.dict(PERCEPTUAL, distances))
         elif mistake == "shifted validation":
             stack.enter_context(mock.patch("taehv.losses.metrics.common_frames", shifted(common_frames)))
         yield

@@ -22,6 +22,7 @@ import yaml
 
 from taehv.config.params import parse_params
 from taehv.config.profiles import load_profile
+from taehv.data.dataset import Dataset
 from taehv.runtime import paths
 from taehv.training.build import start_accelerator
 from taehv.training.run_spec import RunSpec
@@ -88,8 +89,7 @@ def train(steps: int, report: Path) -> None:
     profile = load_profile("local").model_copy(
         update={"processes": processes, "threads": 1, "launcher": launcher, "log_every": 1}
     )
-    dataset = json.loads(paths.DATASET.read_text(encoding="utf-8"))["dataset_sha256"]
-    spec = RunSpec("a800_test", parse_params(raw), profile, dataset, paths.CLIPS, paths.TEACHER)
+    spec = RunSpec("a800_test", parse_params(raw), profile, Dataset.open(), paths.TEACHER)
     keeper, accelerator = LossKeeper(), start_accelerator(spec)
     outcome = Trainer(spec, accelerator, keeper).run()
     if accelerator.is_main_process:

@@ -13,6 +13,7 @@ from stages.recorded_inputs import RUN_AGAIN, RecordedInputs
 from taehv.config.params import Params, dump_resolved, load_params
 from taehv.config.profiles import Profile, load_profile
 from taehv.data.clip_store import ClipStore
+from taehv.data.dataset import Dataset
 from taehv.evaluation import codecs, parity, test_set
 from taehv.evaluation.parity import Parity
 from taehv.evaluation.report.build import write_report
@@ -39,14 +40,15 @@ def main() -> int:
     check_store()
     delete_if_saved("a800_test")
     delete_if_saved("h100_train")
-    report, compared = measure(params, profile)
-    track(params, profile, report, compared, inputs)
+    dataset = Dataset.open()
+    report, compared = measure(params, profile, dataset.split("test", verify_reads=profile.verify_reads))
+    track(params, profile, dataset, report, compared, inputs)
     inputs.refuse_edits(RUN_AGAIN)
     print(test_set.describe(report), file=sys.stdout if report["passed"] else sys.stderr)
     return 0 if report["passed"] else EXIT_FAILED
 
 
-def measure(params: Params, profile: Profile) -> tuple[dict[str, Any], Parity]:
+def measure(params: Params, profile: Profile, store: ClipStore) -> tuple[dict[str, Any], Parity]:
     """Everything below reports/; returns evaluation.json and the comparison of the runs."""
     scale = params.active
     device = torch.device("cuda" if profile.gpus else "cpu")
@@ -55,7 +57,6 @@ def measure(params: Params, profile: Profile) -> tuple[dict[str, Any], Parity]:
     runs = {stage: parity.read_run(paths.training_outputs(stage)) for stage in STAGES}
     models = {stage: load_model(paths.training_outputs(stage).best_model)[0].to(device) for stage in STAGES}
     teacher = load_teacher(scale.teacher.name, paths.TEACHER, VARIANTS[scale.model.variant]).to(device)
-    store = ClipStore.open(paths.CLIPS, "test", verify_reads=profile.verify_reads)
 
     compared = parity.compare(runs["a800_test"], runs["h100_train"], params.evaluate)
     bench = test_set.Scorer(store, available_metrics(device), device, profile.validation_batch)
@@ -74,7 +75,14 @@ def measure(params: Params, profile: Profile) -> tuple[dict[str, Any], Parity]:
     return report, compared
 
 
-def track(params: Params, profile: Profile, report: dict[str, Any], compared: Parity, inputs: RecordedInputs) -> None:
+def track(
+    params: Params,
+    profile: Profile,
+    dataset: Dataset,
+    report: dict[str, Any],
+    compared: Parity,
+    inputs: RecordedInputs,
+) -> None:
     """Log the report, link both models, and register the H100 model if the evaluation passed."""
     with stage_run("evaluate", params, profile) as run:
         run.dataset(paths.DATASET, "test")
@@ -94,7 +102,7 @@ def track(params: Params, profile: Profile, report: dict[str, Any], compared: Pa
             best_step = int(read_record(outputs[stage].best_info)["step"])
             run.model_metrics(ids[stage], best_step, test_set.model_numbers(report, stage))
         if report["passed"]:
-            tags = test_set.version_tags(report, "h100_train", str(read_record(paths.DATASET)["dataset_sha256"]))
+            tags = test_set.version_tags(report, "h100_train", dataset.sha256)
             run.register(ids["h100_train"], ALIAS, tags=tags, reason=test_set.describe_passed(report))
             run.promote(ids["h100_train"], tags=tags)
 

@@ -31,7 +31,7 @@ def publish_again(spec: RunSpec, origin: str) -> bool:
     Once DVC has saved it, a start means that somebody wants the training again (dvc repro --force).
 
     Args:
-        job: the run.
+        spec: the run.
         origin: what ``origin_of`` gives for it.
 
     Raises:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import shutil
@@ -17,7 +16,7 @@ from stages.finished_training import make_way, origin_of, publish_again, publish
 from stages.recorded_inputs import RecordedInputs, listed
 from taehv.config.params import Params, TrainingStage, load_params
 from taehv.config.profiles import load_profile
-from taehv.data.clip_store import ClipStore
+from taehv.data.dataset import Dataset
 from taehv.doctor.start import check_before_training
 from taehv.evaluation.codecs import round_trip
 from taehv.evaluation.report.examples import make_examples
@@ -25,7 +24,7 @@ from taehv.evaluation.report.strips import write_strip
 from taehv.launch import processes
 from taehv.model.model_folder import load_model
 from taehv.runtime import atomic_files, dvc_metrics, paths
-from taehv.runtime.errors import UserError, is_disk_full
+from taehv.runtime.errors import is_disk_full
 from taehv.runtime.launched import launched_processes
 from taehv.runtime.paths import TrainingOutputs
 from taehv.tracking.environment import current_git
@@ -65,7 +64,7 @@ def run_training_stage(
     profile = load_profile()
     inputs = RecordedInputs.at_start(stage, params)
     continued = continue_from(params)
-    spec = RunSpec(stage, params, profile, dataset_sha256(), paths.CLIPS, paths.TEACHER, continued, resume)
+    spec = RunSpec(stage, params, profile, Dataset.open(), paths.TEACHER, continued, resume)
     origin = origin_of(spec, inputs)
     if launched_processes() is None and publish_again(spec, origin):
         inputs.refuse_edits(_kept(spec))
@@ -118,18 +117,6 @@ def named_checkpoint(stage: TrainingStage, arguments: Sequence[str] | None) -> P
     return Path(resume)
 
 
-def dataset_sha256() -> str:
-    """The identity of the prepared data.
-
-    Raises:
-        UserError: prepare_data has not run.
-    """
-    try:
-        return str(json.loads(paths.DATASET.read_text(encoding="utf-8"))["dataset_sha256"])
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{paths.DATASET} is missing or unreadable; run: dvc repro -f prepare_data") from error
-
-
 def train(
     spec: RunSpec, accelerator: Accelerator, stop_requests: StopRequests, inputs: RecordedInputs, origin: str
 ) -> None:
@@ -142,14 +129,14 @@ def train(
         run.dataset(paths.DATASET)
         try:
             outcome = Trainer(spec, accelerator, run, stop_requests, after_validation=warn.if_edited).run()
-        except DivergenceError as fault:
-            run.artifact(fault.report)
+        except DivergenceError as error:
+            run.artifact(error.report)
             raise
         summary = outcome.summary | {"git_commit": current_git().commit}
         if outcome.steps_here == 0:
             summary = summary_of_before(work, outcome.state.progress.step) or summary
         write_summary(work, spec, summary)
-        missing = draw_samples_or_say_why(work, accelerator.device)
+        missing = draw_samples_or_say_why(work, spec.dataset, accelerator.device)
         if missing is not None:
             run.tags({"samples_missing": missing})
         for path in (work.history, work.summary, work.log, work.params, work.samples):
@@ -188,14 +175,14 @@ class EditWarning:
         )
 
 
-def draw_samples_or_say_why(work: TrainingOutputs, device: torch.device) -> str | None:
+def draw_samples_or_say_why(work: TrainingOutputs, dataset: Dataset, device: torch.device) -> str | None:
     """Draw them; what went wrong otherwise. The training is done and must not be lost for want of a picture.
 
     Raises:
         Exception: the disk is full: then nothing can be published either, and a later start goes on from here.
     """
     try:
-        draw_samples(work, device)
+        draw_samples(work, dataset, device)
     except Exception as error:
         if is_disk_full(error):
             raise
@@ -204,12 +191,12 @@ def draw_samples_or_say_why(work: TrainingOutputs, device: torch.device) -> str 
     return None
 
 
-def draw_samples(work: TrainingOutputs, device: torch.device) -> None:
+def draw_samples(work: TrainingOutputs, dataset: Dataset, device: torch.device) -> None:
     """A strip of frames of one validation clip per source: original, best model, error."""
     # Not over files of an earlier execution: they may be links into DVC's cache.
     shutil.rmtree(work.samples, ignore_errors=True)
     work.samples.mkdir(parents=True)
     model, _ = load_model(work.best_model)
     codec = {"best model": round_trip(model.to(device))}
-    for example in make_examples(ClipStore.open(paths.CLIPS, "val"), codec, device):
+    for example in make_examples(dataset.split("val"), codec, device):
         write_strip(example, work.samples / f"{example.file_stem}.png")

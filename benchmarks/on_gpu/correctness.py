@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -12,8 +13,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.on_gpu.session import Session, relative_error
-from taehv.config.params import Distillation, LossWeights, Perceptual, Seraena
-from taehv.losses.objective import Objective, weighted_sum
+from taehv.config.params import Distillation, LossWeights, Seraena, load_params
+from taehv.losses.objective import Objective, Outputs, weighted_sum
 from taehv.model import compilation, formulations
 from taehv.model.autoencoder import VideoAutoencoder
 from taehv.model.formulations import RECIPES
@@ -21,8 +22,9 @@ from taehv.model.fused_inference import FoldedTAEHV
 from taehv.model.init import create_model
 from taehv.model.streaming import StreamingDecoder, StreamingEncoder
 from taehv.model.variants import VARIANTS
-from taehv.training.adversary import Adversary
+from taehv.training.adversary import Adversary, Shown
 
+REPOSITORY = Path(__file__).parents[2]
 LIMITS = {torch.float32: 2e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
 """Largest relative error allowed: a few hundred roundings of the number type."""
 GRADIENT_LIMITS = {"fp32": 1e-4, "bf16": 3e-2}
@@ -137,42 +139,38 @@ def step_gradients(session: Session, dtype: torch.dtype, how: str, *, autocast: 
     weights = LossWeights(recon=10.0, encoder=0.1, decoder=0.1, perceptual=0.1, seraena=0.1)
     with formulated(device, how):
         model = create_model(variant, width, "averaging_identity", seed=0).to(device, dtype)
-        objective = Objective(
-            model, weights, Distillation(boost=1.0, until_step=0, end_step=1), Perceptual(name="ssim"), params
+        scale = load_params(REPOSITORY / "params.yaml").active.model_copy(
+            update={"distillation": Distillation(boost=1.0, until_step=0, end_step=1), "seraena": params}
         )
+        objective = Objective(model, weights, scale)
         adversary = Adversary(
             params, variant, seed=0, slots=range(clips), global_batch=clips, device=device, dtype=dtype
         )
         found = {}
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast), contextlib.ExitStack() as stack:
             if how == "compiled":
-                terms, seen = keeping(objective, adversary, frames, teacher.to(device, dtype))
+                terms, shown = terms_and_shown(objective, adversary, frames, teacher.to(device, dtype))
                 total = weighted_sum(terms, objective.weights_at(1))
                 found["all terms"] = gradient(model, total, retain=False)
             else:
                 stack.enter_context(compilation.switched_off())
-                terms, seen = keeping(objective, adversary, frames, teacher.to(device, dtype))
+                terms, shown = terms_and_shown(objective, adversary, frames, teacher.to(device, dtype))
                 found["all terms"] = gradient(model, weighted_sum(terms, objective.weights_at(1)), retain=True)
                 for term, value in terms.items():
                     found[term] = gradient(model, value.sum(), retain=True)
-            adversary.accumulate(1, range(clips), *seen)
+            adversary.accumulate(1, range(clips), *shown)
         parameters = adversary._discriminator.parameters()
         found["discriminator"] = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
     return found
 
 
-def keeping(
+def terms_and_shown(
     objective: Objective, adversary: Adversary, frames: Tensor, teacher: Tensor
-) -> tuple[Mapping[str, Tensor], tuple[Tensor, Tensor, Tensor]]:
-    """The terms, and what the adversary saw."""
-    seen: list[tuple[Tensor, Tensor, Tensor]] = []
-
-    def corrections(*given: Tensor) -> Tensor:
-        seen.append((given[0].detach(), given[1], given[2].detach()))
-        return adversary.corrections(*seen[-1])
-
-    terms: Callable[..., Mapping[str, Tensor]] = objective
-    return terms(frames, teacher, corrections), seen[0]
+) -> tuple[Mapping[str, Tensor], Shown]:
+    """All terms, and what the adversary was shown."""
+    outputs: Outputs = objective(frames, teacher, keep_decoded=True)
+    value, shown = adversary.term(outputs, frames)
+    return outputs.terms | {"seraena": value}, shown
 
 
 def gradient(model: torch.nn.Module, loss: Tensor, *, retain: bool) -> Tensor:

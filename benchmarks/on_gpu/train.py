@@ -28,6 +28,7 @@ from benchmarks.on_gpu.session import Session
 from taehv.config.params import parse_params
 from taehv.config.profiles import load_profile
 from taehv.data.clip_store import ClipRecord
+from taehv.data.dataset import Dataset
 from taehv.model.variants import VARIANTS
 from taehv.runtime.yaml_files import read_yaml
 from taehv.teachers.pca import blocks_of, fit_pca
@@ -138,9 +139,9 @@ def train(folder: Path) -> None:
             "threads": 1,
         }
     )
-    spec = RunSpec("a800_test", params, profile, "0" * 64, folder / "clips", folder / "teacher")
+    spec = RunSpec("a800_test", params, profile, Dataset("0" * 64, "0" * 64, folder / "clips"), folder / "teacher")
     stores = {"train": ArrayClips(clips[held_out:]), "val": ArrayClips(clips[:held_out])}
-    with mock.patch("taehv.training.build.ClipStore.open", lambda root, split, verify_reads: stores[split]):
+    with mock.patch.object(Dataset, "split", lambda self, name, verify_reads: stores[name]):
         trainer = Trainer(spec, start_accelerator(spec), NullRecorder())
     load = trainer.loader.frames
 

@@ -23,7 +23,7 @@ from taehv.data.video_files import GAP, VideoFile, VideoFileError, open_video, p
 from taehv.data.video_writer import check_rate, write_video
 from taehv.losses.metrics import SSIM_WINDOW, psnr_per_clip, ssim_per_clip
 from taehv.model.fused_inference import FoldedTAEHV
-from taehv.model.padding import pad_to_multiple
+from taehv.model.padding import pad_to_multiple, to_float
 from taehv.model.streaming import StreamingDecoder, StreamingEncoder
 from taehv.model.variants import Variant
 
@@ -71,7 +71,7 @@ def reconstruct(
             count = min(len(decoded), len(originals))
             waiting[:] = [originals[count:]]
             if count:
-                shown, original = decoded[:count, :, :height, :width].float().cpu(), originals[:count].float() / 255
+                shown, original = decoded[:count, :, :height, :width].float().cpu(), to_float(originals[:count])
                 meter.add(shown, original)
                 writer.write(pictures_of(side_by_side(original, shown) if beside_original else shown))
                 progress.update(count)
@@ -169,7 +169,7 @@ def _encoded(model: FoldedTAEHV, video: VideoFile, keep: Callable[[Tensor], obje
     frames, seen = weight.new_empty(0), 0
     for batch in video.batches(LATENTS_AT_A_TIME * variant.t_downscale):
         keep(batch)
-        frames = pad_to_multiple(batch.to(weight.device).float() / 255, variant.spatial_downscale).to(weight.dtype)
+        frames = pad_to_multiple(to_float(batch.to(weight.device)), variant.spatial_downscale).to(weight.dtype)
         yield encoder.push(frames[None])
         seen += len(batch)
     if seen < video.info.frames and variant.trim_needs_clip_length:

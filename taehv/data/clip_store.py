@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -25,9 +24,7 @@ import numpy.typing as npt
 from numpy.lib import format as npy
 
 from taehv.data.splits import SplitName
-from taehv.runtime import paths
 from taehv.runtime.errors import UserError, writing
-from taehv.runtime.hashing import sha256_of_json
 
 INDEX = "index.parquet"
 
@@ -98,8 +95,10 @@ class ClipStore:
         self._unverified = {record.clip_id for record in self.records} if verify_reads else set()
 
     @classmethod
-    def open(cls, root: Path, split: SplitName, *, verify_reads: bool = True) -> ClipStore:
-        """Read and check the index, and that every shard of the split is there whole; they are mapped when first used.
+    def open(
+        cls, root: Path, split: SplitName, *, verify_reads: bool = True, index: Sequence[ClipRecord] | None = None
+    ) -> ClipStore:
+        """Check that every shard of the split is there whole; they are mapped when first used.
 
         The check of the shards looks at sizes and headers alone. It is what keeps a cut-off file from killing the
         process: reading a memory map behind the end of its file is a bus error, not an exception.
@@ -108,14 +107,13 @@ class ClipStore:
             root: the store's folder.
             split: whose clips.
             verify_reads: compare each clip with its checksum when it is first used.
+            index: what ``read_index`` gives, where it has been read (``Dataset`` does, and checks it).
 
         Raises:
-            StoreError: there is no readable index, it is not the one that dataset.json describes, it has no clip of
-                this split, or a shard is missing or has another size or shape than the index says.
+            StoreError: there is no readable index, it has no clip of this split, or a shard is missing or has another
+                size or shape than the index says.
         """
-        index = read_index(root)
-        check_identity(root, index)
-        records = [record for record in index if record.split == split]
+        records = [record for record in (read_index(root) if index is None else index) if record.split == split]
         if not records:
             raise store_error(root, root / INDEX, f"lists no {split} clips")
         check_shards(root, records)
@@ -191,24 +189,6 @@ def read_index(root: Path) -> list[ClipRecord]:
     return [ClipRecord(**row) for row in rows]
 
 
-def check_identity(root: Path, index: Sequence[ClipRecord]) -> None:
-    """Compare the index with dataset.json beside the store, where there is one.
-
-    Raises:
-        StoreError: they do not belong together, or dataset.json cannot be read.
-    """
-    path = root.with_name(paths.DATASET.name)
-    try:
-        dataset = json.loads(path.read_text(encoding="utf-8"))
-        same = dataset_sha256(index, dataset["teacher_sha256"]) == dataset["dataset_sha256"]
-    except FileNotFoundError:
-        return  # a store on its own, as in prepare_data, which makes dataset.json last
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path} cannot be read: {error!r}. Restore it with: dvc checkout --force {path}") from error
-    if not same:
-        raise store_error(root, root / INDEX, f"is not the index that {path} describes")
-
-
 def check_shards(root: Path, records: Sequence[ClipRecord]) -> None:
     """Compare size and header of every shard with what the index says; no pixels are read.
 
@@ -244,11 +224,6 @@ def _check_shard(root: Path, path: Path, shape: tuple[int, ...]) -> None:
     expected = header_bytes + math.prod(shape)
     if size != expected:
         raise store_error(root, path, f"is damaged: it has {size:,} bytes, the index wants {expected:,}")
-
-
-def dataset_sha256(index: Sequence[ClipRecord], teacher_sha256: str) -> str:
-    """The hash of the index, which holds every clip's hash, in order, and of the teacher."""
-    return sha256_of_json({"clips": [dataclasses.asdict(record) for record in index], "teacher": teacher_sha256})
 
 
 def write_index(root: Path, records: Sequence[ClipRecord]) -> None:

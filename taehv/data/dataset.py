@@ -1,23 +1,84 @@
-"""data/dataset.json: what a dataset is made of, and the hash that identifies it."""
+"""data/dataset.json: what a dataset is made of, and the hash that identifies it; its one reader."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from taehv.config.params import Params
 from taehv.data.clip_plan import DatasetPlan
-from taehv.data.clip_store import ClipRecord, dataset_sha256
+from taehv.data.clip_store import INDEX, ClipRecord, ClipStore, StoreError, read_index, store_error
 from taehv.data.csv_cells import csv_text, path_cell, text_cell
 from taehv.data.inspect_video import Quarantined
-from taehv.data.splits import SPLITS
-from taehv.runtime import atomic_files
-from taehv.runtime.hashing import sha256_of_file
+from taehv.data.splits import SPLITS, SplitName
+from taehv.runtime import atomic_files, paths
+from taehv.runtime.hashing import sha256_of_file, sha256_of_json
 from taehv.teachers.base import teacher_class
 
 SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The prepared data. A stage opens it once and passes it on; the index of clips is read once, when asked for."""
+
+    sha256: str
+    """Identifies it, as dataset.json states."""
+    teacher_sha256: str
+    """Of the teacher's weights, as dataset.json states."""
+    clips: Path
+    """The clip store."""
+
+    @classmethod
+    def open(cls, file: Path = paths.DATASET) -> Dataset:
+        """What dataset.json says; the clips are beside it.
+
+        Raises:
+            StoreError: it is missing or unreadable: prepare_data has not run.
+        """
+        try:
+            facts = json.loads(file.read_text(encoding="utf-8"))
+            return cls(str(facts["dataset_sha256"]), str(facts["teacher_sha256"]), file.with_name(paths.CLIPS.name))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StoreError(
+                f"{file} cannot be read: {error!r}. Restore it with: dvc checkout --force {file}\n"
+                "Where DVC does not have it: dvc repro -f prepare_data"
+            ) from error
+
+    @cached_property
+    def index(self) -> list[ClipRecord]:
+        """The clips of all splits, as stored.
+
+        Raises:
+            StoreError: as ``read_index``.
+        """
+        return read_index(self.clips)
+
+    @cached_property
+    def index_matches(self) -> bool:
+        """Whether the index is the one that dataset.json describes."""
+        return dataset_sha256(self.index, self.teacher_sha256) == self.sha256
+
+    def split(self, name: SplitName, *, verify_reads: bool = True) -> ClipStore:
+        """The clips of one split.
+
+        Raises:
+            StoreError: as ``ClipStore.open``, or the index is not the one that dataset.json describes.
+        """
+        if not self.index_matches:
+            file = self.clips.with_name(paths.DATASET.name)
+            raise store_error(self.clips, self.clips / INDEX, f"is not the index that {file} describes")
+        return ClipStore.open(self.clips, name, verify_reads=verify_reads, index=self.index)
+
+
+def dataset_sha256(index: Sequence[ClipRecord], teacher_sha256: str) -> str:
+    """The hash of the index, which holds every clip's hash, in order, and of the teacher."""
+    return sha256_of_json({"clips": [dataclasses.asdict(record) for record in index], "teacher": teacher_sha256})
 
 
 def describe_dataset(

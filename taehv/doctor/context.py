@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
-import json
 from dataclasses import dataclass
 
 from taehv.config.params import Params, TrainingStage
 from taehv.config.profiles import Profile
+from taehv.data.clip_store import StoreError
+from taehv.data.dataset import Dataset
 from taehv.runtime import paths
 from taehv.tracking.probe import Probe, probe_store, reach_store
 from taehv.training.run_spec import RunSpec
@@ -27,6 +28,8 @@ class RunContext:
     """DVC will run what comes before these stages; without it, their inputs must be there already."""
     at_start_of_stage: bool = False
     """Only what takes a moment: the stage starts its processes itself, and a dead tracking server does not stop it."""
+    opened: Dataset | None = None
+    """The prepared data, where the stage has opened it."""
 
     @functools.cached_property
     def probe(self) -> Probe:
@@ -34,17 +37,17 @@ class RunContext:
         return reach_store() if self.at_start_of_stage else probe_store()
 
     @functools.cached_property
-    def dataset_sha256(self) -> str | None:
-        """The prepared data's identity as dataset.json states it; None where there is none."""
+    def dataset(self) -> Dataset | None:
+        """The prepared data; None where there is none."""
         try:
-            return str(json.loads(paths.DATASET.read_text(encoding="utf-8"))["dataset_sha256"])
-        except (OSError, ValueError, KeyError, TypeError):
+            return self.opened or Dataset.open()
+        except StoreError:
             return None
 
     def spec(self, stage: TrainingStage) -> RunSpec:
         """The run of a stage; without prepared data it has a fingerprint that no earlier work has."""
-        dataset = self.dataset_sha256 or "not prepared"
-        return RunSpec(stage, self.params, self.profile, dataset, paths.CLIPS, paths.TEACHER)
+        dataset = self.dataset or Dataset("not prepared", "not prepared", paths.CLIPS)
+        return RunSpec(stage, self.params, self.profile, dataset, paths.TEACHER)
 
 
 def stages_of(profile: Profile) -> tuple[TrainingStage, ...]:

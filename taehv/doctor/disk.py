@@ -79,7 +79,7 @@ def judge_disks(needs: list[Need]) -> list[Check]:
 
 def _check_room_for_clips(context: RunContext) -> list[Check]:
     """Only a warning: this is the most that they can take, and prepare_data measures exactly before it writes."""
-    if context.dataset_sha256 is not None or not context.whole_pipeline:
+    if context.dataset is not None or not context.whole_pipeline:
         return []
     try:
         videos = len(read_manifest(paths.MANIFEST))

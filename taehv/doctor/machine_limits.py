@@ -9,10 +9,9 @@ from pathlib import Path
 
 import psutil
 
-from taehv.data.clip_store import StoreError, read_index
+from taehv.data.clip_store import StoreError
 from taehv.doctor.check import Check, size
 from taehv.doctor.context import RunContext
-from taehv.runtime import paths
 from taehv.runtime.machine import available_cores
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -28,7 +27,7 @@ MAX_MAPS = Path("/proc/sys/vm/max_map_count")
 def check_machine_limits(context: RunContext) -> list[Check]:
     """Limits that a run may hit hours after its start."""
     processes = context.profile.processes
-    shards = _shards()
+    shards = _shards(context)
     return [
         *_check_shared_memory(processes),
         check_open_files(shards),
@@ -38,10 +37,11 @@ def check_machine_limits(context: RunContext) -> list[Check]:
     ]
 
 
-def _shards() -> int:
+def _shards(context: RunContext) -> int:
     """Files of the clip store that training keeps mapped, each with an open file; 0 before it is there."""
     try:
-        return len({record.shard for record in read_index(paths.CLIPS) if record.split != "test"})
+        index = context.dataset.index if context.dataset is not None else []
+        return len({record.shard for record in index if record.split != "test"})
     except StoreError:
         return 0
 

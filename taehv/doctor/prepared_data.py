@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from taehv.config.params import STAGE_KEYS, Params, flatten, is_below, resolved
-from taehv.data.clip_store import ClipRecord, StoreError, check_shards, dataset_sha256, read_index
+from taehv.data.clip_store import ClipRecord, StoreError, check_shards
+from taehv.data.dataset import Dataset
 from taehv.data.manifest import ManifestError, read_manifest
 from taehv.data.splits import SPLITS
 from taehv.doctor.check import Check, Level, listed
@@ -30,11 +31,12 @@ def check_prepared_data(context: RunContext) -> list[Check]:
     """From the manifest to the clips; what DVC will make anyway is a warning only."""
     params = context.params
     made_later: Level = "warn" if context.whole_pipeline else "fail"
-    if context.dataset_sha256 is None:
+    dataset = context.dataset
+    if dataset is None:
         missing = f"{paths.DATASET} is missing or unreadable"
         return [Check("data", made_later, missing, PREPARE), *_check_manifest()]
     try:
-        records = read_index(paths.CLIPS)
+        records = dataset.index
     except StoreError as error:
         return [Check("clips", "fail", str(error), AGAIN)]
     counts = {split: sum(record.split == split for record in records) for split in SPLITS}
@@ -42,7 +44,7 @@ def check_prepared_data(context: RunContext) -> list[Check]:
         return [Check("clips", "fail", f"the index lists {counts} clips", AGAIN)]
     return [
         _check_shards(records, counts),
-        _check_hash(records, context.dataset_sha256, params.active.teacher.name),
+        _check_hash(dataset, params.active.teacher.name),
         _check_teacher(params),
         _check_parameters(params, made_later),
     ]
@@ -82,15 +84,16 @@ def _check_shards(records: list[ClipRecord], counts: dict[Any, int]) -> Check:
     return Check("clips", "pass", f"{shown}; {len(shards):,} shards of the right size")
 
 
-def _check_hash(records: list[ClipRecord], stated: str, teacher: str) -> Check:
+def _check_hash(dataset: Dataset, teacher: str) -> Check:
     try:
-        found = dataset_sha256(records, sha256_of_file(paths.TEACHER / teacher_class(teacher).WEIGHTS))
+        teacher_matches = sha256_of_file(paths.TEACHER / teacher_class(teacher).WEIGHTS) == dataset.teacher_sha256
     except OSError as error:
         return Check("data hash", "fail", f"the teacher's weights cannot be read ({error})", AGAIN)
-    if found != stated:
-        shown = f"index and teacher give {found[:12]}, {paths.DATASET} says {stated[:12]}"
+    others = [what for what, matches in (("index", dataset.index_matches), ("teacher", teacher_matches)) if not matches]
+    if others:
+        shown = f"{' and '.join(others)}: not what {paths.DATASET} describes ({dataset.sha256[:12]})"
         return Check("data hash", "fail", shown, AGAIN)
-    return Check("data hash", "pass", f"{stated[:12]}, as {paths.DATASET} says")
+    return Check("data hash", "pass", f"{dataset.sha256[:12]}, as {paths.DATASET} says")
 
 
 def _check_teacher(params: Params) -> Check:

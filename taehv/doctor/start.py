@@ -31,7 +31,8 @@ def check_before_training(spec: RunSpec) -> None:
         log.warning("WARNING: %s=1: %s starts without being checked", SKIP, spec.stage)
         return
     stages = (spec.stage,)
-    check_results = examine(RunContext(spec.params, spec.profile, stages, whole_pipeline=False, at_start_of_stage=True))
+    context = RunContext(spec.params, spec.profile, stages, False, at_start_of_stage=True, opened=spec.dataset)
+    check_results = examine(context)
     if has_failed(check_results):
         failed = [check_result for check_result in check_results if check_result.level != "pass"]
         shown = "\n".join(f"  {line}" for line in lines(failed))

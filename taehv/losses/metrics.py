@@ -26,6 +26,7 @@ from torch import Tensor
 from taehv.config.batch_shares import micro_batches
 from taehv.losses.alignment import common_frames
 from taehv.model.checkpoints import CheckpointError, read_state_dict
+from taehv.model.padding import to_float
 from taehv.runtime.errors import UserError
 
 MAX_PSNR_DB = 100.0
@@ -201,7 +202,7 @@ def load_frames(
 ) -> Tensor:
     """(N, T, 3, H, W) in [0, 1] on the device."""
     stored = np.stack([clips.clip(clip_id) for clip_id in clip_ids])
-    return torch.from_numpy(stored).to(device).to(dtype).div_(255)
+    return to_float(torch.from_numpy(stored).to(device), dtype)
 
 
 @torch.no_grad()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from taehv.config.params import Distillation, LossWeights, Perceptual, Seraena
-from taehv.losses.distillation import TERMS, factor
-from taehv.losses.encoder import encoder_per_clip
-from taehv.losses.perceptual import ssim_distance_per_clip
+from taehv.config.params import LossWeights, Scale
+from taehv.losses import distillation
+from taehv.losses.perceptual import PERCEPTUAL
 from taehv.losses.reconstruction import recon_per_clip
 from taehv.losses.seraena import ramp, seraena_per_clip
 from taehv.model import fused_training, fused_training_2d
@@ -18,10 +20,47 @@ from taehv.model.compilation import Compiled
 from taehv.model.formulations import TRAINING
 from taehv.model.taehv import TAEHV
 
-Corrections = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Decoded frames, their originals and the latents they were decoded from, to corrections of the decoded frames."""
+Made = Literal["latents", "decoded", "decoded_teacher_latents"]
+"""What the student makes: of the frames, of its own latents, of the teacher's latents."""
+Wanted = Literal["frames", "teacher_latents", "corrections"]
+"""What is there to compare with; ``corrections``: the adversary's, which has to see the decoded frames first."""
 
-PERCEPTUAL = {"ssim": ssim_distance_per_clip}
+DECODED_FROM: Mapping[Made, str] = {"decoded": "latents", "decoded_teacher_latents": "teacher_latents"}
+
+
+@dataclass(frozen=True)
+class Term:
+    """A loss term: a distance, per clip, between what the student makes and what is wanted."""
+
+    distance: Callable[[Tensor, Tensor], Tensor]
+    made: Made
+    wanted: Wanted
+    factor: Callable[[int], float] = lambda step: 1.0
+    """What the weight is multiplied by at an update."""
+
+
+def terms_of(scale: Scale) -> dict[str, Term]:
+    """Every loss term that there is, by its name in params.yaml. A new one is a line here and a file of its own."""
+    hold = partial(distillation.factor, scale.distillation)
+    return {
+        "recon": Term(recon_per_clip, "decoded", "frames"),
+        "encoder": Term(distillation.encoder_per_clip, "latents", "teacher_latents", hold),
+        "decoder": Term(recon_per_clip, "decoded_teacher_latents", "frames", hold),
+        "perceptual": Term(PERCEPTUAL[scale.perceptual.name], "decoded", "frames"),
+        "seraena": Term(seraena_per_clip, "decoded", "corrections", partial(ramp, scale.seraena)),
+    }
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Of one forward pass."""
+
+    terms: dict[str, Tensor]
+    """Unweighted loss of each clip, (N,), by term: all but the adversarial one."""
+    decoded: Tensor | None
+    """The student's round trip, unclamped, (N, T, 3, H, W), with its gradient; None unless it was asked for."""
+    latents: Tensor | None
+    """What that was decoded from, (N, T', C, h, w)."""
 
 
 class Objective(nn.Module):
@@ -30,30 +69,23 @@ class Objective(nn.Module):
     A term with weight 0 costs nothing: what only it needs is not computed.
     """
 
-    def __init__(
-        self,
-        student: TAEHV,
-        weights: LossWeights,
-        distillation: Distillation,
-        perceptual: Perceptual,
-        seraena: Seraena,
-    ) -> None:
+    def __init__(self, student: TAEHV, weights: LossWeights, scale: Scale) -> None:
         super().__init__()
         self.student = student
         self._weights = {term: weight for term, weight in weights if weight > 0}
-        self._distillation = distillation
-        self._perceptual = PERCEPTUAL[perceptual.name]
-        self._seraena = seraena
-        self._compiled = Compiled(self._planar_terms, "the training step")
+        known = terms_of(scale)
+        self._terms = {name: known[name] for name in self._weights}
+        self._measured = {name: term for name, term in self._terms.items() if term.wanted != "corrections"}
+        self._compiled = Compiled(self._compute, "the training step")
 
     @property
     def needs_teacher(self) -> bool:
-        return "encoder" in self._weights or "decoder" in self._weights
+        return any("teacher_latents" in (term.wanted, DECODED_FROM.get(term.made)) for term in self._terms.values())
 
     @property
     def needs_adversary(self) -> bool:
         """Whether the adversarial term comes in at some step."""
-        return "seraena" in self._weights
+        return self._terms.keys() != self._measured.keys()
 
     @property
     def distance_weights(self) -> dict[str, float]:
@@ -62,98 +94,51 @@ class Objective(nn.Module):
         Their sum can be compared between any two steps. The adversarial term is none of them: its value is the size of
         its corrections, one by construction, and jumps where the term comes in.
         """
-        return {term: weight for term, weight in self._weights.items() if term != "seraena"}
+        return {name: self._weights[name] for name in self._measured}
 
     def weights_at(self, step: int) -> dict[str, float]:
         """The weight of each term that counts at update ``step``, in the order of the parameters."""
-        distillation = dict.fromkeys(TERMS, factor(self._distillation, step))
-        factors = {**distillation, "seraena": ramp(self._seraena, step)}
-        weights = {term: weight * factors.get(term, 1.0) for term, weight in self._weights.items()}
-        return {term: weight for term, weight in weights.items() if weight > 0}
+        weights = {name: self._weights[name] * term.factor(step) for name, term in self._terms.items()}
+        return {name: weight for name, weight in weights.items() if weight > 0}
 
     def forward(
-        self, frames_ntchw: Tensor, teacher_latents_ntchw: Tensor | None, corrections: Corrections | None = None
-    ) -> dict[str, Tensor]:
-        """Unweighted loss of each clip, (N,), by term.
+        self, frames_ntchw: Tensor, teacher_latents_ntchw: Tensor | None, *, keep_decoded: bool = False
+    ) -> Outputs:
+        """All terms but the adversarial one, for which the adversary has to see the decoded frames first.
 
         Args:
             frames_ntchw: (N, T, 3, H, W) in [0, 1].
             teacher_latents_ntchw: the teacher's latents of the same frames; None only if no term needs them.
-            corrections: the adversary's; None where the adversarial term does not count.
+            keep_decoded: return the decoded frames and their latents, too.
         """
-        if TRAINING[frames_ntchw.device.type].layout == "planes":
-            terms = self._terms_on_planes(frames_ntchw, teacher_latents_ntchw, corrections)
-            return {term: terms[term] for term in self._weights if term in terms}
-        terms = self._round_trip_terms(frames_ntchw, teacher_latents_ntchw, corrections)
-        if "decoder" in self._weights:
-            assert teacher_latents_ntchw is not None
-            terms["decoder"] = recon_per_clip(fused_training.decode(self.student, teacher_latents_ntchw), frames_ntchw)
-        return {term: terms[term] for term in self._weights if term in terms}
+        compute = self._compiled if TRAINING[frames_ntchw.device.type].compiled else self._compute
+        return Outputs(*compute(frames_ntchw, teacher_latents_ntchw, keep_decoded))
 
-    def _round_trip_terms(
-        self, frames: Tensor, teacher_latents: Tensor | None, corrections: Corrections | None
-    ) -> dict[str, Tensor]:
-        terms: dict[str, Tensor] = {}
-        wants_decoded = "recon" in self._weights or "perceptual" in self._weights or corrections is not None
-        if not wants_decoded and "encoder" not in self._weights:
-            return terms
-        latents = fused_training.encode(self.student, frames)
-        if "encoder" in self._weights:
-            assert teacher_latents is not None
-            terms["encoder"] = encoder_per_clip(latents, teacher_latents)
-        if wants_decoded:
-            decoded = fused_training.decode(self.student, latents)
-            if "recon" in self._weights:
-                terms["recon"] = recon_per_clip(decoded, frames)
-            if "perceptual" in self._weights:
-                terms["perceptual"] = self._perceptual(decoded, frames)
-            if corrections is not None:
-                terms["seraena"] = seraena_per_clip(decoded, corrections(decoded, frames, latents))
-        return terms
-
-    def _terms_on_planes(
-        self, frames: Tensor, teacher_latents: Tensor | None, corrections: Corrections | None
-    ) -> dict[str, Tensor]:
-        """All terms; the adversary, which is compiled by itself, stands between two graphs."""
-        terms_of = self._compiled if TRAINING[frames.device.type].compiled else self._planar_terms
-        terms, decoded, latents = terms_of(frames, teacher_latents, corrections is not None)
-        if corrections is not None:
-            assert decoded is not None
-            assert latents is not None
-            terms = {**terms, "seraena": seraena_per_clip(decoded, corrections(decoded, frames, latents))}
-        return terms
-
-    def _planar_terms(
+    def _compute(
         self, frames: Tensor, teacher_latents: Tensor | None, keep_decoded: bool
     ) -> tuple[dict[str, Tensor], Tensor | None, Tensor | None]:
-        """The terms that need no adversary; on request also what it is shown: decoded frames and their latents.
+        """The fields of ``Outputs``: a compiler takes no dataclass."""
+        made: set[str] = {term.made for term in self._measured.values()}
+        if keep_decoded:
+            made.add("decoded")
+        model = fused_training_2d if TRAINING[frames.device.type].layout == "planes" else fused_training
+        tensors = {"frames": frames}
+        if teacher_latents is not None:
+            tensors["teacher_latents"] = teacher_latents
+        if "latents" in made or "decoded" in made:
+            tensors["latents"] = model.encode(self.student, frames)
+        decodings = {name: tensors[source] for name, source in DECODED_FROM.items() if name in made}
+        tensors.update(zip(decodings, self._decode(list(decodings.values())), strict=True))
+        terms = {name: term.distance(tensors[term.made], tensors[term.wanted]) for name, term in self._measured.items()}
+        return terms, tensors["decoded"] if keep_decoded else None, tensors["latents"] if keep_decoded else None
 
-        Both kinds of latents are decoded in one go, which is half as much to compile.
-        """
-        wants_decoded = "recon" in self._weights or "perceptual" in self._weights or keep_decoded
-        terms: dict[str, Tensor] = {}
-        latents = decoded = None
-        to_decode: list[Tensor] = []
-        if wants_decoded or "encoder" in self._weights:
-            latents = fused_training_2d.encode(self.student, frames)
-        if latents is not None and wants_decoded:
-            to_decode.append(latents)
-        if "decoder" in self._weights:
-            assert teacher_latents is not None
-            to_decode.append(teacher_latents)
-        if to_decode:
-            pictures = fused_training_2d.decode(self.student, torch.cat(to_decode))
-            if "decoder" in self._weights:
-                terms["decoder"] = recon_per_clip(pictures[-len(frames) :], frames)
-            decoded = pictures[: len(frames)] if wants_decoded else None
-        if latents is not None and "encoder" in self._weights:
-            assert teacher_latents is not None
-            terms["encoder"] = encoder_per_clip(latents, teacher_latents)
-        if decoded is not None and "recon" in self._weights:
-            terms["recon"] = recon_per_clip(decoded, frames)
-        if decoded is not None and "perceptual" in self._weights:
-            terms["perceptual"] = self._perceptual(decoded, frames)
-        return terms, decoded if keep_decoded else None, latents if keep_decoded else None
+    def _decode(self, latents: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Each of several batches of latents; in one go on planes, which is half as much to compile."""
+        if not latents or TRAINING[latents[0].device.type].layout == "volumes":
+            return [fused_training.decode(self.student, each) for each in latents]
+        clips = len(latents[0])
+        pictures = fused_training_2d.decode(self.student, torch.cat(list(latents)))
+        return [pictures[i * clips : (i + 1) * clips] for i in range(len(latents))]
 
 
 def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:

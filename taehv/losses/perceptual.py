@@ -25,3 +25,7 @@ def ssim_distance_per_clip(decoded_ntchw: Tensor, frames_ntchw: Tensor) -> Tenso
     device = frames_ntchw.device.type
     with torch.autocast(device, enabled=False):
         return 1.0 - SIMILARITIES[TRAINING[device].ssim](decoded_ntchw.to(frames_ntchw.dtype), frames_ntchw)
+
+
+PERCEPTUAL = {"ssim": ssim_distance_per_clip}
+"""By the name in params.yaml."""

@@ -1,4 +1,4 @@
-"""What is done to a clip around and between the layers: running them, filling up, cutting."""
+"""What is done to a clip around and between the layers: reading pixels, running layers, filling up, cutting."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ from taehv.model.variants import Segments
 
 Memory = dict[int, Tensor]
 """What a row of layers keeps from one call to the next: each temporal block's last input frame, by its index."""
+
+
+def to_float(pixels_uint8: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Pixels in 0..255 to new ones in [0, 1]; the one place that does so."""
+    return pixels_uint8.to(dtype).div_(255)
 
 
 def run_layers(layers: nn.Sequential, frames: Tensor, clips: int, memory: Memory | None = None) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from taehv.model.fused_inference import FoldedTAEHV
 from taehv.model.model_folder import load_model
-from taehv.model.padding import pad_to_multiple, repeat_last
+from taehv.model.padding import pad_to_multiple, repeat_last, to_float
 
 Task = Literal["encode", "decode", "reconstruct"]
 Pixels = Literal["same", "uint8", "float32"]
@@ -87,7 +87,7 @@ class VideoCoder:
         if clip.dtype.kind in "iu":
             if low < 0 or high > 255:
                 raise InputError(f"whole numbers are pixels in 0..255, got {low}..{high}")
-            return self._tensor(clip) / 255
+            return to_float(self._tensor(clip, np.uint8))
         if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):
             raise InputError(f"floats are pixels in [0, 1], got {low:g}..{high:g}; 0..255 is given as whole numbers")
         return self._tensor(clip).clamp(0, 1)
@@ -100,8 +100,8 @@ class VideoCoder:
             raise InputError("the latents are not all finite numbers")
         return self._tensor(clip)
 
-    def _tensor(self, clip: NDArray[Any]) -> Tensor:
-        contiguous = np.ascontiguousarray(clip, dtype=np.float32)
+    def _tensor(self, clip: NDArray[Any], dtype: type[np.uint8 | np.float32] = np.float32) -> Tensor:
+        contiguous = np.ascontiguousarray(clip, dtype=dtype)
         return torch.from_numpy(contiguous).to(next(self._model.parameters()).device)
 
     def _encode(self, video: Tensor) -> Tensor:

@@ -71,7 +71,7 @@ class Sender:
         self._arrived: Line | None = None
         """The last line whose event arrived; None at the beginning."""
         self._attempts = 0
-        self.send_state = self._read_position()
+        self.send_state = self._read_send_state()
 
     def wait_s(self, longest: float) -> float:
         """How long to wait before the next try: exponential, with jitter, so that senders do not come in step."""
@@ -121,7 +121,7 @@ class Sender:
                 self._note()
         return None
 
-    def _read_position(self) -> SendState:
+    def _read_send_state(self) -> SendState:
         try:
             return read_send_state(self.folder.send_state)
         except RecordError as error:

@@ -16,11 +16,15 @@ from torch import Tensor
 from taehv.config.params import Seraena
 from taehv.losses import seraena
 from taehv.losses.alignment import common_frames
+from taehv.losses.objective import Outputs
 from taehv.model.compilation import Compiled
 from taehv.model.formulations import TRAINING
 from taehv.model.variants import Variant
 from taehv.runtime.counter_random import Purpose, below, words
 from taehv.training.replay import Replay, Sample
+
+Shown = tuple[Tensor, Tensor, Tensor]
+"""What it is shown: decoded frames, their originals and the latents they were decoded from, without a gradient."""
 
 BETAS = (0.9, 0.99)
 """Of the discriminator's AdamW, as in the reference implementation."""
@@ -33,24 +37,6 @@ class Seen:
     groups: Tensor
     latents: Tensor
     is_decoded: Tensor
-
-
-class Encounter:
-    """Makes the corrections of one micro-batch, and keeps what it saw for the discriminator to learn from."""
-
-    def __init__(self, adversary: Adversary) -> None:
-        self._adversary = adversary
-        self._seen: tuple[Tensor, Tensor, Tensor] | None = None
-
-    def __call__(self, decoded_ntchw: Tensor, frames_ntchw: Tensor, latents_ntchw: Tensor) -> Tensor:
-        """Corrections, in the shape of the decoded frames."""
-        self._seen = decoded_ntchw.detach(), frames_ntchw, latents_ntchw.detach()
-        return self._adversary.corrections(*self._seen)
-
-    def teach(self, step: int, rows: Sequence[int]) -> None:
-        """Accumulate the discriminator's gradient over what was seen: these of the process's slots."""
-        assert self._seen is not None, "nothing was decoded"
-        self._adversary.accumulate(step, [self._adversary.slots[row] for row in rows], *self._seen)
 
 
 class Adversary:
@@ -93,6 +79,15 @@ class Adversary:
         self._replay = Replay(bytes_per_slot)
         self._to_remember: list[tuple[int, Sample, int]] = []
         self._losses: list[Tensor] = []
+
+    def term(self, outputs: Outputs, frames_ntchw: Tensor) -> tuple[Tensor, Shown]:
+        """The adversarial term of each clip, (N,), and what ``accumulate`` learns from."""
+        assert outputs.decoded is not None
+        assert outputs.latents is not None
+        shown = outputs.decoded.detach(), frames_ntchw, outputs.latents.detach()
+        value = seraena.seraena_per_clip(outputs.decoded, self.corrections(*shown))
+        # Under autocast it comes in 16 bits; the other terms compare with frames or latents of full precision.
+        return value.to(frames_ntchw.dtype), shown
 
     def corrections(self, decoded_ntchw: Tensor, frames_ntchw: Tensor, latents_ntchw: Tensor) -> Tensor:
         """For decoded frames of some clips, their originals and the latents they were decoded from."""

@@ -1,4 +1,4 @@
-"""From a job to the parts of a training: processes, student, optimisers, adversary, data, validation."""
+"""From a RunSpec to the parts of a training: processes, student, optimisers, adversary, data, validation."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from accelerate.utils import set_seed
 
 from taehv.config.batch_shares import slots_of_rank
 from taehv.config.params import BestMetric, Params
-from taehv.data.clip_store import ClipStore
 from taehv.data.loader import SlotLoader
 from taehv.data.sampler import SlotSampler
-from taehv.losses.metrics import HISTORY_METRICS, available_metrics
+from taehv.losses.metrics import HISTORY_METRICS, ClipMetric, MetricError, available_metrics, lpips_backbone_path
 from taehv.losses.objective import Objective
 from taehv.model import compilation
 from taehv.model.checkpoints import read_state_dict
@@ -85,7 +84,7 @@ def assemble(spec: RunSpec, accelerator: Accelerator) -> Parts:
     dtype = DTYPES[scale.precision]
     student = initial_student(spec.params)
     slots = slots_of_rank(scale.batch.global_, accelerator.num_processes, accelerator.process_index)
-    objective = Objective(student, spec.params.loss, scale.distillation, scale.perceptual, scale.seraena)
+    objective = Objective(student, spec.params.loss, scale)
     adversary = None
     if objective.needs_adversary:
         adversary = Adversary(
@@ -111,7 +110,7 @@ def assemble(spec: RunSpec, accelerator: Accelerator) -> Parts:
         dtype=dtype,
     )
     metrics = metrics_of_validation(spec.params.validation.best_metric, accelerator.device)
-    validation_clips = ClipStore.open(spec.clips, "val", verify_reads=spec.profile.verify_reads)
+    validation_clips = spec.dataset.split("val", verify_reads=spec.profile.verify_reads)
     validate = Validator(accelerator, validation_clips, spec.profile.validation_batch, dtype, metrics)
     return Parts(state, loader, train_step, validate)
 
@@ -157,7 +156,7 @@ def initial_student(params: Params) -> TAEHV:
 
 def _loader(spec: RunSpec, slots: range, device: torch.device) -> SlotLoader:
     data = spec.params.active.data
-    clips = ClipStore.open(spec.clips, "train", verify_reads=spec.profile.verify_reads)
+    clips = spec.dataset.split("train", verify_reads=spec.profile.verify_reads)
     sampler = SlotSampler(
         clips.records,
         seed=spec.params.seed,

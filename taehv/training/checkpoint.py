@@ -109,7 +109,7 @@ def write_manifest(folder: Path, step: int, spec: RunSpec) -> None:
         "step": step,
         "fingerprint": spec.fingerprint,
         "params": spec.stage_params,
-        "dataset_sha256": spec.dataset_sha256,
+        "dataset_sha256": spec.dataset.sha256,
         "versions": {"torch": torch.__version__, "accelerate": accelerate.__version__},
         "files": files,
     }

@@ -40,7 +40,7 @@ class CheckpointWriter:
     """Writes one checkpoint at a time. All processes of a run call ``save`` at the same steps."""
 
     def __init__(self, spec: RunSpec, process_index: int, processes: int) -> None:
-        self._job = spec
+        self._spec = spec
         self._index = process_index
         self._processes = processes
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint-writer")
@@ -88,7 +88,7 @@ class CheckpointWriter:
                 _done_file(partial, self._index).touch()
                 return
             self._wait_for_others(partial)
-            write_manifest(partial, snapshot.step, self._job)
+            write_manifest(partial, snapshot.step, self._spec)
             _put_in_place(partial, folder / f"step-{snapshot.step}")
             if keep is not None:
                 keep_newest(folder, keep, up_to=snapshot.step)

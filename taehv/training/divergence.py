@@ -43,7 +43,7 @@ class Divergence:
 
 
 def note_step(progress: Progress, report: StepReport, limits: Faults) -> Divergence | None:
-    """Count a step that was just done; returns the fault that has to stop the training, if it is one.
+    """Count a step that was just done; returns the divergence that has to stop the training, if it is one.
 
     A skipped step leaves the averages as they were.
     """
@@ -76,7 +76,7 @@ def note_step(progress: Progress, report: StepReport, limits: Faults) -> Diverge
 
 
 def stop_for(
-    fault: Divergence,
+    found: Divergence,
     report: StepReport,
     draws: list[SlotDraw],
     checkpoint: Path | None,
@@ -87,19 +87,19 @@ def stop_for(
     """Write down what is known and end the training.
 
     Args:
-        fault: why.
+        found: why.
         report: the step at which it was noticed.
         draws: the clips that step trained on, or those that caused it where they are known.
-        checkpoint: the newest one from before the fault; None if there is none.
+        checkpoint: the newest one from before it; None if there is none.
         file: where the report goes.
         write: on one process only; all raise the same error.
 
     Raises:
-        NumericalFault: always.
+        DivergenceError: always.
     """
     facts: dict[str, Any] = {
         "schema": 1,
-        **dataclasses.asdict(fault),
+        **dataclasses.asdict(found),
         "loss": _shown(report.loss),
         "terms": {term: _shown(value) for term, value in report.terms.items()},
         "weights": report.weights,
@@ -110,13 +110,13 @@ def stop_for(
     if write:
         atomic_files.write_json(file, facts)
     raise DivergenceError(
-        f"stopped at step {fault.step}: {fault.detail} (clips {clip_ids(draws)}). To mend it, {fault.advice}; "
-        f"{before_the_fault(checkpoint)}, and everything that is known is in {file}",
+        f"stopped at step {found.step}: {found.detail} (clips {clip_ids(draws)}). To mend it, {found.advice}; "
+        f"{last_good_checkpoint(checkpoint)}, and everything that is known is in {file}",
         file,
     )
 
 
-def before_the_fault(checkpoint: Path | None) -> str:
+def last_good_checkpoint(checkpoint: Path | None) -> str:
     """For a message."""
     return f"the last good checkpoint is {checkpoint}" if checkpoint is not None else "there is no checkpoint yet"
 

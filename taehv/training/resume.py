@@ -23,7 +23,7 @@ def restore(state: TrainingState, spec: RunSpec, unfinished: Sequence[Path]) -> 
 
     Args:
         state: initialised; left as it is when there is nothing to resume.
-        job: the run.
+        spec: the run.
         unfinished: the folders of its own earlier checkpoints.
 
     Raises:
@@ -78,7 +78,7 @@ def _check_is_of_this_run(theirs: CheckpointInfo, spec: RunSpec) -> None:
     if theirs.fingerprint == spec.fingerprint:
         return
     facts = {"stage": theirs.stage, "dataset_sha256": theirs.dataset_sha256, **theirs.params}
-    ours = {"stage": spec.stage, "dataset_sha256": spec.dataset_sha256, **spec.stage_params}
+    ours = {"stage": spec.stage, "dataset_sha256": spec.dataset.sha256, **spec.stage_params}
     raise _of_another_configuration(theirs, facts, ours)
 
 
@@ -87,7 +87,7 @@ def _check_same_configuration(theirs: CheckpointInfo, spec: RunSpec) -> None:
         {key: value for key, value in params.items() if not _is_stage_specific(key)}
         for params in (
             {"dataset_sha256": theirs.dataset_sha256, **theirs.params},
-            {"dataset_sha256": spec.dataset_sha256, **spec.stage_params},
+            {"dataset_sha256": spec.dataset.sha256, **spec.stage_params},
         )
     )
     if facts != ours:

@@ -43,7 +43,7 @@ def write_best_model(outputs: TrainingOutputs, state: TrainingState, spec: RunSp
         "lpips": entry["lpips"],
         "fingerprint": spec.fingerprint,
         "params_sha256": spec.params_sha256,
-        "dataset_sha256": spec.dataset_sha256,
+        "dataset_sha256": spec.dataset.sha256,
         "variant": state.ema.variant.name,
         "width": state.ema.width,
         "seed": spec.params.seed,

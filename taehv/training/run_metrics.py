@@ -19,7 +19,7 @@ class RunMetrics:
     """Counts what one process does between its start and now; a resumed run's speed is that of its last part."""
 
     def __init__(self, spec: RunSpec, accelerator: Accelerator, per_device: int) -> None:
-        self._job = spec
+        self._spec = spec
         self._per_device = per_device
         self._accelerator = accelerator
         self._global_batch = spec.params.active.batch.global_
@@ -101,7 +101,7 @@ class RunMetrics:
 
     def summary(self, state: TrainingState, stopped_early: str | None, oom_events: int) -> dict[str, Any]:
         """summary.json."""
-        spec, progress = self._job, state.progress
+        spec, progress = self._spec, state.progress
         best = next(row for row in progress.history if row["step"] == progress.best_step)
         first, last = progress.history[0], progress.history[-1]
         used = self._utilisation
@@ -124,7 +124,7 @@ class RunMetrics:
             },
             "seed": spec.params.seed,
             "params_sha256": spec.params_sha256,
-            "dataset_sha256": spec.dataset_sha256,
+            "dataset_sha256": spec.dataset.sha256,
             "fingerprint": spec.fingerprint,
             "resumed_from": progress.resumed_from,
             "seconds": round(time.perf_counter() - self._started, 1),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from taehv.config.params import Params, TrainingStage, stage_params
 from taehv.config.profiles import Profile
+from taehv.data.dataset import Dataset
 from taehv.runtime.hashing import sha256_of_json
 from taehv.runtime.paths import TrainingOutputs, work_folder
 
@@ -19,9 +21,7 @@ class RunSpec:
     stage: TrainingStage
     params: Params
     profile: Profile
-    dataset_sha256: str
-    clips: Path
-    """The clip store of prepare_data."""
+    dataset: Dataset
     teacher: Path
     """The teacher's folder."""
     continue_from: Path | None = None
@@ -33,23 +33,23 @@ class RunSpec:
     def total_steps(self) -> int:
         return self.params.total_steps(self.stage)
 
-    @property
+    @cached_property
     def stage_params(self) -> dict[str, Any]:
         """What the result depends on, by dotted key."""
         return stage_params(self.params, self.stage)
 
-    @property
+    @cached_property
     def params_sha256(self) -> str:
         return sha256_of_json(self.stage_params)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Identifies the run: equal fingerprints may continue each other's work, others never."""
         return sha256_of_json(
             {
                 "stage": self.stage,
                 "params": self.stage_params,
-                "dataset_sha256": self.dataset_sha256,
+                "dataset_sha256": self.dataset.sha256,
                 "checkpoint_format": CHECKPOINT_FORMAT,
             }
         )

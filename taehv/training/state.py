@@ -44,7 +44,7 @@ class Progress:
     term_gradient_norms: dict[str, float] = field(default_factory=dict)
     """Of each weighted term, where it was last measured."""
     loss_terms: dict[str, dict[str, float]] = field(default_factory=dict)
-    """Each term over the window that ended with the last validation; see Meter.window_done."""
+    """Each term over the window that ended with the last validation; see RunMetrics.window_done."""
     history: list[HistoryEntry] = field(default_factory=list)
     journal_position: int = 0
     """Events that the recorder had kept when this state was saved."""

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from taehv.config.batch_shares import micro_batches
 from taehv.data.loader import SlotLoader
-from taehv.losses.objective import Objective, weighted_sum
+from taehv.losses.objective import Objective, Outputs, weighted_sum
 from taehv.model import compilation
 from taehv.model.formulations import TRAINING
+from taehv.model.padding import to_float
 from taehv.teachers.base import Teacher
-from taehv.training.adversary import Adversary, Encounter
+from taehv.training.adversary import Adversary, Shown
 from taehv.training.state import TrainingState
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}
@@ -122,12 +123,10 @@ class TrainStep:
         adversary = self._state.adversary if "seraena" in weights else None
         frames = self._loader.frames(step)
         reserved = self._memory_to_come(adversary)
-        encounter = Encounter(adversary) if adversary is not None else None
         rows = range(per_device)
-        self._accelerator.backward(weighted_sum(self._terms(self._objective, frames, rows, encounter), weights))
-        if encounter is not None:
-            with self._accelerator.autocast():
-                encounter.teach(step, rows)
+        terms, shown = self._terms(self._objective, frames, rows, adversary)
+        self._accelerator.backward(weighted_sum(terms, weights))
+        self._teach(adversary, step, rows, shown)
         del reserved
 
     def forget_gradients(self) -> None:
@@ -158,13 +157,10 @@ class TrainStep:
         sums = torch.zeros(len(weights), dtype=torch.float64, device=frames_uint8.device)
         not_finite = sums.new_zeros(self._global_batch)
         for group in groups:
-            encounter = Encounter(adversary) if adversary is not None else None
             with self._synchronise_if(group is groups[-1]):
-                terms = self._terms(self._distributed_objective, frames_uint8, group, encounter)
+                terms, shown = self._terms(self._distributed_objective, frames_uint8, group, adversary)
                 self._accelerator.backward(weighted_sum(terms, weights) * scale)
-            if encounter is not None:
-                with self._accelerator.autocast():
-                    encounter.teach(step, group)
+            self._teach(adversary, step, group, shown)
             values = torch.stack([terms[term].detach().double() for term in weights])
             sums += values.sum(dim=1)
             slots = self._loader.slots
@@ -182,9 +178,8 @@ class TrainStep:
         compiled = TRAINING[frames_uint8.device.type].compiled
         # What a compiled graph keeps is good for one backward pass; uncompiled ones need more memory per clip.
         for group in micro_batches(range(len(frames_uint8)), 1 if compiled else self.per_device):
-            encounter = Encounter(adversary) if adversary is not None else None
             with compilation.switched_off():
-                terms = self._terms(self._objective, frames_uint8, group, encounter)
+                terms, _ = self._terms(self._objective, frames_uint8, group, adversary)
             for row, (term, weight) in zip(gradients, weights.items(), strict=True):
                 weighted = terms[term].sum() * (weight / self._global_batch)
                 parts = torch.autograd.grad(weighted, parameters, retain_graph=True, materialize_grads=True)
@@ -193,14 +188,23 @@ class TrainStep:
         return dict(zip(weights, norms.tolist(), strict=True))
 
     def _terms(
-        self, objective: Objective, frames_uint8: Tensor, rows: Sequence[int], encounter: Encounter | None
-    ) -> dict[str, Tensor]:
-        """Each term of some of the slots, per clip."""
+        self, objective: Objective, frames_uint8: Tensor, rows: Sequence[int], adversary: Adversary | None
+    ) -> tuple[dict[str, Tensor], Shown | None]:
+        """Each term of some of the slots, per clip, and what the adversary was shown of them."""
         frames = to_float(frames_uint8[rows[0] : rows[-1] + 1], self._dtype)
-        latents = self._teacher.encode(frames) if self._teacher is not None else None
+        teacher_latents = self._teacher.encode(frames) if self._teacher is not None else None
         with self._accelerator.autocast():
-            terms: dict[str, Tensor] = objective(frames, latents, encounter)
-        return terms
+            outputs: Outputs = objective(frames, teacher_latents, keep_decoded=adversary is not None)
+            if adversary is None:
+                return outputs.terms, None
+            value, shown = adversary.term(outputs, frames)
+        return outputs.terms | {"seraena": value}, shown
+
+    def _teach(self, adversary: Adversary | None, step: int, rows: Sequence[int], shown: Shown | None) -> None:
+        """Accumulate the discriminator's gradient over what it was shown of some of the slots."""
+        if adversary is not None and shown is not None:
+            with self._accelerator.autocast():
+                adversary.accumulate(step, [adversary.slots[row] for row in rows], *shown)
 
     def _synchronise_if(self, last: bool) -> contextlib.AbstractContextManager[None]:
         """Processes exchange gradients once per step, in the backward pass of their last micro-batch."""
@@ -208,8 +212,3 @@ class TrainStep:
             return contextlib.nullcontext()
         no_sync: contextlib.AbstractContextManager[None] = self._accelerator.no_sync(self._distributed_objective)
         return no_sync
-
-
-def to_float(frames_uint8: Tensor, dtype: torch.dtype) -> Tensor:
-    """0..255 to [0, 1]."""
-    return frames_uint8.to(dtype).div_(255)

@@ -46,7 +46,7 @@ class Outcome:
 
 
 class Trainer:
-    """One run: built from a job, it trains to the end, or to where it has to stop."""
+    """One run: built from its specification, it trains to the end, or to where it has to stop."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Trainer:
 
         Raises:
             Interrupted: somebody asked to stop; there is a checkpoint of the last step, unless it was skipped.
-            NumericalFault: the numbers have gone wrong.
+            DivergenceError: the numbers have gone wrong.
         """
         self._restore()
         if self.spec.profile.per_device == "auto":
@@ -144,14 +144,14 @@ class Trainer:
             report = self.train_step(step, measure_terms=measure)
         progress = self.state.progress
         progress.step = step
-        fault = divergence.note_step(progress, report, self.spec.params.faults)
+        found = divergence.note_step(progress, report, self.spec.params.faults)
         if report.skipped:
             causes = divergence.clip_ids(self.loader.draws(step, self._slots_to_blame(report)))
             log.warning("step %d skipped: loss or gradient is not finite (clips %s)", step, causes)
         else:
             self.run_metrics.count(progress, report)
-        if fault is not None:
-            self._stop_for(fault, report)
+        if found is not None:
+            self._stop_for(found, report)
         return report
 
     def _do_what_is_due(self, report: StepReport) -> None:
@@ -163,7 +163,7 @@ class Trainer:
         if is_due(step, self.scale.validation.every, last):
             self._validate()
         if self.state.progress.skipped_in_a_row:
-            return  # the newest checkpoint stays one from before the fault, should it turn out to be one
+            return  # the newest checkpoint stays one from before the skipped steps, which may come to be too many
         if is_due(step, self.scale.checkpoint.every, last):
             self._save(self.work.checkpoints)
         elif is_due(step, self.spec.profile.checkpoint_every, last):
@@ -228,7 +228,7 @@ class Trainer:
             return
         step = self.state.progress.step
         if self.state.progress.skipped_in_a_row:
-            saved = f"its last steps were skipped, {divergence.before_the_fault(self._newest_checkpoint())}"
+            saved = f"its last steps were skipped, {divergence.last_good_checkpoint(self._newest_checkpoint())}"
         else:
             # Not the same step twice: processes that write it for the second time could meet others at the first.
             if self._last_saved is None or self._last_saved[0] != step:
@@ -243,11 +243,11 @@ class Trainer:
         self.checkpoints.wait()
         return next(iter(newest_first((self.work.checkpoints, self._rolling))), None)
 
-    def _stop_for(self, fault: divergence.Divergence, report: StepReport) -> NoReturn:
-        draws = self.loader.draws(fault.step, self._slots_to_blame(report))
-        fault_file = self.work.root / "fault.json"
+    def _stop_for(self, found: divergence.Divergence, report: StepReport) -> NoReturn:
+        draws = self.loader.draws(found.step, self._slots_to_blame(report))
+        report_file = self.work.root / "fault.json"
         main = self.accelerator.is_main_process
-        divergence.stop_for(fault, report, draws, self._newest_checkpoint(), fault_file, write=main)
+        divergence.stop_for(found, report, draws, self._newest_checkpoint(), report_file, write=main)
 
     def _slots_to_blame(self, report: StepReport) -> tuple[int, ...]:
         return report.slots_not_finite or tuple(range(self.scale.batch.global_))

@@ -11,6 +11,7 @@ from support.project import REPOSITORY
 
 from taehv.config.params import load_params
 from taehv.config.profiles import Profile, load_profile
+from taehv.data.dataset import Dataset
 from taehv.runtime.errors import ConfigError
 from taehv.training.run_spec import RunSpec
 
@@ -75,6 +76,6 @@ def test_the_same_work_has_the_same_fingerprint_on_every_machine() -> None:
     params = load_params(REPOSITORY / "params.yaml")
 
     def fingerprint(profile: Profile) -> str:
-        return RunSpec("a800_test", params, profile, "data", Path("clips"), Path("teacher")).fingerprint
+        return RunSpec("a800_test", params, profile, Dataset("d", "t", Path("clips")), Path("teacher")).fingerprint
 
     assert len({fingerprint(load_profile(path.stem, PROFILES)) for path in PROFILES.glob("*.yaml")}) == 1

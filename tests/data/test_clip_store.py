@@ -13,7 +13,8 @@ import pandas
 import pytest
 from support.project import REPOSITORY
 
-from taehv.data.clip_store import ClipRecord, ClipStore, StoreError, dataset_sha256, read_index, write_index
+from taehv.data.clip_store import ClipRecord, ClipStore, StoreError, read_index, write_index
+from taehv.data.dataset import Dataset, dataset_sha256
 from taehv.data.shard_writer import ClipShardWriter, rows_per_shard
 
 SHAPE = (3, 5, 3, 4, 6)
@@ -189,14 +190,14 @@ def test_the_index_must_be_the_one_that_dataset_json_describes(root: Path) -> No
     index = read_index(store)
     good = {"teacher_sha256": "t", "dataset_sha256": dataset_sha256(index, "t")}
     dataset.write_text(json.dumps(good))
-    ClipStore.open(store, "train")
+    Dataset.open(dataset).split("train")
     write_index(store, [dataclasses.replace(index[0], sha256="0" * 64), *index[1:]])
     with pytest.raises(StoreError, match=r"index\.parquet is not the index that .*dataset\.json describes"):
-        ClipStore.open(store, "train")
+        Dataset.open(dataset).split("train")
     for bad in ("{", "[]", "{}"):
         dataset.write_text(bad)
         with pytest.raises(StoreError, match=r"dataset\.json cannot be read.* dvc checkout --force"):
-            ClipStore.open(store, "train")
+            Dataset.open(dataset)
 
 
 def test_an_index_of_another_version_is_refused(root: Path) -> None:

@@ -138,11 +138,13 @@ def test_a_command_whose_output_does_not_fit_says_so_and_keeps_the_file_that_was
 REPORT = """
 from pathlib import Path
 import stages.evaluate as stage
+from taehv.data.clip_store import ClipStore
+from taehv.runtime import paths
 from support.finished_run import PARAMS_FILE, make_params
 from taehv.runtime.errors import exit_with
 from taehv.config.profiles import load_profile
 profile = load_profile("local", PARAMS_FILE.parent / "profiles")
-exit_with(lambda: int(not stage.measure(make_params(), profile)))
+exit_with(lambda: int(not stage.measure(make_params(), profile, ClipStore.open(paths.CLIPS, "test"))))
 """
 
 

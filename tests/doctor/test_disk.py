@@ -14,6 +14,7 @@ import torch
 from support.project import Project
 from support.run_contexts import changed_params, changed_profile, context, found
 
+from taehv.data.dataset import Dataset
 from taehv.doctor.disk import Need, check_disk, dvc_cache, judge_disks
 from taehv.doctor.planned_writes import NOTHING, checkpoint_bytes, planned_writes
 from taehv.model.init import create_model
@@ -36,7 +37,9 @@ SMALL = {
 
 
 def new_job() -> RunSpec:
-    return RunSpec("a800_test", changed_params(SMALL), changed_profile(), "d", Path("clips"), Path("teacher"))
+    return RunSpec(
+        "a800_test", changed_params(SMALL), changed_profile(), Dataset("d", "t", Path("clips")), Path("teacher")
+    )
 
 
 def trained_state(spec: RunSpec, steps: int) -> TrainingState:

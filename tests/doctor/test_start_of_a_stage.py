@@ -15,18 +15,16 @@ from taehv.runtime.launched import mark
 pytestmark = pytest.mark.slow
 
 BEGIN = """
-import json
-from taehv import paths
+from taehv.data.dataset import Dataset
 from taehv.doctor.start import check_before_training
+from taehv.runtime import paths
 from taehv.runtime.errors import exit_with
 from taehv.config.params import load_params
 from taehv.config.profiles import load_profile
-from taehv.training.run_spec import TrainingJob
+from taehv.training.run_spec import RunSpec
 
 def main():
-    dataset = json.loads(paths.DATASET.read_text())["dataset_sha256"]
-    job = TrainingJob("a800_test", load_params(), load_profile(), dataset, paths.CLIPS, paths.TEACHER)
-    check_before_training(job)
+    check_before_training(RunSpec("a800_test", load_params(), load_profile(), Dataset.open(), paths.TEACHER))
     print("training begins")
     return 0
 

@@ -35,6 +35,7 @@ from taehv.losses.metrics import (
     score_clips,
 )
 from taehv.model.taehv import TAEHV
+from taehv.runtime import paths
 from taehv.teachers.pca import PcaTeacher
 from taehv.training.state import TrainingState
 from taehv.training.validation import Validator
@@ -203,7 +204,7 @@ class TestStage:
 
     def test_everything_is_written_below_reports(self, workspace: Path) -> None:
         profile = load_profile("local", PARAMS_FILE.parent / "profiles")
-        report, parity = stage.measure(make_params(at__final_psnr_db=1.0), profile)
+        report, parity = stage.measure(make_params(at__final_psnr_db=1.0), profile, ClipStore.open(paths.CLIPS, "test"))
         reports = workspace / "reports"
         files = {path.relative_to(reports).as_posix() for path in reports.rglob("*") if path.is_file()}
         assert files == {
@@ -234,5 +235,6 @@ class TestStage:
         stale = workspace / "reports" / "figures" / "old.png"
         stale.parent.mkdir(parents=True)
         stale.touch()
-        stage.measure(make_params(), load_profile("local", PARAMS_FILE.parent / "profiles"))
+        profile = load_profile("local", PARAMS_FILE.parent / "profiles")
+        stage.measure(make_params(), profile, ClipStore.open(paths.CLIPS, "test"))
         assert not stale.exists()

@@ -50,6 +50,12 @@ def test_every_code_dependency_exists() -> None:
                 assert (REPOSITORY / dependency).exists(), dependency
 
 
+def test_no_dependency_is_inside_another() -> None:
+    for stage in STAGES.values():
+        for one in stage["deps"]:
+            assert [other for other in stage["deps"] if one.startswith(f"{other}/")] == []
+
+
 def test_every_output_is_ignored_by_git_before_the_first_run() -> None:
     ignored = (REPOSITORY / ".gitignore").read_text().split()
     for stage in STAGES:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.project import REPOSITORY
 from torch import Tensor
 
-from taehv.config.params import Distillation, LossWeights, Perceptual, Seraena
-from taehv.losses.encoder import encoder_per_clip
+from taehv.config.params import Distillation, LossWeights, Seraena, load_params
+from taehv.losses.distillation import encoder_per_clip
 from taehv.losses.metrics import ssim_per_clip
-from taehv.losses.objective import Objective, weighted_sum
+from taehv.losses.objective import Objective, Outputs, weighted_sum
 from taehv.losses.perceptual import ssim_distance_per_clip
 from taehv.losses.reconstruction import recon_per_clip
+from taehv.losses.seraena import seraena_per_clip
 from taehv.model.init import create_model
 from taehv.model.taehv import TAEHV
 from taehv.model.variants import VARIANTS
@@ -21,6 +23,9 @@ WEIGHTS = LossWeights(recon=10.0, encoder=0.1, decoder=0.1, perceptual=0.1, sera
 TERMS = ("recon", "encoder", "decoder", "perceptual", "seraena")
 SERAENA = Seraena(start_step=5, ramp_steps=3, group_frames=5, width=4, lr=1e-3, replay_mib=1)
 DISTILLATION = Distillation(boost=100.0, until_step=10, end_step=20)
+SCALE = load_params(REPOSITORY / "params.yaml").active.model_copy(
+    update={"distillation": DISTILLATION, "seraena": SERAENA}
+)
 LATE = 100
 """A step at which every term has its full weight."""
 
@@ -38,19 +43,16 @@ def teacher_latents() -> Tensor:
 
 
 def objective_of(weights: LossWeights) -> Objective:
-    return Objective(student(), weights, DISTILLATION, Perceptual(name="ssim"), SERAENA)
-
-
-def corrections(decoded: Tensor, originals: Tensor, latents: Tensor) -> Tensor:
-    """Stands for the adversary's; tests/training/test_adversary.py has the real ones."""
-    return torch.randn(decoded.shape, generator=torch.Generator().manual_seed(4))
+    return Objective(student(), weights, SCALE)
 
 
 def terms_of(objective: Objective) -> dict[str, Tensor]:
-    terms: dict[str, Tensor] = objective(
-        frames(), teacher_latents(), corrections if objective.needs_adversary else None
-    )
-    return terms
+    """With random corrections for the adversary's; tests/training/test_adversary.py has the real ones."""
+    outputs: Outputs = objective(frames(), teacher_latents(), keep_decoded=objective.needs_adversary)
+    if outputs.decoded is None:
+        return outputs.terms
+    corrections = torch.randn(outputs.decoded.shape, generator=torch.Generator().manual_seed(4))
+    return outputs.terms | {"seraena": seraena_per_clip(outputs.decoded, corrections)}
 
 
 def gradient(weights: LossWeights) -> Tensor:
@@ -89,7 +91,9 @@ def test_the_adversarial_term_comes_in_at_its_step_and_grows_to_its_weight() -> 
 
 def test_before_its_step_the_adversarial_term_is_not_computed() -> None:
     objective = objective_of(WEIGHTS)
-    assert set(objective(frames(), teacher_latents(), None)) == set(objective.weights_at(4))
+    outputs = objective(frames(), teacher_latents())
+    assert set(outputs.terms) == set(objective.weights_at(4))
+    assert outputs.decoded is outputs.latents is None
 
 
 def test_the_perceptual_term_is_one_minus_ssim_of_unclamped_frames() -> None:
@@ -108,7 +112,7 @@ def test_the_perceptual_term_is_one_minus_ssim_of_unclamped_frames() -> None:
 def test_without_encoder_and_decoder_terms_no_teacher_is_needed() -> None:
     objective = objective_of(only("recon"))
     assert not objective.needs_teacher
-    assert set(objective(frames(), None)) == {"recon"}
+    assert set(objective(frames(), None).terms) == {"recon"}
 
 
 def test_the_target_of_decoded_frame_j_is_frame_j() -> None:

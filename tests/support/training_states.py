@@ -9,6 +9,7 @@ from support.project import REPOSITORY
 
 from taehv.config.params import Params, TrainingStage, load_params
 from taehv.config.profiles import load_profile
+from taehv.data.dataset import Dataset
 from taehv.losses.seraena import seraena_per_clip
 from taehv.model.init import create_model
 from taehv.model.variants import VARIANTS
@@ -29,7 +30,7 @@ def spec(
     stage: TrainingStage = "h100_train",
 ) -> RunSpec:
     profile = load_profile("local", REPOSITORY / "profiles")
-    return RunSpec(stage, params, profile, dataset, Path("clips"), Path("teacher"), continue_from, resume)
+    return RunSpec(stage, params, profile, Dataset(dataset, "t", Path("clips")), Path("teacher"), continue_from, resume)
 
 
 def save(folder: Path, state: TrainingState, of: RunSpec | None = None) -> Path:

@@ -23,6 +23,7 @@ import torch
 
 from taehv.config.params import load_params
 from taehv.config.profiles import load_profile
+from taehv.data.dataset import Dataset
 from taehv.runtime import paths
 from taehv.runtime.errors import exit_with
 from taehv.training import resume
@@ -49,14 +50,7 @@ class Keeper:
 
 def main() -> int:
     report_folder = Path(sys.argv[1])
-    spec = RunSpec(
-        "a800_test",
-        load_params(),
-        load_profile(),
-        json.loads(paths.DATASET.read_text())["dataset_sha256"],
-        paths.CLIPS,
-        paths.TEACHER,
-    )
+    spec = RunSpec("a800_test", load_params(), load_profile(), Dataset.open(), paths.TEACHER)
     accelerator = start_accelerator(spec)
     keeper = Keeper()
     trainer = Trainer(spec, accelerator, keeper)

@@ -166,7 +166,7 @@ FILL_AND_SAVE = """
 import sys; sys.path[:0] = sys.argv[2:]
 import os
 from pathlib import Path
-from support.training_states import job, new_state, save, train_a_little
+from support.training_states import spec, new_state, save, train_a_little
 from taehv.runtime.errors import exit_with
 
 def main():

@@ -31,7 +31,7 @@ def with_weights(path: Path, sha256: str | None = None) -> Params:
 
 
 def naming(field: str, checkpoint: Path, of: RunSpec | None = None) -> RunSpec:
-    """The job with ``resume`` or ``continue_from`` set."""
+    """The run with ``resume`` or ``continue_from`` set."""
     of = of or spec()
     if field == "resume":
         return dataclasses.replace(of, resume=checkpoint)

@@ -34,7 +34,7 @@ def packed(target: Path) -> Iterator[Path]:
     """A folder to write into; ``target`` appears when it is complete.
 
     Raises:
-        BundleError: there is something at ``target`` already, or it cannot be written.
+        ArchiveError: there is something at ``target`` already, or it cannot be written.
     """
     if target.exists():
         raise ArchiveError(f"{target} is there already; choose another place, or delete it")
@@ -59,7 +59,7 @@ def unpacked(source: Path) -> Iterator[Path]:
     """The folder with an export's files.
 
     Raises:
-        BundleError: there is no export at ``source``.
+        ArchiveError: there is no export at ``source``.
     """
     if source.is_dir():
         yield _checked(source, source)

@@ -74,7 +74,7 @@ def read_archive(folder: Path) -> tuple[list[Record], list[Record]]:
     """All runs and all models.
 
     Raises:
-        BundleError: a file is missing, damaged, or says what no export says.
+        ArchiveError: a file is missing, damaged, or says what no export says.
     """
     index = _read(folder / INDEX, INDEX_KEYS)
     runs = [_run(folder / "runs" / _id(item, folder) / "run.json") for item in index["runs"]]
@@ -90,7 +90,7 @@ def read_points(folder: Path, run_id: str) -> Iterator[Point]:
     """A run's metrics, one after the other: there may be millions.
 
     Raises:
-        BundleError: a line is not what an export writes.
+        ArchiveError: a line is not what an export writes.
     """
     path = folder / "runs" / run_id / "metrics.jsonl"
     try:
@@ -109,7 +109,7 @@ def read_registry(folder: Path, models: Sequence[Record]) -> tuple[list[Record],
     """Registered names, and their versions by rising number; none in an export that is older than they are.
 
     Raises:
-        BundleError: the file is damaged, or says what no export says.
+        ArchiveError: the file is damaged, or says what no export says.
     """
     path = folder / REGISTRY
     if not path.exists():

@@ -61,7 +61,7 @@ def export_runs(
         files_of: where files are, if not where the store says; None asks MLflow for them.
 
     Raises:
-        BundleError: a run or the experiment is not in the store, or files that must be there are not.
+        ArchiveError: a run or the experiment is not in the store, or files that must be there are not.
     """
     if files_of is None:
         with exchange():

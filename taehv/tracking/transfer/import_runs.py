@@ -56,7 +56,7 @@ def import_runs(folder: Path) -> Counts:
     """Bring all runs and models of an export into the store that is configured.
 
     Raises:
-        BundleError: the export is damaged.
+        ArchiveError: the export is damaged.
         StoreError: MLFLOW_TRACKING_URI cannot be used.
     """
     runs, models = read_archive(folder)

@@ -50,7 +50,7 @@ def relocate(say: Callable[[str], None]) -> None:
 
     Raises:
         StoreError: a stage is running.
-        BundleError: files that must be there are in neither place.
+        ArchiveError: files that must be there are in neither place.
         sqlite3.Error, mlflow.exceptions.MlflowException: the database cannot be read or written.
     """
     home, database = home_of_files(), database_file(tracking_uri())
