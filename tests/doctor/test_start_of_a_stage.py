@@ -34,9 +34,19 @@ exit_with(main)
 WITHOUT_WARNINGS = {"scales": {"embedded": {"seraena": {"start_step": 25}}}}
 
 
-def begin(project: Project, **environment: str) -> subprocess.CompletedProcess[str]:
+BROKEN_CHECK = """
+from taehv.doctor import checks
+
+def check_repository(context):
+    raise RecursionError("too deep")
+
+checks.CHECKS = (check_repository,)
+"""
+
+
+def begin(project: Project, before: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", BEGIN],
+        [sys.executable, "-c", before + BEGIN],
         cwd=project.root,
         env=project.environment(environment),
         capture_output=True,
@@ -93,10 +103,9 @@ def test_a_dead_tracking_server_does_not_stop_it(tiny_project: Project) -> None:
 
 
 def test_a_check_that_breaks_is_a_named_finding(tiny_project: Project) -> None:
-    (tiny_project.root / "dvc.yaml").write_text("[" * 20_000)
-    result = begin(tiny_project)
+    result = begin(tiny_project, before=BROKEN_CHECK)
     assert result.returncode == 1
-    assert "fail  repository" in result.stderr and "the check itself broke: RecursionError" in result.stderr
+    assert "fail  repository" in result.stderr and "the check itself broke: RecursionError: too deep" in result.stderr
     assert "Traceback" not in result.stderr
 
 
