@@ -20,7 +20,7 @@ DEFAULT_PROFILE = "local"
 def _impossible(values: Mapping[str, Any]) -> Iterator[Problem]:
     match values:
         case {"launcher": "inline", "processes": processes} if processes != 1:
-            yield Problem("processes", "must be 1 with the inline launcher; use torchrun or accelerate for more")
+            yield Problem("processes", "must be 1 with the inline launcher; use torchrun for more")
     match values:
         case {"gpus": gpus, "processes": processes} if gpus not in (0, processes):
             yield Problem("gpus", f"must be 0 or equal to processes ({processes})")
@@ -36,8 +36,8 @@ class Profile(Section):
 
     name: str
     description: str
-    launcher: Literal["inline", "torchrun", "accelerate"]
-    """`inline`: training runs in the stage's own process; the others start `processes` of them."""
+    launcher: Literal["inline", "torchrun"]
+    """`inline`: training runs in the stage's own process; `torchrun` starts `processes` of them."""
     processes: AtLeastOne
     """Training processes on this machine; one per GPU where there are GPUs."""
     gpus: AtLeastZero

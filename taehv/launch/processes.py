@@ -12,10 +12,9 @@ import psutil
 
 from taehv.config.params import TrainingStage
 from taehv.config.profiles import PROFILES_FOLDER, Profile
-from taehv.runtime import launched, paths, signals
+from taehv.runtime import launched, signals
 from taehv.runtime.errors import ConfigError, Problem, UserError
 
-ACCELERATE_CONFIG = paths.PROFILES / "accelerate" / "nothing.yaml"
 SECONDS_TO_STOP_IN = 300
 """Before torch's launcher kills workers that were asked to stop. Its own 30 s are less than a step, a validation, a
 checkpoint and what is left to tell the tracking store (at most 60 s) can take together. It waits as long where one
@@ -23,30 +22,12 @@ worker has failed and the others hang in an exchange with it, so not longer than
 
 
 def training_command(profile: Profile, stage: TrainingStage) -> list[str]:
-    """How the training processes of a stage are started. Precision is the scale's business, set inside the code.
-
-    accelerate gets a configuration file that says nothing, or it would take the user's own (`accelerate config`).
-    """
+    """How the training processes of a stage are started. Precision is the scale's business, set inside the code."""
     module = ["-m", f"stages.{stage}"]
     if profile.launcher == "inline":
         return [sys.executable, *module]
     count = str(profile.processes)
-    if profile.launcher == "torchrun":
-        return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", count, *module]
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(ACCELERATE_CONFIG)]
-    return [
-        *launch,
-        "--multi_gpu",
-        "--num_machines",
-        "1",
-        "--num_processes",
-        count,
-        "--mixed_precision",
-        "no",
-        "--dynamo_backend",
-        "no",
-        *module,
-    ]
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", count, *module]
 
 
 def run_if_launcher_needed(profile: Profile, stage: TrainingStage) -> int | None:

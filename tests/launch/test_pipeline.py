@@ -27,11 +27,7 @@ from taehv.launch.processes import training_command
 PARAMS = load_params(REPOSITORY / "params.yaml")
 LAUNCH = [sys.executable, "-m", "taehv.launch"]
 
-ACCELERATE = (
-    "python -m accelerate.commands.launch --config_file profiles/accelerate/nothing.yaml --multi_gpu --num_machines 1 "
-    "--num_processes 8 "
-    "--mixed_precision no --dynamo_backend no -m stages.h100_train"
-)
+TORCHRUN = "python -m torch.distributed.run --standalone --nproc_per_node 8 -m stages.h100_train"
 
 
 def profile(name: str) -> Profile:
@@ -48,8 +44,8 @@ def launch(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
     ("name", "lines"),
     [
         ("local", ["TAEHV_PROFILE=local python -m dvc repro evaluate", "h100_train python -m stages.h100_train"]),
-        ("a800", ["TAEHV_PROFILE=a800 python -m dvc repro gate_psnr", f"h100_train {ACCELERATE}"]),
-        ("h100", ["TAEHV_PROFILE=h100 python -m dvc repro evaluate", f"h100_train {ACCELERATE}"]),
+        ("a800", ["TAEHV_PROFILE=a800 python -m dvc repro gate_psnr", f"h100_train {TORCHRUN}"]),
+        ("h100", ["TAEHV_PROFILE=h100 python -m dvc repro evaluate", f"h100_train {TORCHRUN}"]),
     ],
 )
 def test_a_dry_run_prints_the_exact_commands_on_a_machine_without_gpus(name: str, lines: list[str]) -> None:

@@ -190,14 +190,11 @@ SOMEBODYS_ACCELERATE_CONFIG = {
 }
 
 
-@pytest.mark.parametrize("launcher", ["inline", "accelerate"])
+@pytest.mark.parametrize("processes", [1, 2])
 def test_what_a_cluster_left_in_the_environment_changes_neither_processes_nor_bits(
-    tiny_project: Project, uninterrupted: dict[int, list[bytes]], tmp_path: Path, launcher: str
+    tiny_project: Project, uninterrupted: dict[int, list[bytes]], tmp_path: Path, processes: int
 ) -> None:
-    processes = 1 if launcher == "inline" else 2
     project = with_profile(tiny_project, processes)
-    profile = project.root / "profiles/local.yaml"
-    profile.write_text(profile.read_text().replace("launcher: torchrun", f"launcher: {launcher}"))
     (tmp_path / "accelerate").mkdir()
     (tmp_path / "accelerate/default_config.yaml").write_text(yaml.safe_dump(SOMEBODYS_ACCELERATE_CONFIG))
     left = LEFT_BY_A_CLUSTER | {"HF_HOME": str(tmp_path), "WORLD_SIZE": "2" if processes == 1 else "1"}
