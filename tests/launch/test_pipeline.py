@@ -75,11 +75,6 @@ def test_the_printed_arithmetic_is_what_the_processes_compute(batch: int, proces
         assert text.endswith(f" of {per_device} per process")
 
 
-def test_precision_is_never_left_to_the_launcher() -> None:
-    command = training_command(profile("h100"), "h100_train")
-    assert command[command.index("--mixed_precision") + 1] == "no"
-
-
 def test_a_torchrun_profile_starts_as_many_processes_as_it_says() -> None:
     two = profile("local").model_copy(update={"launcher": "torchrun", "processes": 2})
     command = training_command(two, "a800_test")
