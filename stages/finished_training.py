@@ -28,7 +28,7 @@ log = logging.getLogger("taehv.stages")
 def publish_again(spec: RunSpec, origin: str) -> bool:
     """Publish what an earlier start of this very run finished, if DVC has not saved it; True if that was done.
 
-    Once DVC has saved it, a start means that somebody wants the training again (dvc repro --force).
+    Once DVC has saved it, a start means that someone wants the training again (dvc repro --force).
 
     Args:
         spec: the run.

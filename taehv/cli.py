@@ -25,7 +25,7 @@ from taehv.runtime.errors import exit_code
 from taehv.runtime.text_encoding import use_utf8
 
 COMMANDS: tuple[Callable[..., int], ...] = (manifest, reconstruct, encode, decode, convert, compare, doctor)
-EXIT_CODES = "Exit code: 0 done, 1 an error that you can mend (the message says how), 2 wrong usage or params.yaml."
+EXIT_CODES = "Exit code: 0 done, 1 an error that you can fix (the message says how), 2 wrong usage or params.yaml."
 EXIT_USAGE = 2
 
 
@@ -102,7 +102,7 @@ def _add(app: typer.Typer, name: str, function: Callable[..., int]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 1 for an error the user can mend, 2 for wrong params.
+    """Run one command; returns the exit code: 1 for an error the user can fix, 2 for wrong params.
 
     Raises:
         SystemExit: 0 after help or the version, 2 for wrong usage, which is one line of text.

@@ -49,7 +49,7 @@ def replay(
     taehv track sync --dry-run
     taehv track sync
 
-    Exit code: 0 nothing is left, 1 something stays behind or an error that you can mend, 2 wrong usage.
+    Exit code: 0 nothing is left, 1 something stays behind or an error that you can fix, 2 wrong usage.
     """
     _check_store()
     unsent_journals = journals()
@@ -121,7 +121,7 @@ def bring(
 
 
 def relocate() -> int:
-    """After a move or copy of this checkout: mend its store.
+    """After a move or copy of this checkout: fix its store.
 
     MLflow writes absolute places into its store. This exports the runs, models and registered versions of this
     checkout's store and imports them into a new one whose files are here. The old store is kept beside it, and nothing

@@ -26,7 +26,7 @@ from taehv.runtime.errors import ConfigError, Problem
 from taehv.runtime.yaml_files import YamlFileError, read_yaml
 
 LARGEST_WHOLE_NUMBER = 2**53
-"""Up to here a float holds every whole number exactly, and every rule can compute."""
+"""Up to here a float holds every integer exactly, and every rule can compute."""
 
 AtLeastOne = Annotated[int, Field(ge=1)]
 AtLeastZero = Annotated[int, Field(ge=0)]
@@ -64,7 +64,7 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _from_yaml(cls, raw: Any) -> Any:
-        """YAML has lists where we have tuples, and whole numbers of any size."""
+        """YAML has lists where we have tuples, and integers of any size."""
         if isinstance(raw, int) and abs(raw) > LARGEST_WHOLE_NUMBER:
             raise ValueError("too large")
         return tuple(raw) if isinstance(raw, list) else raw
@@ -188,7 +188,7 @@ def _describe(schema: Mapping[str, Any]) -> str:
 
 TYPES = {
     "boolean": "true or false",
-    "integer": "a whole number",
+    "integer": "an integer",
     "number": "a finite number",
     "string": "a text",
     "null": "null",

@@ -85,7 +85,7 @@ def probe(path: Path, limits: VideoLimits = DEFAULT_LIMITS, conversions: Convers
     if fields and conversions.interlaced == "exclude":
         raise VideoError(
             "interlaced",
-            "its pictures are interlaced; data.interlaced: deinterlace (--interlaced deinterlace) mends them",
+            "its pictures are interlaced; data.interlaced: deinterlace (--interlaced deinterlace) fixes them",
         )
     shown = packets.shown_from(first.pts)
     return VideoInfo(len(shown), height, width, packets.rate(shown), fields)

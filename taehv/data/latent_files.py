@@ -137,7 +137,7 @@ def _parse_info(metadata: Mapping[str, str], path: Path) -> LatentInfo | None:
 def _parse_times(ticks: Tensor, clock: str, path: Path) -> VariableRate:
     try:
         if ticks.dtype != torch.int64 or ticks.ndim != 1 or len(ticks) < 2 or int(ticks[0]) != 0:
-            raise ValueError(f"{TICKS} must be whole numbers from 0 on, one more than frames")
+            raise ValueError(f"{TICKS} must be integers from 0 on, one more than frames")
         if not bool((ticks.diff() > 0).all()) or int(ticks[-1]) > _MOST_TICKS:
             raise ValueError(f"{TICKS} must rise, and stay below 2^53")
         return VariableRate(parse_rate(clock), ticks.numpy().astype(np.int64))

@@ -100,7 +100,7 @@ def _problem(row: list[str], entries: dict[str, ManifestEntry]) -> str | None:
     if path in entries:
         return f"{shown(path)} is listed twice"
     if not re.fullmatch(r"[0-9]{1,100}", size):
-        return f"bytes must be a whole number below 10^100, got {size[:40]!r}"
+        return f"bytes must be an integer below 10^100, got {size[:40]!r}"
     if not re.fullmatch(r"[0-9a-f]{64}", sha256):
         return f"sha256 must be 64 lower-case hexadecimal digits, got {sha256!r}"
     return None

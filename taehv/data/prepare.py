@@ -140,7 +140,7 @@ def _check_splits(plan: DatasetPlan, quarantined: Sequence[Quarantined]) -> None
     left_out = [f"  - {shown(video.path)}: {video.reason}: {shown(video.detail)}" for video in quarantined]
     listed = [f"{len(left_out)} videos are left out:", *left_out] if left_out else []
     if not plan.videos:
-        advice = "No video can be used. Mend or replace the videos and write data/manifest.csv again."
+        advice = "No video can be used. Fix or replace the videos and write data/manifest.csv again."
     else:
         advice = (
             f"The split {plan.rule} of {len(plan.videos)} videos leaves no clips for {', '.join(empty)}. Add videos to "

@@ -137,7 +137,7 @@ def located(root: Path, name: str, allow_outside: bool) -> Path:
     if "\\" in name or "\0" in name or not path.parts:
         raise UserError(f"{name!r} is not the path of a file: one or more names with forward slashes between them")
     if not is_utf8(name):
-        raise UserError(f"{name!a} is not text: it holds half a character (a lone surrogate); mend the list")
+        raise UserError(f"{name!a} is not text: it holds half a character (a lone surrogate); fix the list")
     file = root / path
     if allow_outside:
         return file

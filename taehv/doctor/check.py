@@ -15,11 +15,11 @@ class Check:
     name: str
     """What was looked at; short, it is a column."""
     level: Level
-    """`fail`: the run would be lost, or could not start. `warn`: it can run, but somebody should know."""
+    """`fail`: the run would be lost, or could not start. `warn`: it can run, but someone should know."""
     detail: str
     """What was found, with its numbers."""
     what_to_do: str | None = None
-    """How to mend it; None only for a pass."""
+    """How to fix it; None only for a pass."""
 
     def __post_init__(self) -> None:
         assert (self.what_to_do is None) == (self.level == "pass"), f"{self.name}: advice belongs to what is wrong"

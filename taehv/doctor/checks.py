@@ -19,7 +19,7 @@ from taehv.doctor.repository import check_repository
 from taehv.doctor.tracking_store import check_tracking_store
 from taehv.tracking.secrets import without_secrets
 
-BROKEN = "mend what the message names, or report it as an error of taehv doctor"
+BROKEN = "fix what the message names, or report it as an error of taehv doctor"
 
 CHECKS: tuple[Callable[[RunContext], list[Check]], ...] = (
     check_packages,
@@ -51,7 +51,7 @@ def _run(check: Callable[[RunContext], list[Check]], context: RunContext) -> lis
     try:
         return check(context)
     except (OSError, subprocess.CalledProcessError) as error:
-        return [Check(name, "warn", f"could not be checked: {error}", "mend what the message names, and look again")]
+        return [Check(name, "warn", f"could not be checked: {error}", "fix what the message names, and look again")]
     except Exception as error:
         said = f"the check itself broke: {type(error).__name__}: {without_secrets(str(error))}"
         return [Check(name, "fail", said, BROKEN)]

@@ -75,7 +75,7 @@ def judge_count(gpus: list[Gpu], profile: Profile) -> list[Check]:
 
 
 def judge_memory(gpus: list[Gpu]) -> Check:
-    """Memory that somebody else holds."""
+    """Memory that someone else holds."""
     busy = [gpu for gpu in gpus if gpu.used_bytes > IN_USE_FRACTION * gpu.total_bytes]
     if not busy:
         free = min(gpu.total_bytes - gpu.used_bytes for gpu in gpus)

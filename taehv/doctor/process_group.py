@@ -39,7 +39,7 @@ def check_process_group(context: RunContext) -> list[Check]:
     backend = "nccl" if profile.gpus else "gloo"
     if torch.cuda.device_count() < profile.gpus:
         found = f"not tried: {torch.cuda.device_count()} of {profile.gpus} GPUs are visible"
-        return [Check("process group", "warn", found, "mend the GPUs first")]
+        return [Check("process group", "warn", found, "fix the GPUs first")]
     return [round_trip(profile.processes, backend)]
 
 

@@ -45,7 +45,7 @@ def as_json(check_results: Sequence[Check]) -> dict[str, Any]:
 
 
 def has_failed(check_results: Sequence[Check]) -> bool:
-    """Whether something must be mended before the run."""
+    """Whether something must be fixed before the run."""
     return any(check_result.level == "fail" for check_result in check_results)
 
 

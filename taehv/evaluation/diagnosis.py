@@ -15,7 +15,7 @@ _LEGACY_BALANCE = {"recon": 0.1, "encoder": 1.0, "decoder": 1.0}
 MEAN_COLOUR_DB = 17.2
 """PSNR of each sample clip's own mean colour, measured: what a model reaches that reproduces no structure at all."""
 BROKEN_BELOW_DB = 10.0
-"""Well below mean colour: longer training does not mend that."""
+"""Well below mean colour: longer training does not fix that."""
 
 
 def diagnose(evidence: Evidence, params: Params, failures: list[str], warnings: list[str]) -> str:
@@ -31,7 +31,7 @@ def diagnose(evidence: Evidence, params: Params, failures: list[str], warnings: 
     if failures:
         lines += [
             "",
-            "Next: look at runs/a800_test/train.log and the validation curve (make ui), mend params.yaml or the data, "
+            "Next: look at runs/a800_test/train.log and the validation curve (make ui), fix params.yaml or the data, "
             "then run: dvc repro",
         ]
     return "\n".join(line for line in lines if line is not None)

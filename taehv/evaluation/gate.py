@@ -130,7 +130,7 @@ def check_fresh(verdict_path: Path, outputs: TrainingOutputs, params: Params, da
     if not verdict.passed:
         failed = ", ".join(verdict.failed_checks)
         raise GateRefusal(
-            f"the gate did not pass ({failed}); {verdict_path} has the diagnosis. Mend it, then: dvc repro"
+            f"the gate did not pass ({failed}); {verdict_path} has the diagnosis. Fix it, then: dvc repro"
         )
     now = current_inputs(outputs, params, dataset_json)
     missing = [_INPUT_NAMES[name] for name in now if now[name] is None]

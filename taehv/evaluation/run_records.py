@@ -104,7 +104,7 @@ def finite(value: object) -> float | None:
         return None
     try:
         number = float(value)
-    except OverflowError:  # JSON's whole numbers have no end
+    except OverflowError:  # JSON's integers have no end
         return None
     return number if math.isfinite(number) else None
 

@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     check_gpus(profile)
     describe_batch(profile, params.active.batch.global_)
     output_places.check()
-    for done in dvc_locks.mend_lock_lists():
+    for done in dvc_locks.fix_lock_lists():
         print(done, file=sys.stderr)
     environment = {**launched.without_inherited(os.environ), ENVIRONMENT_VARIABLE: profile.name}
     for name in () if paths.is_run_by_our_dvc() else OF_ANOTHER_DVC:

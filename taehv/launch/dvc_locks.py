@@ -26,7 +26,7 @@ def damaged_lock_lists() -> dict[Path, str]:
     return {path: problem for path, problem in damage.items() if problem is not None}
 
 
-def mend_lock_lists() -> list[str]:
+def fix_lock_lists() -> list[str]:
     """Delete the lists of locks that DVC cannot read, where no DVC is alive to which one could belong.
 
     Returns:
@@ -35,10 +35,10 @@ def mend_lock_lists() -> list[str]:
     Raises:
         UserError: a DVC works in this repository, so that nothing is deleted.
     """
-    return [_mend(path, problem) for path, problem in damaged_lock_lists().items()]
+    return [_fix(path, problem) for path, problem in damaged_lock_lists().items()]
 
 
-def _mend(path: Path, problem: str) -> str:
+def _fix(path: Path, problem: str) -> str:
     with path.with_name(f"{path.name}.lock").open("a", encoding="utf-8") as guard:
         try:
             fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)  # as DVC does around each change of the list
@@ -79,7 +79,7 @@ def living_dvc() -> list[str]:
         except psutil.NoSuchProcess:
             continue
         except (psutil.Error, OSError):
-            here = True  # somebody else's, who does not tell where
+            here = True  # someone else's, who does not tell where
         if here:
             found.append(f"process {process.info['pid']}")
     return found

@@ -48,7 +48,7 @@ class VideoCoder:
         """Do one task.
 
         Args:
-            given: a video (N, T, 3, H, W), RGB, whole numbers in 0..255 or floats in [0, 1]; for `decode` latents
+            given: a video (N, T, 3, H, W), RGB, integers in 0..255 or floats in [0, 1]; for `decode` latents
                 (N, T, latent channels, h, w).
             task: `encode`: video to latents, float32, (N, latent frames, latent channels, ceil(H / downscale),
                 ceil(W / downscale)). The clip is extended by copies of its last frame, row and column until it can be
@@ -86,10 +86,10 @@ class VideoCoder:
         low, high = clip.min(), clip.max()
         if clip.dtype.kind in "iu":
             if low < 0 or high > 255:
-                raise InputError(f"whole numbers are pixels in 0..255, got {low}..{high}")
+                raise InputError(f"integers are pixels in 0..255, got {low}..{high}")
             return to_float(self._tensor(clip, np.uint8))
         if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):
-            raise InputError(f"floats are pixels in [0, 1], got {low:g}..{high:g}; 0..255 is given as whole numbers")
+            raise InputError(f"floats are pixels in [0, 1], got {low:g}..{high:g}; 0..255 is given as integers")
         return self._tensor(clip).clamp(0, 1)
 
     def _latents(self, clip: NDArray[Any]) -> Tensor:

@@ -38,7 +38,7 @@ def replacing(path: Path) -> Iterator[Path]:
     partial = _beside(path)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.unlink(missing_ok=True)  # what a killed process left, or a link that somebody put there
+        partial.unlink(missing_ok=True)  # what a killed process left, or a link that someone put there
         try:
             with usual_mode(partial):
                 yield partial

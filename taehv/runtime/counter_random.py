@@ -28,5 +28,5 @@ def words(seed: int, purpose: Purpose, where: tuple[int, int], count: int) -> li
 
 
 def below(word: int, bound: int) -> int:
-    """A uniform whole number in 0 .. bound - 1 from a 64-bit word (the bias is below 2^-40 for any real bound)."""
+    """A uniform integer in 0 .. bound - 1 from a 64-bit word (the bias is below 2^-40 for any real bound)."""
     return word * bound >> 64

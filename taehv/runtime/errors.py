@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend, and how a program ends with one."""
+"""Errors that are the user's to fix, and how a program ends with one."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def writing(path: Path) -> Iterator[None]:
         reason = _why_not_writable(error, path)
         if reason is None:
             raise
-        raise NotWritableError(f"{path} cannot be written: {reason}; choose another place, or mend that one") from error
+        raise NotWritableError(f"{path} cannot be written: {reason}; choose another place, or fix that one") from error
 
 
 def _why_not_writable(error: Exception, path: Path) -> str | None:
@@ -140,7 +140,7 @@ def _is_about(named: object, path: Path) -> bool:
 
 
 def exit_code(main: Callable[[], int]) -> int:
-    """What ``main`` returns; 2 for a wrong configuration, 1 for another error the user can mend, which are printed.
+    """What ``main`` returns; 2 for a wrong configuration, 1 for another error the user can fix, which are printed.
 
     After an interruption: 128 plus the signal's number, as shells expect.
     """

@@ -38,7 +38,7 @@ def launched_processes() -> int | None:
     """How many training processes a launcher started, if this is one of them; None elsewhere.
 
     What the environment says counts only where the process tree says it too: ours must be above this process, or
-    torch's launcher, which somebody has started by hand, be its parent.
+    torch's launcher, which someone has started by hand, be its parent.
 
     Raises:
         UserError: the variable is not one that the launcher writes.

@@ -33,7 +33,7 @@ REPORT_PARAMS = REPORTS / "params.resolved.yaml"
 DVC_EXPERIMENTS = Path(".dvc/tmp/exps")
 """Below a repository: where DVC runs its queued and temporary experiments, each in a copy."""
 MAIN_REPOSITORY_VARIABLE = "TAEHV_ROOT"
-"""For a copy that somebody else than DVC has made: the repository that it is a copy of."""
+"""For a copy that someone else than DVC has made: the repository that it is a copy of."""
 
 
 def main_repository() -> Path:
@@ -51,7 +51,7 @@ def main_repository() -> Path:
 def is_run_by_our_dvc() -> bool:
     """Whether DVC_ROOT is about the repository that we work in.
 
-    Another project's DVC, of which this is a stage, sets it too, and a shell keeps what somebody exported: it counts
+    Another project's DVC, of which this is a stage, sets it too, and a shell keeps what someone exported: it counts
     where it names the working directory, or the repository whose experiments' folder the working directory is in.
     """
     root, here = os.environ.get("DVC_ROOT"), Path.cwd().resolve()

@@ -26,8 +26,8 @@ def listening(first: Callable[[str], None], again: Callable[[str], None]) -> Ite
     """Call functions instead of ending the program; a signal that was ignored before (nohup) stays ignored.
 
     Args:
-        first: is called with the signal's name when somebody asks the program to stop.
-        again: the same, when somebody asks a second time.
+        first: is called with the signal's name when someone asks the program to stop.
+        again: the same, when someone asks a second time.
     """
     first_at: float | None = None
 

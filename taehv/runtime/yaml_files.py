@@ -1,4 +1,4 @@
-"""Reading YAML that somebody wrote by hand, or sent: whatever is wrong with the file is one kind of error."""
+"""Reading YAML that someone wrote by hand, or sent: whatever is wrong with the file is one kind of error."""
 
 from __future__ import annotations
 

@@ -154,7 +154,7 @@ class PcaFit:
 def fit_pca(uint8_blocks: Iterable[Tensor], variant: Variant) -> PcaFit:
     """Fit on (n, block values) groups of blocks in 0..255, as ``blocks_of`` gives for uint8 clips.
 
-    Sums of products of whole numbers are exact in float64 up to 2^53 (10^11 blocks), so the covariance does not
+    Sums of products of integers are exact in float64 up to 2^53 (10^11 blocks), so the covariance does not
     depend on the order of the groups, on threads or on the machine. Signs are fixed: the entry of largest size in
     each component is positive.
 

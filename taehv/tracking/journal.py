@@ -193,7 +193,7 @@ class Journal:
     def _refused(self, error: OSError) -> JournalError:
         return JournalError(
             f"the tracking journal {self.path} cannot be written: {os.strerror(error.errno or 0)}. Everything up to "
-            "here is in it. Make room or mend the permissions, and start the same command again: the run goes on from "
+            "here is in it. Make room or fix the permissions, and start the same command again: the run goes on from "
             "its last checkpoint"
         )
 

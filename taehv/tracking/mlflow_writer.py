@@ -170,7 +170,7 @@ class MlflowWriter:
         return run
 
     def run_is_gone(self) -> bool:
-        """Whether somebody deleted the run. Raises what MLflow raises when its store does not answer."""
+        """Whether someone deleted the run. Raises what MLflow raises when its store does not answer."""
         return living_run(self.client, self.run_id) is None
 
     def _judged(self, call: Callable[[], Any]) -> None:

@@ -56,7 +56,7 @@ def said_by_store(error: MlflowException) -> bool:
 
 
 def living_run(client: MlflowClient, run_id: str) -> Run | None:
-    """The run; None where the store does not have it, or somebody deleted it.
+    """The run; None where the store does not have it, or someone deleted it.
 
     Raises:
         AnswerError: what answers is no MLflow server.

@@ -163,7 +163,7 @@ class Registry:
             return int(self._client.get_run(run_id).info.start_time) if run_id else None
         except MlflowException as error:
             if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                return None  # somebody deleted it
+                return None  # someone deleted it
             raise
 
     def _describe(self, name: str, version: str, alias: str, reason: str) -> None:

@@ -177,7 +177,7 @@ def store_errors() -> Iterator[None]:
             raise StoreError(f"{error.filename}: {error.strerror}") from error
         said = (without_secrets(str(error)).splitlines() or [type(error).__name__])[0]
         raise StoreError(
-            f"{without_secrets(tracking_uri())} does not work: {said}. Start the server or mend MLFLOW_TRACKING_URI, "
+            f"{without_secrets(tracking_uri())} does not work: {said}. Start the server or fix MLFLOW_TRACKING_URI, "
             "and run the same command again"
         ) from error
 

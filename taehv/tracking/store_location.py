@@ -38,7 +38,7 @@ def check_place() -> None:
 def home_of_files() -> Path | None:
     """The other checkout where this store's runs keep their files; None where that is this one.
 
-    A folder that somebody chose for an experiment, on a larger disk say, is no checkout.
+    A folder that someone chose for an experiment, on a larger disk say, is no checkout.
 
     Raises:
         sqlite3.Error: the database cannot be read now.

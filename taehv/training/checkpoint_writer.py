@@ -96,7 +96,7 @@ class CheckpointWriter:
             shutil.rmtree(partial, ignore_errors=True)
             raise UserError(
                 f"the checkpoint of step {snapshot.step} cannot be written to {folder}: {error}. "
-                "The one before is intact: make room (or mend what is wrong there) and run the same command again"
+                "The one before is intact: make room (or fix what is wrong there) and run the same command again"
             ) from error
 
     def _wait_for_others(self, partial: Path) -> None:

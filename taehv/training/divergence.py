@@ -110,7 +110,7 @@ def stop_for(
     if write:
         atomic_files.write_json(file, facts)
     raise DivergenceError(
-        f"stopped at step {found.step}: {found.detail} (clips {clip_ids(draws)}). To mend it, {found.advice}; "
+        f"stopped at step {found.step}: {found.detail} (clips {clip_ids(draws)}). To fix it, {found.advice}; "
         f"{last_good_checkpoint(checkpoint)}, and everything that is known is in {file}",
         file,
     )

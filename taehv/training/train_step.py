@@ -66,7 +66,7 @@ class TrainStep:
         per_device: int | None,
         dtype: torch.dtype,
     ) -> None:
-        """``per_device`` None stands for all slots of the process, until somebody sets it."""
+        """``per_device`` None stands for all slots of the process, until someone sets it."""
         self._accelerator = accelerator
         self._objective = objective
         self._distributed_objective = accelerator.prepare(objective)

@@ -75,7 +75,7 @@ class Trainer:
         """Train; returns when the last step is done, patience is exhausted, or the gate is out of reach.
 
         Raises:
-            Interrupted: somebody asked to stop; there is a checkpoint of the last step, unless it was skipped.
+            Interrupted: someone asked to stop; there is a checkpoint of the last step, unless it was skipped.
             DivergenceError: the numbers have gone wrong.
         """
         self._restore()
@@ -222,7 +222,7 @@ class Trainer:
         return any(row["step"] == gate_step and not row["psnr"] > limit for row in self.state.progress.history)
 
     def _leave_if_asked(self) -> None:
-        """Between two steps, all processes alike: save and raise Interrupted if somebody asked one of them to stop."""
+        """Between two steps, all processes alike: save and raise Interrupted if someone asked one of them to stop."""
         reason = self.stop_requests.agreed(self.accelerator)
         if reason is None:
             return

@@ -104,7 +104,7 @@ def test_a_place_where_no_file_can_be_is_named_once_for_all(here: Path, target: 
 
 
 @pytest.mark.parametrize("error", [PermissionError(13, "x"), OSError(30, "x"), IsADirectoryError(21, "x")])
-def test_what_a_read_only_disk_says_is_the_users_to_mend(
+def test_what_a_read_only_disk_says_is_the_users_to_fix(
     here: Path, error: OSError, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(self: Path, *args: object, **kwargs: object) -> None:

@@ -98,5 +98,5 @@ def test_numbers_that_no_rule_can_compute_with_are_refused(number: str, tmp_path
     shipped = (REPOSITORY / "params.yaml").read_text()
     (tmp_path / "case.yaml").write_text(shipped.replace("height: 64", f"height: {number}").replace("25.0", number))
     message = read_file(tmp_path / "case.yaml", "params")
-    assert "scales.embedded.data.height: must be a whole number" in message
+    assert "scales.embedded.data.height: must be an integer" in message
     assert "gate.min_psnr_db: must be a finite number" in message

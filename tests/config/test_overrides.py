@@ -52,11 +52,11 @@ def test_values_mean_what_dvc_makes_of_them(overrides: str, tmp_path: Path) -> N
         ("seed.x=1", ["seed.x: unknown key; known here: none, it is a value"]),
         (
             "seed=abc loss.recon=high",
-            ["seed: must be a whole number >= 0 and <= 4294967295, got 'abc'", "loss.recon: must be a finite number"],
+            ["seed: must be an integer >= 0 and <= 4294967295, got 'abc'", "loss.recon: must be a finite number"],
         ),
         (
             "loss.rcon=1 seed=abc gate.min_psnr_db",
-            ["3 problems", "loss.rcon: unknown key", "min_psnr_db: is not key=value", "seed: must be a whole number"],
+            ["3 problems", "loss.rcon: unknown key", "min_psnr_db: is not key=value", "seed: must be an integer"],
         ),
         ("seed", ["seed: is not key=value"]),
         ("+seed=3", ["+seed=3: must be key=value"]),

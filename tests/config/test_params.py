@@ -140,7 +140,7 @@ def test_a_combination_is_not_judged_by_a_wrong_value_and_all_others_are() -> No
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seed": -1}, "seed: must be a whole number >= 0 and <= 4294967295, got -1"),
+        ({"seed": -1}, "seed: must be an integer >= 0 and <= 4294967295, got -1"),
         ({"faults__max_loss_spike": 1}, "faults.max_loss_spike: must be a finite number > 1, got 1"),
         (
             {"gate__gpu_utilisation_severity": None},
@@ -151,7 +151,7 @@ def test_a_combination_is_not_judged_by_a_wrong_value_and_all_others_are() -> No
             "betas: must be a list of 2, each a finite number >= 0 and < 1, got [0.9]",
         ),
         ({"scales__full__optim__muon_lr": "1"}, "optim.muon_lr: must be a finite number > 0 or null, got '1'"),
-        ({"gate": {}}, "gate.step: missing; expected a whole number >= 1"),
+        ({"gate": {}}, "gate.step: missing; expected an integer >= 1"),
         ({"loss": None}, "loss: must be a mapping of keys to values, got None"),
         ({"scales": {1: 2}}, "scales: must be a mapping of texts to values with at least one entry, got {1: 2}"),
     ],
@@ -188,7 +188,7 @@ def test_a_stage_with_wrong_params_exits_with_2_before_it_reads_data(tmp_path: P
     environment = {"PYTHONPATH": str(REPOSITORY), "PATH": "/usr/bin"}
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert result.returncode == 2
-    assert "seed: must be a whole number" in result.stderr
+    assert "seed: must be an integer" in result.stderr
     assert "loss.recon: must be a finite number >= 0, got -1" in result.stderr
     assert "Traceback" not in result.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"dvc.yaml", "params.yaml"}

@@ -30,7 +30,7 @@ from taehv.config.profiles import load_profile
 from support.project import REPOSITORY
 from support.video_files import list_videos, small_params
 if __name__ == "__main__":
-    module._DISK_MARGIN_BYTES = -(2 ** 40)  # the disk is filled by somebody else after the check
+    module._DISK_MARGIN_BYTES = -(2 ** 40)  # the disk is filled by someone else after the check
     profile = load_profile("local", REPOSITORY / "profiles").model_copy(update={"workers": 1})
     exit_with(lambda: int(not module.prepare(small_params(), profile)))
 """

@@ -215,7 +215,7 @@ def woven(pictures: list[Picture], first: int) -> list[Picture]:
 
 @pytest.mark.parametrize("flag", ["", "tff", "bff"])
 @pytest.mark.parametrize("first", [0, 1])
-def test_interlaced_pictures_are_left_out_or_mended_however_they_are_flagged(
+def test_interlaced_pictures_are_left_out_or_fixed_however_they_are_flagged(
     tmp_path: Path, first: int, flag: str
 ) -> None:
     whole = bikes(24)
@@ -229,9 +229,9 @@ def test_interlaced_pictures_are_left_out_or_mended_however_they_are_flagged(
         path = make_video(tmp_path / "b.mp4", 12, size=(272, 640), pictures=frames, options=options)
     assert reason_for(path).startswith("interlaced: its pictures are interlaced; data.interlaced: deinterlace (--inter")
     assert probe(path, conversions=DEINTERLACE).fields == ("tff", "bff")[first]
-    mended = frames_of(path, DEINTERLACE)
-    assert len(mended) == 12
-    for number, picture in enumerate(mended):
+    fixed = frames_of(path, DEINTERLACE)
+    assert len(fixed) == 12
+    for number, picture in enumerate(fixed):
         assert combed_share(picture[..., 1]) < 0.0005
         error = float(np.square(picture.astype(float) - whole[2 * number]).mean())
         other = float(np.square(picture.astype(float) - whole[2 * number + 1]).mean())

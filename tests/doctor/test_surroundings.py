@@ -90,7 +90,7 @@ def test_the_clock_is_looked_at_without_git_or_a_lock_file(tmp_path: Path, monke
 def test_a_dead_server_fails_before_the_run_and_only_warns_at_its_start(
     at_start: bool, level: Level, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://somebody:secret@127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://someone:secret@127.0.0.1:9")
     (check_result,) = check_tracking_store(context(at_start_of_stage=at_start))
     assert check_result.level == level
     assert "secret" not in check_result.detail and "***" in check_result.detail

@@ -13,7 +13,7 @@ from support.project import Project
 from support.run_contexts import context, found
 
 from taehv.doctor.repository import check_repository
-from taehv.launch.dvc_locks import LOCK_LISTS, damaged_lock_lists, living_dvc, mend_lock_lists
+from taehv.launch.dvc_locks import LOCK_LISTS, damaged_lock_lists, fix_lock_lists, living_dvc
 from taehv.runtime.errors import UserError
 
 WHOLE = [
@@ -57,7 +57,7 @@ def living(here: Path) -> Iterator[int]:
 @pytest.mark.parametrize("content", WHOLE)
 def test_a_whole_list_stays(here: Path, path: Path, content: str) -> None:
     path.write_text(content)
-    assert mend_lock_lists() == []
+    assert fix_lock_lists() == []
     assert path.read_text() == content
 
 
@@ -66,15 +66,15 @@ def test_a_whole_list_stays(here: Path, path: Path, content: str) -> None:
 def test_a_damaged_list_is_deleted_where_no_dvc_is_alive(here: Path, path: Path, content: str) -> None:
     path.write_text(content)
     assert list(damaged_lock_lists()) == [here / path]
-    (said,) = mend_lock_lists()
+    (said,) = fix_lock_lists()
     assert str(path) in said and not path.exists()
-    assert mend_lock_lists() == []
+    assert fix_lock_lists() == []
 
 
 def test_nothing_is_deleted_while_a_dvc_works_here(here: Path, living: int) -> None:
     LOCK_LISTS[0].write_text("")
     with pytest.raises(UserError, match=f"DVC is working here .process {living}."):
-        mend_lock_lists()
+        fix_lock_lists()
     assert LOCK_LISTS[0].exists()
 
 
@@ -90,7 +90,7 @@ def test_nothing_is_deleted_while_dvc_changes_the_list(here: Path) -> None:
     with LOCK_LISTS[0].with_name("rwlock.lock").open("a") as guard:
         fcntl.flock(guard, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="a process that is changing the list"):
-            mend_lock_lists()
+            fix_lock_lists()
     assert LOCK_LISTS[0].exists()
 
 

@@ -56,7 +56,7 @@ def tracked(root: Path) -> Tracked:
 
 @pytest.fixture(scope="module")
 def edited(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """After `mlflow run` of a params.yaml that somebody has edited."""
+    """After `mlflow run` of a params.yaml that someone has edited."""
     project = finished.copy(tmp_path_factory.mktemp("edited") / "project")
     project.change_params({"gate": {"min_psnr_db": 5.0}, "evaluate": {"parity_tolerance_db": 1.5}})
     result = mlflow_run(project, ".")
@@ -110,7 +110,7 @@ def test_wrong_params_are_refused_before_anything_runs(project: Project) -> None
     result = mlflow_run(project, ".", "-P", "set=loss.rcon=1 seed=abc")
     assert result.returncode == 1
     assert "loss.rcon: unknown key" in result.stderr
-    assert "seed: must be a whole number, got 'abc'" in result.stderr
+    assert "seed: must be an integer, got 'abc'" in result.stderr
     assert tracked(project.root).children == {}
     assert tracked(project.root).parent.info.status == "FAILED"
 

@@ -1,4 +1,4 @@
-"""Files that somebody else made: nothing in them is executed, and no size that they claim is believed."""
+"""Files that someone else made: nothing in them is executed, and no size that they claim is believed."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def test_a_merged_mapping_may_be_changed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("seed: 42", "seed: 1:30", "seed: must be a whole number"),
+        ("seed: 42", "seed: 1:30", "seed: must be an integer"),
         ("seed: 42", "seed: 42\nseed: 43", "the key 'seed' is there twice"),
     ],
 )

@@ -130,7 +130,7 @@ def test_latents_are_floats_and_decode_to_the_reconstruction(model: Any) -> None
         (np.zeros((1, 5, 16, 16, 3), np.uint8), {}, "expected a video (N, T, 3, H, W), got (1, 5, 16, 16, 3)"),
         (np.full((1, 5, 3, 16, 16), 200.0), {}, "floats are pixels in [0, 1], got 200..200"),
         (np.full((1, 5, 3, 16, 16), np.nan), {}, "floats are pixels in [0, 1]"),
-        (np.full((1, 5, 3, 16, 16), 256), {}, "whole numbers are pixels in 0..255, got 256..256"),
+        (np.full((1, 5, 3, 16, 16), 256), {}, "integers are pixels in 0..255, got 256..256"),
         (np.zeros((1, 5, 3, 16, 16), np.uint8), {"task": "shrink"}, "task must be one of encode, decode, reconstruct"),
         (np.zeros((1, 5, 3, 16, 16), np.uint8), {"pixels": "int8"}, "pixels must be one of same, uint8, float32"),
         (np.zeros((1, 2, 3, 2, 2), np.float32), {"task": "decode"}, "expected latents of hunyuan_video (N, T, 16,"),

@@ -48,7 +48,7 @@ def refusing_server() -> Iterator[str]:
     server = HTTPServer(("127.0.0.1", 0), RefusingServer)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield f"http://somebody:secret@127.0.0.1:{server.server_port}"
+    yield f"http://someone:secret@127.0.0.1:{server.server_port}"
     server.shutdown()
     thread.join()
     server.server_close()
@@ -86,7 +86,7 @@ def test_a_database_that_is_none_is_told(look: Look, tmp_path: Path) -> None:
 def test_a_server_that_accepts_and_never_answers_is_given_up(look: Look, monkeypatch: pytest.MonkeyPatch) -> None:
     before = dict(os.environ)
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://somebody:secret@127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://someone:secret@127.0.0.1:{silent.getsockname()[1]}")
         probe = look()
     assert probe.dead is not None
     assert "secret" not in probe.uri + probe.dead

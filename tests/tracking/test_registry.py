@@ -78,7 +78,7 @@ def test_the_registry_moves_the_alias_and_says_why(tmp_path: Path, monkeypatch: 
         f"champion: version {better} stays: measured on 24 clips of 9 frames of dataset cdcdcdcdcdcd" in said[elsewhere]
     )
     assert f"set_registered_model_alias('{name}', 'champion', '{elsewhere}')" in said[elsewhere]
-    # Somebody chooses by hand: that is respected, and later models are compared with it.
+    # Someone chooses by hand: that is respected, and later models are compared with it.
     client.set_registered_model_alias(name, CHAMPION, worse)
     assert evaluated(test_psnr_db="27.2") == holder(CHAMPION)
 

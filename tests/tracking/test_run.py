@@ -228,7 +228,7 @@ def test_a_run_is_found_in_a_store_of_more_experiments_than_one_answer_holds(roo
     with contextlib.closing(sqlite3.connect(root / "mlflow.db")) as database, database:
         database.executemany(
             "INSERT INTO experiments (name, lifecycle_stage, creation_time) VALUES (?, 'active', ?)",
-            [(f"somebody else's {number}", int(time.time() * 1000) + number) for number in range(1000)],
+            [(f"someone else's {number}", int(time.time() * 1000) + number) for number in range(1000)],
         )
     try:
         with stage_run("a800_test", PARAMS, PROFILE, folder=folder) as second:
@@ -237,7 +237,7 @@ def test_a_run_is_found_in_a_store_of_more_experiments_than_one_answer_holds(roo
         assert stored(second).data.metrics["train/loss"] == 0.5
     finally:
         with contextlib.closing(sqlite3.connect(root / "mlflow.db")) as database, database:
-            database.execute("DELETE FROM experiments WHERE name LIKE 'somebody else%'")
+            database.execute("DELETE FROM experiments WHERE name LIKE 'someone else%'")
 
 
 def test_four_processes_may_create_the_store_at_the_same_time(tmp_path: Path) -> None:

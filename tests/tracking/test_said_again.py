@@ -1,4 +1,4 @@
-"""What a run says a second time, after a crash or because somebody asks again, is in the store once."""
+"""What a run says a second time, after a crash or because someone asks again, is in the store once."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def fill(root: Path, patch: pytest.MonkeyPatch) -> None:
         evaluated.promote(ids, tags={"test_psnr_db": "25.0"})
         evaluated.fail("not good enough")
     client.set_terminated(parent.info.run_id, "FAILED")
-    stranger = client.create_run("0", start_time=1_600_000_000_000, tags={"mlflow.user": "somebody"}).info.run_id
+    stranger = client.create_run("0", start_time=1_600_000_000_000, tags={"mlflow.user": "someone"}).info.run_id
     points = [(1.0, 5, 0), (2.0, 5, 0), (2.0, 6, 0), (math.nan, 7, -3), (1e300, 8, 2**40)]
     client.log_batch(stranger, metrics=[Metric("odd", *point) for point in points])
     client.log_batch(stranger, metrics=[Metric("many", number / 7, number, number) for number in range(1000)])

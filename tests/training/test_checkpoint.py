@@ -176,7 +176,7 @@ def main():
     first = save(disk / "rolling", state)
     size = sum(file.stat().st_size for file in first.iterdir())
     free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
-    (disk / "somebody else's").write_bytes(bytes(free - size // 2))
+    (disk / "someone else's").write_bytes(bytes(free - size // 2))
     train_a_little(state, 1)
     save(disk / "rolling", state)
     return 0

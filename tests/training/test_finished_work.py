@@ -119,7 +119,7 @@ def test_finished_trainings_do_not_pile_up(tmp_path: Path) -> None:
 
 
 @pytest.mark.soak
-def test_a_damaged_finished_training_is_mended_by_two_processes_too(tiny_project: Project) -> None:
+def test_a_damaged_finished_training_is_fixed_by_two_processes_too(tiny_project: Project) -> None:
     project = tiny_project
     profile = project.root / "profiles/local.yaml"
     content = (

@@ -175,10 +175,10 @@ LEFT_BY_A_CLUSTER = {
         "ACCELERATE_DYNAMO_BACKEND": "EAGER",
     },
 }
-"""Of a job that runs one process of ours per machine, of an MPI, and of somebody's `accelerate config`."""
+"""Of a job that runs one process of ours per machine, of an MPI, and of someone's `accelerate config`."""
 
 
-SOMEBODYS_ACCELERATE_CONFIG = {
+SOMEONES_ACCELERATE_CONFIG = {
     **{
         "compute_environment": "LOCAL_MACHINE",
         "distributed_type": "DEEPSPEED",
@@ -196,7 +196,7 @@ def test_what_a_cluster_left_in_the_environment_changes_neither_processes_nor_bi
 ) -> None:
     project = with_profile(tiny_project, processes)
     (tmp_path / "accelerate").mkdir()
-    (tmp_path / "accelerate/default_config.yaml").write_text(yaml.safe_dump(SOMEBODYS_ACCELERATE_CONFIG))
+    (tmp_path / "accelerate/default_config.yaml").write_text(yaml.safe_dump(SOMEONES_ACCELERATE_CONFIG))
     left = LEFT_BY_A_CLUSTER | {"HF_HOME": str(tmp_path), "WORLD_SIZE": "2" if processes == 1 else "1"}
     project.run("stages.a800_test", check=True, **left)
     assert project.json("runs/a800_test/summary.json")["batch"]["processes"] == processes
