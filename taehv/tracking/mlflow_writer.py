@@ -13,7 +13,8 @@ from taehv.runtime.hashing import sha256_of_file
 from taehv.tracking.journal import Event
 from taehv.tracking.metric_names import metric_name
 from taehv.tracking.send_state import TrackingFolder
-from taehv.tracking.store import open_store, tracking_uri
+from taehv.tracking.store import open_store
+from taehv.tracking.store_uri import tracking_uri
 
 # isort: split
 # store sets MLflow's environment, so mlflow comes after it.

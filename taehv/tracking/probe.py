@@ -18,7 +18,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 from taehv.tracking.deadline import within
 from taehv.tracking.secrets import without_secrets
-from taehv.tracking.store import (
+from taehv.tracking.store import open_store
+from taehv.tracking.store_uri import (
     NOT_TESTED,
     TESTED,
     StoreError,
@@ -26,7 +27,6 @@ from taehv.tracking.store import (
     check_uri,
     database_file,
     is_database,
-    open_store,
     scheme_of,
     tracking_uri,
 )

@@ -19,7 +19,7 @@ from mlflow.entities import (
 from mlflow.exceptions import MlflowException, RestException
 from mlflow.store.entities.paged_list import PagedList
 
-from taehv.tracking.store import tracking_uri
+from taehv.tracking.store_uri import tracking_uri
 
 KEY_TAG = "taehv.key"
 """The run's own identity, made before any server is asked: by it a run is found whose creation was not answered."""

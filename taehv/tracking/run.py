@@ -26,8 +26,8 @@ from taehv.tracking.metric_names import metric_name
 from taehv.tracking.secrets import without_secrets
 from taehv.tracking.send_state import TrackingFolder, send_state_if_readable
 from taehv.tracking.sender_process import SenderProcess, patience_from_environment
-from taehv.tracking.store import check_uri, tracking_uri
 from taehv.tracking.store_location import check_place
+from taehv.tracking.store_uri import check_uri, tracking_uri
 from taehv.tracking.system_metrics import SystemMetrics
 from taehv.tracking.tags import context_tags, ending_of, parent_from_environment, stage_tags
 

@@ -18,7 +18,7 @@ from taehv.tracking.mlflow_limits import METRIC_BATCH
 from taehv.tracking.mlflow_writer import MlflowWriter, NotThereYetError, RefusedError
 from taehv.tracking.secrets import without_secrets
 from taehv.tracking.send_state import SendState, TrackingFolder, read_send_state
-from taehv.tracking.store import StoreError, tracking_uri
+from taehv.tracking.store_uri import StoreError, tracking_uri
 from taehv.tracking.watchdog import exchange, was_too_slow
 
 FIRST_WAIT_S = 1.0

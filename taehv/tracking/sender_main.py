@@ -73,7 +73,7 @@ def follow(folder: TrackingFolder, stage: Stage) -> int:
     """Send until the end; see the module."""
     from taehv.tracking.mlflow_writer import NotThereYetError
     from taehv.tracking.sender import Sender
-    from taehv.tracking.store import StoreError
+    from taehv.tracking.store_uri import StoreError
 
     sender = Sender(folder, may_change_store=True, say=say)
     while True:

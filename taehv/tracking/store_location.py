@@ -14,7 +14,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from taehv.runtime import paths
 from taehv.runtime.paths import main_repository
-from taehv.tracking.store import StoreError, artifact_root, database_file, tracking_uri
+from taehv.tracking.store_uri import StoreError, artifact_root, database_file, tracking_uri
 
 BUSY_SECONDS = 5.0
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType
 
-from taehv.tracking.store import tracking_uri
+from taehv.tracking.store_uri import tracking_uri
 
 EXCHANGE_SECONDS = 60.0
 """For what one event needs, beyond its files."""

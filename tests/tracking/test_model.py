@@ -32,7 +32,7 @@ from taehv.config.profiles import load_profile
 from taehv.model.init import create_model
 from taehv.model.variants import VARIANTS
 from taehv.tracking.run import stage_run
-from taehv.tracking.store import tracking_uri
+from taehv.tracking.store_uri import tracking_uri
 
 MODEL = create_model(VARIANTS["hunyuan_video"], 1 / 16, "torch_default", seed=5).eval()
 NAME = "taehv-hunyuan_video-embedded"

@@ -18,7 +18,8 @@ from mlflow import MlflowClient
 from taehv.tracking import probe as probe_module
 from taehv.tracking.deadline import within
 from taehv.tracking.probe import Probe, local_artifacts, probe_store, reach_store, server_ahead
-from taehv.tracking.store import open_store, tracking_uri
+from taehv.tracking.store import open_store
+from taehv.tracking.store_uri import tracking_uri
 
 Look = Callable[[], Probe]
 BOTH_WAYS = pytest.mark.parametrize("look", [probe_store, reach_store])

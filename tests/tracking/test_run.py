@@ -29,7 +29,8 @@ from taehv.tracking.journal import Journal, read_lines
 from taehv.tracking.metric_names import metric_name
 from taehv.tracking.run import StageRun, stage_run
 from taehv.tracking.send_state import TrackingFolder
-from taehv.tracking.store import StoreError, open_store, tracking_uri
+from taehv.tracking.store import open_store
+from taehv.tracking.store_uri import StoreError, tracking_uri
 from taehv.tracking.tags import Ending, ending_of
 
 PARAMS = load_params(REPOSITORY / "params.yaml")
