@@ -20,9 +20,8 @@ from taehv.config.profiles import load_profile
 from taehv.data.dataset import Dataset
 from taehv.runtime import paths
 from taehv.training.build import start_accelerator
-from taehv.training.recorder import NullRecorder
 from taehv.training.run_spec import RunSpec
-from taehv.training.trainer import Trainer
+from taehv.training.trainer import NullRecorder, Trainer
 
 STEPS_BETWEEN_CHECKPOINTS = 100
 """checkpoint_every of profiles/local.yaml."""

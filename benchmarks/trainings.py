@@ -37,8 +37,7 @@ from taehv.config.profiles import Profile, load_profile
 from taehv.data.clip_store import ClipStore
 from taehv.data.dataset import Dataset
 from taehv.data.manifest import describe, write_manifest
-from taehv.data.samples import NAMES, sample_videos
-from taehv.data.sources import SampleFiles
+from taehv.data.sources import NAMES, SampleFiles, sample_videos
 from taehv.runtime import paths
 from taehv.runtime.hashing import sha256_of_json
 from taehv.training.run_spec import RunSpec
@@ -154,13 +153,11 @@ def train() -> None:
     """The child process: one training, its plan on standard input, its result on standard output."""
     import torch
 
-    from taehv.evaluation.codecs import on_teacher_latents
-    from taehv.evaluation.test_set import Scorer
+    from taehv.evaluation.test_set import Scorer, on_teacher_latents
     from taehv.losses.metrics import psnr_per_clip
     from taehv.teachers.base import load_teacher
     from taehv.training.build import start_accelerator
-    from taehv.training.recorder import NullRecorder
-    from taehv.training.trainer import Trainer
+    from taehv.training.trainer import NullRecorder, Trainer
 
     planned = json.load(sys.stdin)
     params = parse_params(planned["raw"])

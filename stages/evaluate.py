@@ -14,7 +14,7 @@ from taehv.config.params import Params, dump_resolved, load_params
 from taehv.config.profiles import Profile, load_profile
 from taehv.data.clip_store import ClipStore
 from taehv.data.dataset import Dataset
-from taehv.evaluation import codecs, parity, test_set
+from taehv.evaluation import parity, test_set
 from taehv.evaluation.parity import Parity
 from taehv.evaluation.report.build import write_report
 from taehv.evaluation.report.examples import make_examples
@@ -64,8 +64,8 @@ def measure(params: Params, profile: Profile, store: ClipStore) -> tuple[dict[st
         test_set.evaluate(models, teacher, scale.teacher.name, bench), compared, scale.final_psnr_db
     )
     shown = {
-        "h100_train": codecs.round_trip(models["h100_train"]),
-        f"teacher ({scale.teacher.name})": codecs.teacher_round_trip(teacher),
+        "h100_train": test_set.round_trip(models["h100_train"]),
+        f"teacher ({scale.teacher.name})": test_set.teacher_round_trip(teacher),
     }
     atomic_files.write_json(paths.EVALUATION, report)
     test_set.write_metrics(report, paths.REPORT_METRICS)

@@ -18,9 +18,9 @@ from taehv.config.params import Params, TrainingStage, load_params
 from taehv.config.profiles import load_profile
 from taehv.data.dataset import Dataset
 from taehv.doctor.start import check_before_training
-from taehv.evaluation.codecs import round_trip
 from taehv.evaluation.report.examples import make_examples
 from taehv.evaluation.report.strips import write_strip
+from taehv.evaluation.test_set import round_trip
 from taehv.launch import processes
 from taehv.model.model_folder import load_model
 from taehv.runtime import atomic_files, dvc_metrics, paths
@@ -35,10 +35,9 @@ from taehv.training.console import start_logging
 from taehv.training.divergence import DivergenceError
 from taehv.training.interruption import StopRequests
 from taehv.training.lock import work_lock
-from taehv.training.recorder import NullRecorder
 from taehv.training.run_files import summary_of_before, write_summary
 from taehv.training.run_spec import RunSpec
-from taehv.training.trainer import Trainer
+from taehv.training.trainer import NullRecorder, Trainer
 
 log = logging.getLogger("taehv.stages")
 

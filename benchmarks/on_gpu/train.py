@@ -33,9 +33,8 @@ from taehv.model.variants import VARIANTS
 from taehv.runtime.yaml_files import read_yaml
 from taehv.teachers.pca import blocks_of, fit_pca
 from taehv.training.build import start_accelerator
-from taehv.training.recorder import NullRecorder
 from taehv.training.run_spec import RunSpec
-from taehv.training.trainer import Trainer
+from taehv.training.trainer import NullRecorder, Trainer
 
 REPOSITORY = Path(__file__).parents[2]
 SOURCES = ("a", "b", "c")

@@ -19,8 +19,16 @@ from tqdm import tqdm
 
 from taehv.config.params import DEFAULT_LIMITS, NO_CONVERSIONS, Conversions, VideoLimits
 from taehv.data.latent_files import LatentFile, LatentFileError, LatentInfo, open_latents, write_latents
-from taehv.data.video_files import GAP, VideoFile, VideoFileError, open_video, pictures_of, side_by_side
-from taehv.data.video_writer import check_rate, write_video
+from taehv.data.video_files import (
+    GAP,
+    VideoFile,
+    VideoFileError,
+    check_rate,
+    open_video,
+    pictures_of,
+    side_by_side,
+    write_video,
+)
 from taehv.losses.metrics import SSIM_WINDOW, psnr_per_clip, ssim_per_clip
 from taehv.model.fused_inference import FoldedTAEHV
 from taehv.model.padding import pad_to_multiple, to_float

@@ -35,7 +35,7 @@ def doctor(
 
     Exit code: 0 nothing failed (there may be warnings), 1 a check failed, 2 params.yaml or the profile is wrong.
     """
-    from taehv.doctor import report
+    from taehv.doctor import check
     from taehv.doctor.checks import examine
     from taehv.doctor.context import RunContext, stages_of
 
@@ -43,9 +43,9 @@ def doctor(
     stages = stages_of(profile_used) if stage == "all" else (stage,)
     check_results = examine(RunContext(params, profile_used, stages, whole_pipeline=stage == "all"))
     if as_json:
-        print(json.dumps(report.as_json(check_results), indent=1))
+        print(json.dumps(check.as_json(check_results), indent=1))
     else:
-        for line in report.lines(check_results, colours=sys.stdout.isatty() and "NO_COLOR" not in os.environ):
+        for line in check.lines(check_results, colours=sys.stdout.isatty() and "NO_COLOR" not in os.environ):
             print(line)
-        print(report.summary(check_results))
-    return EXIT_FAILED if report.has_failed(check_results) else 0
+        print(check.summary(check_results))
+    return EXIT_FAILED if check.has_failed(check_results) else 0

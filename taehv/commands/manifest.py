@@ -12,8 +12,15 @@ import yaml
 
 from taehv.data.folder_search import LeftAside
 from taehv.data.manifest import describe, write_manifest
-from taehv.data.samples import NAMES, sample_videos
-from taehv.data.sources import FolderFiles, SampleFiles, VideoFiles, videos_in_annotations, videos_in_folder
+from taehv.data.sources import (
+    NAMES,
+    FolderFiles,
+    SampleFiles,
+    VideoFiles,
+    sample_videos,
+    videos_in_annotations,
+    videos_in_folder,
+)
 from taehv.runtime import paths
 from taehv.runtime.errors import UserError
 from taehv.runtime.user_files import is_utf8, shown

@@ -13,8 +13,8 @@ from typing import Any
 from taehv.config.params import Params
 from taehv.data.clip_plan import DatasetPlan
 from taehv.data.clip_store import INDEX, ClipRecord, ClipStore, StoreError, read_index, store_error
-from taehv.data.csv_cells import csv_text, path_cell, text_cell
 from taehv.data.inspect_video import Quarantined
+from taehv.data.manifest import csv_text, path_cell, text_cell
 from taehv.data.splits import SPLITS, SplitName
 from taehv.runtime import atomic_files, paths
 from taehv.runtime.hashing import sha256_of_file, sha256_of_json

@@ -12,9 +12,8 @@ import numpy.typing as npt
 
 from taehv.config.params import Conversions, VideoLimits
 from taehv.data.clip_plan import ClipPlan, VideoPlan
-from taehv.data.clip_store import ClipRecord
+from taehv.data.clip_store import ClipRecord, ClipShardWriter, rows_per_shard
 from taehv.data.decode import FewerFramesError, read_frames
-from taehv.data.shard_writer import ClipShardWriter, rows_per_shard
 from taehv.data.splits import SPLITS
 from taehv.data.video_error import Reason, VideoError
 from taehv.data.workers import advance

@@ -5,16 +5,45 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from taehv.data.csv_cells import csv_text, path_cell, path_of_cell
 from taehv.data.sources import VideoFiles
 from taehv.runtime import atomic_files
 from taehv.runtime.errors import UserError
 from taehv.runtime.hashing import sha256_of_file
 from taehv.runtime.user_files import regular_file, shown
+
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+_HERE = "./"
+
+
+def path_cell(path: str) -> str:
+    """The same file's path, beginning with nothing that a spreadsheet computes."""
+    return f"{_HERE}{path}" if path.startswith(FORMULA_STARTS) else path
+
+
+def path_of_cell(cell: str) -> str:
+    """The inverse of ``path_cell``."""
+    path = cell.removeprefix(_HERE)
+    return path if path.startswith(FORMULA_STARTS) else cell
+
+
+def csv_text(rows: Iterable[Sequence[object]]) -> str:
+    """The rows as CSV that Python's reader takes back, whatever is in the cells."""
+    text = io.StringIO()
+    plain, quoted = (csv.writer(text, lineterminator="\n", quoting=how) for how in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
+    for row in rows:
+        # Python's writer does not quote a carriage return by itself, and its reader takes a bare one for a new line.
+        (quoted if any("\r" in str(cell) for cell in row) else plain).writerow(row)
+    return text.getvalue()
+
+
+def text_cell(text: str) -> str:
+    """A text, marked as one where a spreadsheet would compute it."""
+    return f"'{text}" if text.startswith(FORMULA_STARTS) else text
+
 
 COLUMNS = ("path", "bytes", "sha256")
 HOW_TO_WRITE = "write it with `taehv manifest FOLDER`, `taehv manifest ANNOTATIONS` or `taehv manifest --samples`"

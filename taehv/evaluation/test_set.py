@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,6 @@ import torch
 from torch import Tensor
 
 from taehv.data.clip_store import ClipRecord, ClipStore
-from taehv.evaluation import codecs
-from taehv.evaluation.codecs import Codec
 from taehv.evaluation.parity import Parity
 from taehv.evaluation.run_records import finite
 from taehv.losses.metrics import (
@@ -27,6 +25,33 @@ from taehv.losses.metrics import (
 from taehv.model.taehv import TAEHV
 from taehv.runtime import dvc_metrics
 from taehv.teachers.base import Teacher
+
+Codec = Callable[[Tensor], Tensor]
+
+
+def round_trip(model: TAEHV) -> Codec:
+    """The student alone: encoder, then decoder."""
+    return lambda frames: model.decode(model.encode(frames))
+
+
+def on_teacher_latents(model: TAEHV, teacher: Teacher) -> Codec:
+    """The student's decoder on the teacher's latents: how the model is used for previews."""
+    return lambda frames: model.decode(teacher.encode(frames))
+
+
+def teacher_round_trip(teacher: Teacher) -> Codec:
+    """The teacher alone."""
+    return lambda frames: teacher.decode(teacher.encode(frames))
+
+
+def mean_colour(decoded_frames: int) -> Codec:
+    """Each clip's own mean RGB over the first ``decoded_frames`` frames, the ones that every codec is compared on."""
+
+    def fill(frames: Tensor) -> Tensor:
+        compared = frames[:, :decoded_frames]
+        return compared.mean(dim=(1, 3, 4), keepdim=True).expand_as(compared)
+
+    return fill
 
 
 @dataclass(frozen=True)
@@ -72,7 +97,7 @@ def evaluate(models: Mapping[str, TAEHV], teacher: Teacher, teacher_name: str, b
     first = next(iter(models.values()))
     stored_frames = bench.store.records[0].frames
     compared = min(stored_frames, first.variant.decoded_frames(first.variant.latent_frames(stored_frames)))
-    reference = bench.summary(codecs.teacher_round_trip(teacher))
+    reference = bench.summary(teacher_round_trip(teacher))
     return {
         "test_set": {
             "clips": len(bench.store),
@@ -84,7 +109,7 @@ def evaluate(models: Mapping[str, TAEHV], teacher: Teacher, teacher_name: str, b
         "lpips_measured": {name: f"lpips_{name}" in bench.metrics for name in LPIPS_BACKBONE_FILES},
         "models": {name: _evaluate_model(model, teacher, reference, bench) for name, model in models.items()},
         "teacher": {"name": teacher_name, "is_linear_baseline": teacher.IS_LINEAR, **reference},
-        "mean_colour": bench.summary(codecs.mean_colour(compared)),
+        "mean_colour": bench.summary(mean_colour(compared)),
     }
 
 
@@ -191,11 +216,11 @@ def _decibel(summary: Mapping[str, Any]) -> str:
 
 
 def _evaluate_model(model: TAEHV, teacher: Teacher, reference: Mapping[str, Any], bench: Scorer) -> dict[str, Any]:
-    round_trip = bench.summary(codecs.round_trip(model))
-    on_latents = bench.summary(codecs.on_teacher_latents(model, teacher))
-    student, decoder, best = round_trip["psnr_db"], on_latents["psnr_db"], reference["psnr_db"]
+    alone = bench.summary(round_trip(model))
+    on_latents = bench.summary(on_teacher_latents(model, teacher))
+    student, decoder, best = alone["psnr_db"], on_latents["psnr_db"], reference["psnr_db"]
     return {
-        "round_trip": round_trip,
+        "round_trip": alone,
         "on_teacher_latents": on_latents,
         "gaps_db": {
             "teacher_minus_round_trip": _gap(best, student),

@@ -9,9 +9,9 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from taehv.model.checkpoints import check_weights
 from taehv.model.taehv import TAEHV
 from taehv.model.variants import LARGEST_WIDTH, VARIANTS
-from taehv.model.weight_checks import check_weights
 from taehv.runtime.errors import UserError
 from taehv.runtime.user_files import regular_file
 

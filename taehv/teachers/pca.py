@@ -19,8 +19,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from taehv.model.checkpoints import check_weights
 from taehv.model.variants import Variant
-from taehv.model.weight_checks import check_weights
 from taehv.runtime import atomic_files
 from taehv.runtime.hashing import sha256_of_file
 from taehv.runtime.thinning import thin

@@ -23,12 +23,13 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID
 
-from taehv.tracking.mlflow_limits import PARAM_BATCH, batches
 from taehv.tracking.models import ModelLogger
 from taehv.tracking.queries import (
     GONE,
     KEY_TAG,
+    PARAM_BATCH,
     AnswerError,
+    batches,
     checked_id,
     find_model,
     find_run,
@@ -37,7 +38,7 @@ from taehv.tracking.queries import (
     said_by_store,
 )
 from taehv.tracking.registry import Registry
-from taehv.tracking.unsent import is_still_to_come
+from taehv.tracking.send_state import is_still_to_come
 
 PARAM_VALUE_LENGTH = 6000
 """MLflow's limit per value; a longer one is refused."""
@@ -145,7 +146,7 @@ class MlflowWriter:
                 raise AnswerError(f"it took the run's end and says that the run is {status}: is this an MLflow server?")
 
     def send_metrics(self, events: Sequence[Event]) -> None:
-        """Points of any number of events of kind metrics, at most ``mlflow_limits.METRIC_BATCH``."""
+        """Points of any number of events of kind metrics, at most ``queries.METRIC_BATCH``."""
         metrics = [
             # MLflow turns infinities into the largest float; the journal keeps what they were.
             Metric(metric_name(key), value, event["time"], event["step"])

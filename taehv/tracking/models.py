@@ -19,8 +19,15 @@ from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 
 from taehv.tracking import served_model
 from taehv.tracking.metric_names import metric_name
-from taehv.tracking.mlflow_limits import METRIC_BATCH, batches
-from taehv.tracking.queries import checked_id, dataset_inputs, model_inputs, model_outputs, model_with_tag
+from taehv.tracking.queries import (
+    METRIC_BATCH,
+    batches,
+    checked_id,
+    dataset_inputs,
+    model_inputs,
+    model_outputs,
+    model_with_tag,
+)
 
 PACKAGE = Path(__file__).parents[1]
 NEEDED = ("torch", "numpy", "safetensors", "mlflow")

@@ -6,17 +6,19 @@ import contextlib
 import email.utils
 import http.client
 import os
+import queue
 import sqlite3
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar, cast
 from urllib.parse import urlsplit, urlunsplit
 
-from taehv.tracking.deadline import within
 from taehv.tracking.secrets import without_secrets
 from taehv.tracking.store import open_store
 from taehv.tracking.store_uri import (
@@ -30,6 +32,35 @@ from taehv.tracking.store_uri import (
     scheme_of,
     tracking_uri,
 )
+
+Answer = TypeVar("Answer")
+
+
+def within(seconds: float, call: Callable[[], Answer]) -> Answer:
+    """What ``call`` returns or raises, if it comes in time.
+
+    Otherwise the call goes on in a thread that does not keep the program from ending, and nobody listens to it.
+
+    Raises:
+        TimeoutError: it did not come in time.
+    """
+    answers: queue.SimpleQueue[tuple[Answer | None, BaseException | None]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            answers.put((call(), None))
+        except BaseException as error:
+            answers.put((None, error))
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        answer, error = answers.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError(f"no whole answer within {seconds:g} s") from None
+    if error is not None:
+        raise error
+    return cast(Answer, answer)
+
 
 REQUEST_SECONDS = 3
 """For one answer of a server, from the question to its last byte; the first that takes longer ends the probe."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import TypeVar
 
 from mlflow import MlflowClient
@@ -26,6 +27,12 @@ KEY_TAG = "taehv.key"
 ORIGIN_TAG = "taehv.imported_from"
 """The id that a run or model had in the store that it was exported from."""
 GONE = "RESOURCE_DOES_NOT_EXIST"
+
+METRIC_BATCH = 1000
+PARAM_BATCH = 100
+"""What MLflow takes of params, and of tags, in one call."""
+ENDED = ("FINISHED", "FAILED", "KILLED")
+"""The states in which a run has ended."""
 
 Item = TypeVar("Item")
 
@@ -139,3 +146,10 @@ def _living_model(client: MlflowClient, model_id: str) -> LoggedModel | None:
         if said_by_store(error) and error.error_code == GONE:
             return None
         raise
+
+
+def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """``size`` items at a time; the last batch may be smaller. No items, no batch."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch

@@ -1,7 +1,8 @@
-"""How far a journal has been sent, and the ids that the store gave: `sent.json` beside the journal."""
+"""How far a journal has been sent, and the ids that the store gave: `sent.json` beside the journal; all journals here."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import os
@@ -10,6 +11,8 @@ from pathlib import Path
 
 from taehv.evaluation.run_records import RecordError, read_record
 from taehv.runtime import atomic_files
+from taehv.runtime.paths import main_repository
+from taehv.tracking.journal import read_lines
 
 
 @dataclass
@@ -111,3 +114,25 @@ class TrackingFolder:
     def files(self) -> Path:
         """Copies of artifacts: the originals may be gone or changed when they are sent."""
         return self.root / "files"
+
+
+def tracking_folders() -> list[TrackingFolder]:
+    """All of the main repository: of runs that are under way, can be resumed, or could not be sent."""
+    work = main_repository() / ".work"
+    found = [*work.glob("*/unsent-*/journal.jsonl"), *work.glob("*/*/tracking/journal.jsonl")]
+    return [TrackingFolder(path.parent) for path in found]
+
+
+def is_still_to_come(key: str | None) -> bool:
+    """Whether a journal here has not been sent to its end yet, and is that of the run with this key."""
+    folders = [] if key is None else tracking_folders()
+    return any(_key_of(folder) == key and not send_state_if_readable(folder.send_state).complete for folder in folders)
+
+
+def _key_of(folder: TrackingFolder) -> str | None:
+    # A stage that ends deletes or moves its journal, and `taehv track sync` deletes what it has sent, at any moment.
+    with contextlib.suppress(FileNotFoundError):
+        for line in read_lines(folder.journal):
+            if line.event is not None and line.event["kind"] == "begin":
+                return str(line.event["key"])
+    return None

@@ -14,8 +14,8 @@ from collections.abc import Callable, Collection, Iterator
 
 from taehv.evaluation.run_records import RecordError
 from taehv.tracking.journal import Event, Line, read_lines
-from taehv.tracking.mlflow_limits import METRIC_BATCH
 from taehv.tracking.mlflow_writer import MlflowWriter, NotThereYetError, RefusedError
+from taehv.tracking.queries import METRIC_BATCH
 from taehv.tracking.secrets import without_secrets
 from taehv.tracking.send_state import SendState, TrackingFolder, read_send_state
 from taehv.tracking.store_uri import StoreError, tracking_uri

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 from taehv.runtime.paths import main_repository
 from taehv.tracking.journal import has_ended, is_being_written, read_lines
 from taehv.tracking.secrets import without_secrets
-from taehv.tracking.send_state import SenderLock, SendState, TrackingFolder, send_state_if_readable
-from taehv.tracking.unsent import tracking_folders
+from taehv.tracking.send_state import SenderLock, SendState, TrackingFolder, send_state_if_readable, tracking_folders
 
 if TYPE_CHECKING:
     from taehv.tracking.sender import Sender

@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from taehv.model.weight_checks import check_weights
+from taehv.model.checkpoints import check_weights
 from taehv.runtime import atomic_files
 from taehv.runtime.errors import UserError
 from taehv.runtime.hashing import sha256_of_file, sha256_of_json

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -19,7 +19,6 @@ from taehv.training.build import assemble
 from taehv.training.checkpoint_writer import CheckpointWriter, delete_unfinished, newest_first
 from taehv.training.console import logging_redirect_tqdm, progress_bar
 from taehv.training.interruption import EXIT_CODES, StopRequests
-from taehv.training.recorder import Recorder
 from taehv.training.resume import restore
 from taehv.training.run_metrics import RunMetrics
 from taehv.training.run_spec import RunSpec
@@ -27,6 +26,35 @@ from taehv.training.schedule import is_due
 from taehv.training.state import HistoryEntry, TrainingState
 from taehv.training.train_step import StepReport
 from taehv.training.validation import is_better
+
+
+class Recorder(Protocol):
+    """Takes metrics by step; the stage decides where they go."""
+
+    @property
+    def kept_at_start(self) -> int:
+        """How many events there were, from earlier executions, when this one began."""
+        ...
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def keep(self) -> int:
+        """Put on disk what was recorded so far, and say how many events that is."""
+        ...
+
+
+class NullRecorder:
+    """For the processes that do not report: all but the first."""
+
+    kept_at_start = 0
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Nothing: the first process reports for all."""
+
+    def keep(self) -> int:
+        """Nothing is kept."""
+        return 0
+
 
 log = logging.getLogger(__name__)
 

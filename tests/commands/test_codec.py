@@ -15,8 +15,7 @@ from safetensors.torch import load_file, save_file
 from support.video_stream import planes_as_rgb, tags_of
 
 from taehv.cli import main
-from taehv.data.video_files import open_video
-from taehv.data.video_writer import write_video
+from taehv.data.video_files import open_video, write_video
 from taehv.model.checkpoints import write_state_dict
 from taehv.model.init import create_model
 from taehv.model.variants import VARIANTS

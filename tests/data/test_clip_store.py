@@ -13,9 +13,16 @@ import pandas
 import pytest
 from support.project import REPOSITORY
 
-from taehv.data.clip_store import ClipRecord, ClipStore, StoreError, read_index, write_index
+from taehv.data.clip_store import (
+    ClipRecord,
+    ClipShardWriter,
+    ClipStore,
+    StoreError,
+    read_index,
+    rows_per_shard,
+    write_index,
+)
 from taehv.data.dataset import Dataset, dataset_sha256
-from taehv.data.shard_writer import ClipShardWriter, rows_per_shard
 
 SHAPE = (3, 5, 3, 4, 6)
 

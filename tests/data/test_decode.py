@@ -18,7 +18,7 @@ from support.video_files import (
 )
 
 from taehv.data.decode import FewerFramesError, VideoInfo, probe, read_frames
-from taehv.data.samples import sample_videos
+from taehv.data.sources import sample_videos
 from taehv.data.video_error import VideoError
 
 

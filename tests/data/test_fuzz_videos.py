@@ -15,7 +15,7 @@ from support.project import REPOSITORY
 from support.video_files import list_videos, numbered_picture, numbered_video, write_mp4, write_video
 
 from taehv.data.clip_store import ClipStore
-from taehv.data.samples import sample_videos
+from taehv.data.sources import sample_videos
 from taehv.data.splits import SPLITS
 
 SHORT = range(10)

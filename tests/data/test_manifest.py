@@ -16,11 +16,9 @@ from support.project import REPOSITORY
 
 from taehv.cli import main
 from taehv.config.params import DEFAULT_LIMITS, DataSource
-from taehv.data.csv_cells import FORMULA_STARTS
 from taehv.data.folder_search import VIDEO_SUFFIXES
-from taehv.data.manifest import ManifestEntry, ManifestError, describe, read_manifest, write_manifest
-from taehv.data.samples import NAMES
-from taehv.data.sources import FolderFiles, located, open_source, videos_in_annotations, videos_in_folder
+from taehv.data.manifest import FORMULA_STARTS, ManifestEntry, ManifestError, describe, read_manifest, write_manifest
+from taehv.data.sources import NAMES, FolderFiles, located, open_source, videos_in_annotations, videos_in_folder
 from taehv.runtime.errors import UserError
 from taehv.runtime.hashing import sha256_of_file
 from taehv.runtime.yaml_files import read_yaml

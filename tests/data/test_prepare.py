@@ -18,11 +18,10 @@ from taehv.config.params import DEFAULT_LIMITS, NO_CONVERSIONS, Conversions, Par
 from taehv.config.profiles import Profile, load_profile
 from taehv.data.clip_plan import DatasetPlan, plan_dataset
 from taehv.data.clip_store import ClipRecord, ClipStore, read_index
-from taehv.data.csv_cells import FORMULA_STARTS
 from taehv.data.dataset import write_quarantine
 from taehv.data.extract_clips import CutFailed, cut_video
 from taehv.data.inspect_video import Quarantined, Video, inspect_video
-from taehv.data.manifest import describe
+from taehv.data.manifest import FORMULA_STARTS, describe
 from taehv.data.prepare import NoDatasetError, _report, prepare
 from taehv.data.rgb_frames import PictureMaker
 from taehv.data.sampler import SlotDraw, SlotSampler, load_slots

@@ -17,7 +17,7 @@ from taehv.cli import main
 from taehv.config.params import DEFAULT_LIMITS, NO_CONVERSIONS, Conversions
 from taehv.data.decode import probe, read_frames
 from taehv.data.interlacing import combed_share
-from taehv.data.samples import sample_videos
+from taehv.data.sources import sample_videos
 from taehv.data.tone_map import tone_mapped
 from taehv.data.video_error import VideoError
 

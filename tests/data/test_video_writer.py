@@ -17,7 +17,7 @@ from support.clip_stores import write_test_store
 from support.video_stream import planes_as_rgb, tags_of
 
 from taehv.data.variable_rate import VariableRate
-from taehv.data.video_writer import VideoWriteError, write_video
+from taehv.data.video_files import VideoWriteError, write_video
 from taehv.evaluation.report.examples import make_examples
 from taehv.evaluation.report.video import write_side_by_side
 

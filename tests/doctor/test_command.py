@@ -8,8 +8,7 @@ import pytest
 from support.project import Project
 
 from taehv.cli import main
-from taehv.doctor.check import Check
-from taehv.doctor.report import lines, summary
+from taehv.doctor.check import Check, lines, summary
 
 FINDINGS = [
     Check("disk", "pass", "plenty"),

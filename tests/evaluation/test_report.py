@@ -17,7 +17,6 @@ from matplotlib.image import imread
 from support.clip_stores import write_test_store
 from support.finished_run import GOOD_HISTORY, history_row, make_params
 
-from taehv.evaluation import codecs
 from taehv.evaluation.parity import Difference, Parity, RunRecord, StepDelta
 from taehv.evaluation.report.build import write_report
 from taehv.evaluation.report.curves import BAND_STEPS, CURVES, series, write_curves
@@ -25,6 +24,7 @@ from taehv.evaluation.report.examples import MAX_EXAMPLES, Example, make_example
 from taehv.evaluation.report.html import ShownClip, render
 from taehv.evaluation.report.strips import write_strip
 from taehv.evaluation.report.video import GAP, write_side_by_side
+from taehv.evaluation.test_set import mean_colour
 from taehv.runtime import atomic_files
 
 CPU = torch.device("cpu")
@@ -35,7 +35,7 @@ GATE = make_params().gate
 def examples(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
     """Both sources of a small store, decoded by an exact codec and by mean colour."""
     store = write_test_store(tmp_path_factory.mktemp("clips"))
-    return make_examples(store, {"exact": lambda frames: frames, "mean colour": codecs.mean_colour(9)}, CPU)
+    return make_examples(store, {"exact": lambda frames: frames, "mean colour": mean_colour(9)}, CPU)
 
 
 @pytest.mark.parametrize("source", ["folder/" * 40 + "a" * 240 + ".mp4", "视频" * 60])

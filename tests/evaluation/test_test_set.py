@@ -15,13 +15,14 @@ from support.finished_run import PARAMS_FILE, WIDTH, FinishedRun, history_row, m
 from stages import evaluate as stage
 from taehv.config.profiles import load_profile
 from taehv.data.clip_store import ClipStore
-from taehv.evaluation import codecs
 from taehv.evaluation.parity import Parity, ParityVerdict
 from taehv.evaluation.test_set import (
     Scorer,
     conclude,
     describe,
     evaluate,
+    mean_colour,
+    round_trip,
     summarise,
     tracked_numbers,
 )
@@ -107,8 +108,7 @@ class TestMeasuring:
 
     def test_the_batch_size_does_not_matter(self, model: TAEHV, store: ClipStore) -> None:
         one, all_at_once = (
-            Scorer(store, available_metrics(CPU), CPU, batch).scores(codecs.round_trip(model))
-            for batch in (1, len(store))
+            Scorer(store, available_metrics(CPU), CPU, batch).scores(round_trip(model)) for batch in (1, len(store))
         )
         for name in one:
             torch.testing.assert_close(one[name], all_at_once[name], rtol=1e-5, atol=1e-6)
@@ -117,7 +117,7 @@ class TestMeasuring:
         state = TrainingState(model, make_params().active.optim)
         metrics = available_metrics(CPU, HISTORY_METRICS)
         row = Validator(Accelerator(cpu=True), store, 3, torch.float32, metrics)(state, None)
-        summary = Scorer(store, metrics, CPU, batch=3).summary(codecs.round_trip(state.ema))
+        summary = Scorer(store, metrics, CPU, batch=3).summary(round_trip(state.ema))
         for metric in HISTORY_METRICS:
             wanted = summary[metric.in_evaluation]
             assert row[str(metric.in_history)] == (wanted if wanted is None else pytest.approx(wanted, rel=1e-12))
@@ -132,7 +132,7 @@ class TestMeasuring:
         assert bench.summary(lambda frames: frames[:, 3:])["psnr_db"] < 25.0
 
     def test_each_source_and_the_worst_clip_are_reported(self, store: ClipStore, bench: Scorer) -> None:
-        scores = bench.scores(codecs.mean_colour(9))
+        scores = bench.scores(mean_colour(9))
         summary = summarise(scores, store.records)
         psnr = scores["psnr"]
         assert list(summary["by_source"]) == ["a.mp4", "b/c.mp4"]

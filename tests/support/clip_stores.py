@@ -8,8 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from taehv.data.clip_store import ClipRecord, ClipStore, write_index
-from taehv.data.shard_writer import ClipShardWriter
+from taehv.data.clip_store import ClipRecord, ClipShardWriter, ClipStore, write_index
 from taehv.model.variants import VARIANTS
 from taehv.teachers.pca import PcaTeacher, blocks_of, fit_pca
 

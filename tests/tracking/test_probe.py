@@ -16,8 +16,7 @@ import pytest
 from mlflow import MlflowClient
 
 from taehv.tracking import probe as probe_module
-from taehv.tracking.deadline import within
-from taehv.tracking.probe import Probe, local_artifacts, probe_store, reach_store, server_ahead
+from taehv.tracking.probe import Probe, local_artifacts, probe_store, reach_store, server_ahead, within
 from taehv.tracking.store import open_store
 from taehv.tracking.store_uri import tracking_uri
 

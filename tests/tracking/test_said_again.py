@@ -21,8 +21,8 @@ from taehv.model.init import create_model
 from taehv.model.variants import VARIANTS
 from taehv.tracking.journal import read_lines
 from taehv.tracking.run import stage_run
+from taehv.tracking.send_state import is_still_to_come
 from taehv.tracking.sync import journals, sync
-from taehv.tracking.unsent import is_still_to_come
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from taehv.data.clip_store import ClipRecord, ClipStore
-from taehv.evaluation.codecs import Codec
+from taehv.evaluation.test_set import Codec
 from taehv.losses.metrics import load_frames, psnr_per_clip
 
 MAX_EXAMPLES = 8

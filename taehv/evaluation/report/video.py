@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from taehv.data.video_writer import write_video
+from taehv.data.video_files import write_video
 from taehv.evaluation.report.examples import Example, Video
 
 FRAMES_PER_SECOND = 8

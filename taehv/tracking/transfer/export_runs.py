@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from taehv.runtime import atomic_files
-from taehv.tracking.mlflow_limits import ENDED
+from taehv.tracking.queries import ENDED
 from taehv.tracking.secrets import without_secrets
 from taehv.tracking.store import open_store
 from taehv.tracking.store_uri import tracking_uri

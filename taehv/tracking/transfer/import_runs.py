@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from taehv.runtime.yaml_files import YamlFileError, read_yaml
-from taehv.tracking.mlflow_limits import ENDED, METRIC_BATCH, PARAM_BATCH, batches
+from taehv.tracking.queries import ENDED, METRIC_BATCH, PARAM_BATCH, batches
 from taehv.tracking.store import open_store
 from taehv.tracking.store_uri import tracking_uri
 from taehv.tracking.transfer.archive import ArchiveError

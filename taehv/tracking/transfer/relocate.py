@@ -14,11 +14,10 @@ from pathlib import Path
 
 from taehv.runtime.paths import main_repository
 from taehv.tracking.journal import is_being_written
-from taehv.tracking.send_state import SenderLock, TrackingFolder, send_state_if_readable
+from taehv.tracking.send_state import SenderLock, TrackingFolder, send_state_if_readable, tracking_folders
 from taehv.tracking.store import open_store
 from taehv.tracking.store_location import home_of_files, local_folder
 from taehv.tracking.store_uri import StoreError, artifact_root, database_file, tracking_uri
-from taehv.tracking.unsent import tracking_folders
 
 BEFORE = ".before-relocate"
 """What the names of the old database and the old folder of files end with."""
