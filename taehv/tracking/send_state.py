@@ -1,4 +1,4 @@
-"""How far a journal has been sent, and the ids that the store gave: `sent.json` beside the journal; all journals here."""
+"""How far a journal has been sent, with the ids that the store gave (`sent.json`); and all journals that are here."""
 
 from __future__ import annotations
 
