@@ -110,7 +110,7 @@ def test_wrong_params_are_refused_before_anything_runs(project: Project) -> None
     result = mlflow_run(project, ".", "-P", "set=loss.rcon=1 seed=abc")
     assert result.returncode == 1
     assert "loss.rcon: unknown key" in result.stderr
-    assert "seed: must be an integer, got 'abc'" in result.stderr
+    assert "seed: must be an integer >= 0 and <= 4294967295, got 'abc'" in result.stderr
     assert tracked(project.root).children == {}
     assert tracked(project.root).parent.info.status == "FAILED"
 
