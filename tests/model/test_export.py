@@ -23,7 +23,9 @@ def test_only_variants_with_one_rule_for_all_clips_have_it_in_the_graph() -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["hunyuan_video", "cogvideox", "wan2_2_super"])
+@pytest.mark.parametrize(
+    "name", ["hunyuan_video", *(pytest.param(name, marks=pytest.mark.soak) for name in ("cogvideox", "wan2_2_super"))]
+)
 def test_onnx_of_any_size_gives_torchs_numbers(name: str, tmp_path: Path) -> None:
     model = create_model(VARIANTS[name], 1 / 16, "torch_default", seed=0).eval()
     variant, files = model.variant, export_onnx(model, tmp_path)

@@ -108,6 +108,7 @@ def test_an_experiment_becomes_a_branch(queued: Project, tmp_path: Path) -> None
     assert project.run("dvc", "status").stdout.strip() == "Data and pipelines are up to date."
 
 
+@pytest.mark.soak
 def test_a_queued_stage_killed_with_9_goes_on_where_it_was(finished: Project, tmp_path: Path) -> None:
     """In a finished pipeline: DVC applies no experiment that left stages which have never run."""
     project = finished.copy(tmp_path / "project")

@@ -11,7 +11,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from support.project import Project
 
-pytestmark = pytest.mark.pipeline
+# The pipeline takes a quarter of an hour alone, and three times that beside other tests on a slow machine.
+pytestmark = [pytest.mark.pipeline, pytest.mark.timeout(5400)]
 
 STAGES = ("prepare_data", "a800_test", "gate_psnr", "h100_train", "evaluate")
 

@@ -148,7 +148,9 @@ def test_a_damaged_validation_shard_stops_training_and_is_named(tiny_project: Pr
     assert "dvc" in result.stderr
 
 
-@pytest.mark.parametrize(("before", "wanted"), [(0.1, 10), pytest.param(10.0, 20, marks=pytest.mark.soak)])
+@pytest.mark.parametrize(
+    ("before", "wanted"), [pytest.param(*pair, marks=pytest.mark.soak) for pair in ((0.1, 10), (10.0, 20))]
+)
 def test_an_experiment_shows_in_dvc_and_in_mlflow(tiny_project: Project, before: float, wanted: int) -> None:
     project = tiny_project
     project.change_params({"loss": {"recon": before}})

@@ -187,6 +187,7 @@ def test_a_stage_that_is_killed_while_it_waits_for_a_dead_store_leaves_no_proces
     assert not folder.exists()
 
 
+@pytest.mark.soak
 def test_a_position_that_was_lost_or_is_older_than_what_arrived_makes_no_point_twice(tmp_path: Path) -> None:
     folder = tmp_path / ".work/a800_test/0123456789abcdef/tracking"
     process = start(tmp_path, folder, 1, 10, "wait")
@@ -243,6 +244,7 @@ def test_a_port_where_nobody_listens_stops_nothing_and_is_announced_once(tmp_pat
     assert errors.count("does not work") == 1
 
 
+@pytest.mark.soak
 def test_a_refused_point_is_set_aside_alone(tmp_path: Path) -> None:
     """A store that takes all but one: here the database itself refuses a value."""
     folder = tmp_path / ".work/a800_test/0123456789abcdef/tracking"

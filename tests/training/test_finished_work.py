@@ -79,6 +79,7 @@ def test_a_training_that_dvc_had_no_time_to_save_is_published_again_and_not_trai
     assert finished_folders(project) == [], "the next stage has no need of it"
 
 
+@pytest.mark.soak
 def test_a_finished_training_is_not_published_again_where_it_is_another_or_damaged(tiny_project: Project) -> None:
     """No DVC here: the stage is run by hand, and its outputs are deleted by hand."""
     project = tiny_project
