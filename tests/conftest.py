@@ -9,10 +9,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from support.built_once import built_once
 from support.project import TINY, Project, copy_repository
 
 TESTS = Path(__file__).parent
+
+# No test depends on speed: an example may take as long as it takes beside other tests.
+settings.register_profile("of any speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("of any speed")
 
 # A shell's background job ignores the interrupt key, and nohup's the end of the terminal. So would every process that a
 # test starts and signals; of a handler they inherit nothing, and these tests go on ignoring both.

@@ -197,7 +197,7 @@ def test_a_position_that_was_lost_or_is_older_than_what_arrived_makes_no_point_t
     wait_until(lambda: "everything has arrived" in track(tmp_path, "sync").stdout)
     for damage in ('{"schema": 1, "run_', ""):
         (folder / "sent.json").write_text(damage)
-        assert "MLflow is asked" in track(tmp_path, "sync").stdout
+        assert "everything is sent again" in track(tmp_path, "sync").stdout
     (folder / "sent.json").unlink()
     assert track(tmp_path, "sync").returncode == 0
     (run,) = runs(sqlite(tmp_path))

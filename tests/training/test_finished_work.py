@@ -17,7 +17,13 @@ from support.held_training import held_trainer, save_every_step, self_holding
 from support.project import Project, wait_for
 
 from taehv.runtime.paths import TrainingOutputs
-from taehv.training.finished_work import MARKER, SECONDS_TO_SAVE_IN, delete_old_ones_beside, mark_finished
+from taehv.training.finished_work import (
+    MARKER,
+    SECONDS_TO_SAVE_IN,
+    delete_old_ones_beside,
+    mark_finished,
+    mark_published,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -107,16 +113,23 @@ def test_a_finished_training_is_not_published_again_where_it_is_another_or_damag
 
 
 def test_finished_trainings_do_not_pile_up(tmp_path: Path) -> None:
-    """One of another fingerprint stays for a day: DVC may be saving it, in an experiment beside this one."""
-    this, young, old = (TrainingOutputs(tmp_path / name) for name in ("this", "young", "old"))
-    for work in (this, young, old):
+    """One of another fingerprint stays for a day: DVC may be saving it, in an experiment beside this one.
+
+    One that was never published stays: it is nowhere else.
+    """
+    this, young, old, unpublished = (
+        TrainingOutputs(tmp_path / name) for name in ("this", "young", "old", "unpublished")
+    )
+    for work in (this, young, old, unpublished):
         work.root.mkdir()
         mark_finished(work, origin="code")
+        if work is not unpublished:
+            mark_published(work)
     day_and_more_ago = time.time() - SECONDS_TO_SAVE_IN - 60
-    for work in (this, old):
+    for work in (this, old, unpublished):
         os.utime(work.root / MARKER, (day_and_more_ago, day_and_more_ago))
     delete_old_ones_beside(this)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["this", "young"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["this", "unpublished", "young"]
 
 
 @pytest.mark.soak
