@@ -63,6 +63,8 @@ def nobody_answers(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def send_all(monkeypatch: pytest.MonkeyPatch) -> tuple[bool, list[str]]:
     """`taehv track sync` to the sqlite store."""
     said: list[str] = []
+    # What has just ended may count as running for a moment: its journal's lock goes with the last of its processes.
+    wait_until(lambda: not any(journal.running for journal in journals()))
     with monkeypatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI")
         return sync(journals(), said.append), said
