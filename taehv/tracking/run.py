@@ -56,7 +56,7 @@ class StageRun:
         self._params = params
         self._folder = folder
         self._patience = patience_from_environment()
-        # A damaged position makes the sender ask the store what it has, and then any number is right.
+        # Where sent.json is damaged the sender sends everything again, and then any number is right.
         self._journal = Journal(folder.journal, send_state_if_readable(folder.send_state).next_number)
         for loss in self._journal.losses:
             log.warning("%s: %s", folder.journal, loss)
@@ -257,7 +257,7 @@ def stage_run(
         stage: becomes the run's name.
         params: logged in their resolved form.
         profile: the machine.
-        folder: where journal and position are; a journal that exists is continued, and its MLflow run with it. When
+        folder: where journal and sent.json are; a journal that exists is continued, and its MLflow run with it. When
             all has arrived the folder is deleted, otherwise it moves to where `taehv track sync` finds it; a run that
             failed or was interrupted keeps it where it is, so that the next execution continues it. Without a folder
             the run has one of its own, which nothing continues.

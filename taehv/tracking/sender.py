@@ -33,11 +33,11 @@ class OtherStoreError(Exception):
 
 
 class _BeginAgainError(Exception):
-    """The store does not have what the position says; sending starts at the journal's first event."""
+    """The store does not have what ``sent.json`` says; sending starts at the journal's first event."""
 
 
 class Sender:
-    """Delivers one journal. It holds a position, never the events: memory does not grow with an outage."""
+    """Delivers one journal. It holds how far it has come, never the events: memory does not grow with an outage."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class Sender:
         self._say = say
         self._may_change_store = may_change_store
         self._attempts_of_an_event = attempts
-        self._sink: MlflowWriter | None = None
+        self._writer: MlflowWriter | None = None
         self._begin: Event | None = None
         self._last_time = 0
         self._arrived: Line | None = None
@@ -230,7 +230,7 @@ class Sender:
             gone = writer.run_is_gone()
         if gone:
             self._say(f"run {writer.run_id} is no longer in the store; it is made again from the journal")
-            self._sink, self.send_state = None, SendState(store=self.send_state.store)
+            self._writer, self.send_state = None, SendState(store=self.send_state.store)
             raise _BeginAgainError
 
     def _set_aside(self, event: Event, error: Exception) -> None:
@@ -240,25 +240,25 @@ class Sender:
         self._say(f"event {event['seq']} ({event['kind']}) was not taken and is set aside: {reason}")
 
     def _connected(self) -> MlflowWriter:
-        """The sink, with its run open.
+        """The writer, with its run open.
 
         Raises:
             OtherStoreError: see ``may_change_store``.
-            _BeginAgainError: the run is open from here on, but it is not the one that the position speaks of.
+            _BeginAgainError: the run is open from here on, but it is not the one that ``sent.json`` speaks of.
         """
-        if self._sink is not None:
-            return self._sink
+        if self._writer is not None:
+            return self._writer
         store = without_secrets(tracking_uri())
         if self.send_state.store not in (None, store):
             self._change_store(store)
         with exchange():
             writer = MlflowWriter(self.folder)
             how = writer.open_run(self._begin or self._lost_begin(), self.send_state.run_id)
-        self._sink = writer
+        self._writer = writer
         if how == "continued":
             self._note_run(store, writer.run_id)
             return writer
-        # Found by its key or just created: what the position says has arrived may not be in this run.
+        # Found by its key or just created: what ``sent.json`` says has arrived may not be in this run.
         self.send_state = SendState()
         self._note_run(store, writer.run_id)
         raise _BeginAgainError

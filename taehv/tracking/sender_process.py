@@ -64,7 +64,7 @@ class SenderProcess:
             self.stop()
 
     def stop(self) -> None:
-        """End it now: the journal and the position are all that it has."""
+        """End it now: the journal and sent.json are all that it has."""
         self._close_pipe()
         if self._process is not None:
             self._process.kill()

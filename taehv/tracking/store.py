@@ -17,6 +17,7 @@ from taehv.runtime.paths import main_repository
 from taehv.tracking.secrets import without_secrets
 from taehv.tracking.store_location import check_place
 from taehv.tracking.store_uri import StoreError, artifact_root, check_uri, is_database, tracking_uri
+from taehv.tracking.watchdog import SlowStoreError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -65,8 +66,6 @@ def store_errors() -> Iterator[None]:
     """
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
-
-    from taehv.tracking.watchdog import SlowStoreError
 
     try:
         yield

@@ -122,16 +122,21 @@ exit_with(main)
 """
 
 
+def videos_in(locale: str, locales: dict[str, dict[str, str]], root: Path) -> dict[str, str]:
+    """Makes the folder of videos; returns the environment of a program with that locale."""
+    if locale not in locales:
+        pytest.skip(f"this system cannot make a locale of {locale}")
+    (root / "videos").mkdir()
+    for name in NAMES:
+        (root / "videos" / name).write_bytes(b"video")
+    return {**os.environ, "PYTHONPATH": str(REPOSITORY), **locales[locale]}
+
+
 @pytest.mark.parametrize("locale", ALL)
 def test_names_are_utf8_in_files_and_in_what_is_printed_whatever_the_locale(
     locale: str, locales: dict[str, dict[str, str]], tmp_path: Path
 ) -> None:
-    if locale not in locales:
-        pytest.skip(f"this system cannot make a locale of {locale}")
-    (tmp_path / "videos").mkdir()
-    for name in NAMES:
-        (tmp_path / "videos" / name).touch()
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), **locales[locale]}
+    environment = videos_in(locale, locales, tmp_path)
     command = [sys.executable, "-c", TELLS, NAMES[0]]
     result = subprocess.run([os.fsencode(word) for word in command], cwd=tmp_path, env=environment, capture_output=True)
     assert result.returncode == 7, result.stderr.decode()
@@ -144,12 +149,7 @@ def test_names_are_utf8_in_files_and_in_what_is_printed_whatever_the_locale(
 def test_the_command_lists_videos_under_their_own_names_in_any_locale(
     locale: str, locales: dict[str, dict[str, str]], tmp_path: Path
 ) -> None:
-    if locale not in locales:
-        pytest.skip(f"this system cannot make a locale of {locale}")
-    (tmp_path / "videos").mkdir()
-    for name in NAMES:
-        (tmp_path / "videos" / name).write_bytes(b"video")
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), **locales[locale]}
+    environment = videos_in(locale, locales, tmp_path)
     command = [sys.executable, "-m", "taehv.cli", "manifest", "videos"]
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True)
     assert result.returncode == 0, result.stderr.decode()
