@@ -1,8 +1,8 @@
 """What PSNR a good codec seems to have when the comparison is wrong: which mistakes look like 4.2 dB.
 
-    python benchmarks/comparison_mistakes.py
+    make bench-comparison-mistakes
 
-Needs `dvc repro prepare_data`. The codec is the teacher's round trip on the validation clips; each row makes one
+The codec is the teacher's round trip on the validation clips; each row makes one
 mistake between it and PSNR. Prints the table of docs/losses.md.
 """
 

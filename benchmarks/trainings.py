@@ -1,11 +1,11 @@
 """Many trainings of the embedded default, each in a process of its own: seeds, the founding story, unseen sources.
 
-    python benchmarks/trainings.py seeds                  # seeds 0 .. 4 of params.yaml as it is
-    python benchmarks/trainings.py founding-story         # seeds 0 .. 2: which of the suspects gives what
-    python benchmarks/trainings.py unseen-source          # train on two videos, validate on the third
-    python benchmarks/trainings.py tune --seeds 100 --set scales.embedded.optim.muon_lr=0.02
+    make bench-trainings ARGS=seeds                       # seeds 0 .. 4 of params.yaml as it is
+    make bench-trainings ARGS=founding-story              # seeds 0 .. 2: which of the suspects gives what
+    make bench-trainings ARGS=unseen-source               # train on two videos, validate on the third
+    make bench-trainings ARGS="tune --seeds 100 --set scales.embedded.optim.muon_lr=0.02"
 
-Needs `dvc repro prepare_data`. Each training is a800_test's, on the prepared clips, without DVC and tracking; it takes
+Each training is a800_test's, on the prepared clips, without DVC and tracking; it takes
 about 8 minutes on one core. Results are appended to benchmarks/trainings.jsonl as they come in. A training that is
 there already, with the same parameters and data, is not run again: an interrupted call goes on where it ended, and
 `--table` prints what there is.

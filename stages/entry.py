@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+import taehv.runtime.failpoints  # noqa: F401  refuses at once what a test asks for and there is not
 from taehv.launch import output_places
 from taehv.runtime import launched, signals
 from taehv.runtime.errors import EXIT_FAILED, Interrupted, exit_with

@@ -15,6 +15,7 @@ from taehv.config.params import Params, StageName, load_params, stage_params
 from taehv.launch.dvc_yaml import declared_stages
 from taehv.runtime import paths
 from taehv.runtime.errors import ConfigError, UserError
+from taehv.runtime.failpoints import Failpoint, failpoint
 from taehv.runtime.hashing import sha256_of_file
 
 CODE = ("stages/", "taehv/")
@@ -86,6 +87,7 @@ class RecordedInputs:
         Raises:
             UserError: something was edited since the start.
         """
+        failpoint(Failpoint.EDITS)
         edits = self.edits()
         if edits:
             raise UserError(

@@ -25,6 +25,7 @@ from taehv.launch import processes
 from taehv.model.model_folder import load_model
 from taehv.runtime import atomic_files, dvc_metrics, paths
 from taehv.runtime.errors import is_disk_full
+from taehv.runtime.failpoints import Failpoint, failpoint
 from taehv.runtime.launched import launched_processes
 from taehv.runtime.paths import TrainingOutputs
 from taehv.tracking.environment import current_git
@@ -141,11 +142,13 @@ def train(
         for path in (work.history, work.summary, work.log, work.params, work.samples):
             run.artifact(path)
         run.model(work.best_model, metrics=summary["best"])
+        failpoint(Failpoint.MODEL_TRACKED)
         if outcome.stopped_early is not None:
             run.tags({"stopped_early": outcome.stopped_early})
         atomic_files.write_json(work.mlflow, {"schema": 1, **vars(run.ids())})
         warn.if_edited()
         finished_work.mark_finished(work, origin)
+        failpoint(Failpoint.FINISHED)
 
 
 class EditWarning:

@@ -10,6 +10,7 @@ from taehv.data.decode import VideoInfo, probe
 from taehv.data.manifest import ManifestEntry
 from taehv.data.video_error import Reason, VideoError
 from taehv.data.workers import advance
+from taehv.runtime.failpoints import Failpoint, failpoint
 from taehv.runtime.hashing import sha256_of_file
 
 
@@ -35,6 +36,7 @@ def inspect_video(
     task: tuple[ManifestEntry, Path], *, limits: VideoLimits, conversions: Conversions
 ) -> Video | Quarantined:
     """Compare one file with its manifest entry and probe it; runs in a worker process, one unit of work per video."""
+    failpoint(Failpoint.VIDEO)
     entry, file = task
     try:
         if not file.is_file():

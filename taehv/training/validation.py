@@ -15,6 +15,7 @@ from taehv.config.params import BestMetric
 from taehv.data.clip_store import ClipStore
 from taehv.losses.metrics import HISTORY_METRICS, ClipMetric, ClipScores, load_frames, score_clips
 from taehv.model.taehv import TAEHV
+from taehv.runtime.failpoints import Failpoint, failpoint
 from taehv.training.state import HistoryEntry, TrainingState
 
 
@@ -87,4 +88,6 @@ class Validator:
         for name, column in scores.items():
             values[name][list(own)] = column.to(device)
         # Every clip was measured once, all other processes hold 0 for it: the sum is exact in any order.
-        return {name: self.accelerator.reduce(value, reduction="sum").cpu() for name, value in values.items()}
+        summed = {name: self.accelerator.reduce(value, reduction="sum").cpu() for name, value in values.items()}
+        failpoint(Failpoint.VALIDATION)
+        return summed
