@@ -95,9 +95,9 @@ def _parsed(text: str) -> Trap:
     if not count.isdecimal() or int(count) < 1:
         raise ValueError(f"{VARIABLE}={text}: NAME:COUNT:ACTION needs a COUNT of 1 or more, not {count!r}")
     kind, _, value = action.partition("=")
-    numbers = [getattr(signal.Signals, part, None) for part in action.split("+")]
-    if None not in numbers:
-        act: Callable[[], None] = partial(_send, numbers)
+    signals = action.split("+")
+    if all(part in signal.Signals.__members__ for part in signals):
+        act: Callable[[], None] = partial(_send, [signal.Signals[part] for part in signals])
     elif action == "no-memory":
         act = _take_no_more_memory
     elif kind == "hold" and value:
@@ -110,7 +110,7 @@ def _parsed(text: str) -> Trap:
     return Trap(Failpoint(name), int(count), text, act)
 
 
-def _send(numbers: list[int]) -> None:
+def _send(numbers: list[signal.Signals]) -> None:
     for number in numbers:
         os.kill(os.getpid(), number)
 
