@@ -65,10 +65,10 @@ class VideoLimits(Section):
     """What a video may be at most; larger ones are left out ("too large") before they cost memory."""
 
     pixels: AtLeastOne
-    """Of one picture, height times width."""
+    """Of one frame, height times width."""
     frames: AtLeastOne
     streams: AtLeastOne
-    """In one file: pictures, sound and subtitles together."""
+    """In one file: frames, sound and subtitles together."""
 
 
 HdrRule = Literal["exclude", "tonemap"]
@@ -104,8 +104,8 @@ class DataSource(Section):
     hdr: HdrRule
     """Videos in HDR (PQ or HLG): `exclude` leaves them out; `tonemap` makes SDR of them (taehv/data/tone_map.py)."""
     interlaced: InterlacedRule
-    """Videos whose pictures are interlaced, which is measured (taehv/data/interlacing.py): `exclude` leaves them out;
-    `deinterlace` makes one progressive picture of each."""
+    """Videos whose frames are interlaced, which is measured (taehv/data/interlacing.py): `exclude` leaves them out;
+    `deinterlace` makes one progressive frame of each."""
 
     @property
     def conversions(self) -> Conversions:
@@ -212,7 +212,7 @@ class Model(Section):
     """Start from these weights instead; null draws them as `init` says."""
 
 
-class Teacher(Section):
+class TeacherChoice(Section):
     name: Literal["pca"]
     """What the student is distilled from; `pca` is fitted in prepare_data and needs no download."""
 
@@ -282,7 +282,7 @@ class Optim(Section):
 
 class Batch(Section):
     global_: Annotated[AtLeastOne, Field(alias="global")]
-    """Clips per optimiser step, over all processes and micro-batches."""
+    """Clips per optimizer step, over all processes and micro-batches."""
 
 
 class ValidationClips(Section):
@@ -309,7 +309,7 @@ class Scale(Section):
 
     data: ScaleData
     model: Model
-    teacher: Teacher
+    teacher: TeacherChoice
     distillation: Distillation
     perceptual: Perceptual
     seraena: Seraena

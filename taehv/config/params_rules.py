@@ -12,7 +12,7 @@ from typing import Any
 from taehv.model.variants import TRAINABLE
 from taehv.runtime.errors import Problem
 
-SMALLEST_PICTURE = 11
+SMALLEST_SIDE = 11
 """Pixels along a side that SSIM needs: losses/metrics.py has it too, and brings torch."""
 BYTES_PER_VALUE = {"fp32": 4, "bf16": 4, "fp64": 8}
 
@@ -92,8 +92,8 @@ def scale(values: Values) -> Iterator[Problem]:
         size = data.get(key)
         if size is not None and size % variant.spatial_downscale:
             yield Problem(f"data.{key}", f"must be {multiple}, got {size}")
-        elif size is not None and size < SMALLEST_PICTURE:
-            yield Problem(f"data.{key}", f"must be >= {SMALLEST_PICTURE}, SSIM's window, got {size}")
+        elif size is not None and size < SMALLEST_SIDE:
+            yield Problem(f"data.{key}", f"must be >= {SMALLEST_SIDE}, SSIM's window, got {size}")
     match data:
         case {"frames": frames} if frames < variant.t_downscale:
             yield Problem("data.frames", f"must be >= {variant.t_downscale} for one latent of {name}, got {frames}")

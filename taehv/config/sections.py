@@ -180,7 +180,7 @@ def _describe(schema: Mapping[str, Any]) -> str:
         length = f" of {schema['maxItems']}" if "maxItems" in schema else ""
         return f"a list{length}, each {_describe(schema['items'] if 'items' in schema else schema['prefixItems'][0])}"
     if "propertyNames" in schema:
-        return "a mapping of texts to values with at least one entry"
+        return "a mapping of strings to values with at least one entry"
     kind = TYPES.get(schema.get("type", ""), "a mapping of keys to values")
     limits = [f"{sign} {schema[name]:.10g}" for name, sign in LIMITS.items() if name in schema]
     return " ".join([kind, " and ".join(limits)]).rstrip()
@@ -190,7 +190,7 @@ TYPES = {
     "boolean": "true or false",
     "integer": "an integer",
     "number": "a finite number",
-    "string": "a text",
+    "string": "a string",
     "null": "null",
 }
 LIMITS = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}

@@ -40,7 +40,7 @@ def check_gpus(context: RunContext) -> list[Check]:
     if profile.gpus == 0:
         return [Check("GPUs", "pass", f"none needed by profile {profile.name}")]
     try:
-        processes.check_gpus(profile)
+        processes.require_gpus(profile)
     except ConfigError as error:
         advice = "run on the machine that the profile describes, or choose the profile of this one"
         found = [Check("GPUs", "fail", str(error.problems[0]), advice)]

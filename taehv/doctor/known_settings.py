@@ -26,7 +26,7 @@ KNOWN_RATES = {
     ),
     ("full", "adamw", "lr"): (3e-5, 3e-4, "the training guide uses 0.00005 to 0.0001; not measured here"),
 }
-"""Scale, optimiser and key to the range that is known to work, and why (benchmarks/RESULTS.md, tuning)."""
+"""Scale, optimizer and key to the range that is known to work, and why (benchmarks/RESULTS.md, tuning)."""
 SLOW_END = 0.3
 """Of the peak rate: a cosine that is still above it at the last step has not done its work."""
 EMA_UPDATES = 10

@@ -17,7 +17,7 @@ from taehv.training.run_spec import RunSpec
 from taehv.training.train_step import DTYPES
 
 LOG_BYTES = 32 * 10**6
-"""Logs, journal, curves and pictures of a run; an embedded one has 3 MB."""
+"""Logs, journal, curves and figures of a run; an embedded one has 3 MB."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,13 @@ def planned_writes(spec: RunSpec) -> PlannedWrites:
 
 
 def checkpoint_bytes(spec: RunSpec, step: int) -> int:
-    """Size of the checkpoint of a step: weights, their average, the best ones, optimisers, adversary and its memory."""
+    """Size of the checkpoint of a step: weights, their average, the best ones, optimizers, adversary and its memory."""
     scale = spec.params.active
     parameters, filters = _model_sizes(scale.model.variant, scale.model.width)
     item = DTYPES[scale.precision].itemsize
     # AdamW keeps two numbers for each parameter, Muon (for the filters) one.
-    optimisers = 2 * parameters - (filters if scale.optim.name == "muon" else 0)
-    total = item * (3 * parameters + optimisers)
+    optimizers = 2 * parameters - (filters if scale.optim.name == "muon" else 0)
+    total = item * (3 * parameters + optimizers)
     if spec.params.loss.seraena > 0:
         seraena = scale.seraena
         discriminator = _discriminator_size(scale.model.variant, seraena.group_frames, seraena.width)

@@ -1,7 +1,7 @@
-"""SSIM as sums of shifted pictures, which a compiler makes few passes over memory of.
+"""SSIM as sums of shifted images, which a compiler makes few passes over memory of.
 
 The same numbers as ``metrics.structural_similarity``, which stays the definition, within 1e-6
-(tests/losses/test_fused_ssim.py). Convolutions with a channel each, as pytorch-msssim does them, read every picture ten
+(tests/losses/test_fused_ssim.py). Convolutions with a channel each, as pytorch-msssim does them, read every image ten
 times on a GPU.
 """
 
@@ -14,11 +14,11 @@ from torch import Tensor
 from taehv.losses.alignment import common_frames
 from taehv.losses.metrics import SSIM_SIGMA, SSIM_WINDOW
 
-# Wang et al. 2004: K1 = 0.01 and K2 = 0.03, for pictures of range 1.
+# Wang et al. 2004: K1 = 0.01 and K2 = 0.03, for images of range 1.
 _C1, _C2 = 0.01**2, 0.03**2
 
 
-def structural_similarity(decoded_ntchw: Tensor, frames_ntchw: Tensor) -> Tensor:
+def fused_structural_similarity(decoded_ntchw: Tensor, frames_ntchw: Tensor) -> Tensor:
     """As ``taehv.losses.metrics.structural_similarity``: (N, T, 3, H, W) twice to (N,); no gradient for the second."""
     x, y = common_frames(decoded_ntchw, frames_ntchw)
     window = gaussian_window()
@@ -38,12 +38,12 @@ def gaussian_window() -> list[float]:
     return [weight / sum(weights) for weight in weights]
 
 
-def _blurred(pictures: Tensor, window: list[float]) -> Tensor:
+def _blurred(images: Tensor, window: list[float]) -> Tensor:
     """Weighted with the window along both axes, where it lies inside: (..., H, W) to (..., H - 10, W - 10)."""
     for axis in (-2, -1):
-        length = pictures.shape[axis] - len(window) + 1
-        total = pictures.narrow(axis, 0, length) * window[0]
+        length = images.shape[axis] - len(window) + 1
+        total = images.narrow(axis, 0, length) * window[0]
         for i, weight in enumerate(window[1:], 1):
-            total = total + pictures.narrow(axis, i, length) * weight
-        pictures = total
-    return pictures
+            total = total + images.narrow(axis, i, length) * weight
+        images = total
+    return images

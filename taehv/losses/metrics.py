@@ -25,7 +25,7 @@ from torch import Tensor
 
 from taehv.config.batch_shares import micro_batches
 from taehv.losses.alignment import common_frames
-from taehv.model.checkpoints import CheckpointError, read_state_dict
+from taehv.model.checkpoints import WeightsError, read_state_dict
 from taehv.model.padding import to_float
 from taehv.runtime.errors import UserError
 
@@ -46,7 +46,7 @@ ClipScores = dict[str, Tensor]
 
 
 class MetricError(UserError):
-    """A metric that cannot be computed on these pictures, or with these weights."""
+    """A metric that cannot be computed on these images, or with these weights."""
 
 
 def psnr_per_clip(decoded_ntchw: Tensor, frames_ntchw: Tensor) -> Tensor:
@@ -132,7 +132,7 @@ class Lpips:
                 # lpips asks torchvision for weights in a way that torchvision has renamed.
                 warnings.simplefilter("ignore", UserWarning)
                 network = lpips.LPIPS(net=backbone, verbose=False)
-        except (RuntimeError, EOFError, CheckpointError) as error:
+        except (RuntimeError, EOFError, WeightsError) as error:
             raise MetricError(f"LPIPS cannot load {path}: {error}; replace the file") from error
         self.backbone = backbone
         self._network = network.to(device).eval().requires_grad_(False)

@@ -137,8 +137,8 @@ class Objective(nn.Module):
         if not latents or TRAINING[latents[0].device.type].layout == "volumes":
             return [fused_training.decode(self.student, each) for each in latents]
         clips = len(latents[0])
-        pictures = fused_training_2d.decode(self.student, torch.cat(list(latents)))
-        return [pictures[i * clips : (i + 1) * clips] for i in range(len(latents))]
+        images = fused_training_2d.decode(self.student, torch.cat(list(latents)))
+        return [images[i * clips : (i + 1) * clips] for i in range(len(latents))]
 
 
 def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:

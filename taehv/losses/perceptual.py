@@ -12,7 +12,7 @@ from torch import Tensor
 from taehv.losses import fused_ssim, metrics
 from taehv.model.formulations import TRAINING
 
-SIMILARITIES = {"library": metrics.structural_similarity, "shifted sums": fused_ssim.structural_similarity}
+SIMILARITIES = {"library": metrics.structural_similarity, "shifted sums": fused_ssim.fused_structural_similarity}
 
 
 def ssim_distance_per_clip(decoded_ntchw: Tensor, frames_ntchw: Tensor) -> Tensor:

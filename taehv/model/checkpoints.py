@@ -97,7 +97,7 @@ MOST_GROWN_FRAMES = 2
 """Frames that a TGrow of any published variant makes of one."""
 
 
-class CheckpointError(UserError):
+class WeightsError(UserError):
     """A checkpoint that cannot be read, written, or used as this variant."""
 
 
@@ -105,20 +105,20 @@ def read_state_dict(path: Path) -> StateDict:
     """All tensors of a file, by key, on the CPU.
 
     Raises:
-        CheckpointError: the file is missing, damaged or no regular file, has another suffix, holds anything but tensors
+        WeightsError: the file is missing, damaged or no regular file, has another suffix, holds anything but tensors
             by name, or tensors that are no weights (integers, NaN, sparse, larger than the file).
     """
     _check_suffix(path)
-    regular_file(path, CheckpointError)
+    regular_file(path, WeightsError)
     try:
         content = load_file(path) if path.suffix == ".safetensors" else _load_pickled(path)
     except (OSError, ValueError, EOFError, RuntimeError, SafetensorError, *_MALFORMED) as error:
         reason = str(error).strip().split("\n", 1)[0]
-        raise CheckpointError(f"{path} cannot be read as {path.suffix[1:]} weights: {reason}") from error
+        raise WeightsError(f"{path} cannot be read as {path.suffix[1:]} weights: {reason}") from error
     if not isinstance(content, dict) or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
     ):
-        raise CheckpointError(f"{path} is not a state dict: it must hold nothing but tensors by name")
+        raise WeightsError(f"{path} is not a state dict: it must hold nothing but tensors by name")
     _check_tensors(content, path)
     return dict(content)
 
@@ -127,7 +127,7 @@ def write_state_dict(path: Path, weights: Mapping[str, Tensor]) -> None:
     """Write tensors under their keys; a file at ``path`` is replaced only when the new one is whole.
 
     Raises:
-        CheckpointError: the suffix is unknown, or the file cannot be written.
+        WeightsError: the suffix is unknown, or the file cannot be written.
     """
     _check_suffix(path)
     # Own memory for each: safetensors refuses shared tensors, and a view would drag its whole storage into a .pth.
@@ -141,7 +141,7 @@ def write_state_dict(path: Path, weights: Mapping[str, Tensor]) -> None:
                 torch.save(own, whole := io.BytesIO())
                 partial.write_bytes(whole.getbuffer())
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be written: {error.strerror}") from error
+        raise WeightsError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def load_checkpoint(path: Path, variant: Variant | None = None) -> TAEHV:
@@ -152,7 +152,7 @@ def load_checkpoint(path: Path, variant: Variant | None = None) -> TAEHV:
         variant: what it is, perhaps with a cheaper ``preview`` decoder; None finds it from keys and shapes.
 
     Raises:
-        CheckpointError: the file cannot be read; no variant or several fit; or keys are missing, unexpected or
+        WeightsError: the file cannot be read; no variant or several fit; or keys are missing, unexpected or
             misshapen, which are all listed.
     """
     return model_of(read_state_dict(path), variant, str(path))
@@ -162,9 +162,9 @@ def model_of(weights: StateDict, variant: Variant | None, what: str) -> TAEHV:
     """As ``load_checkpoint``, for weights that are in memory already; ``what`` names them in errors."""
     width = width_of(weights)
     chosen = find_variant(weights, what) if variant is None else variant
-    fit = compare(weights, chosen, width)
+    fit = fit_to(weights, chosen, width)
     if not fit.is_exact:
-        raise CheckpointError(f"{what} does not fit {chosen.name} at width {width:g}:\n{fit.describe()}")
+        raise WeightsError(f"{what} does not fit {chosen.name} at width {width:g}:\n{fit.describe()}")
     with torch.device("meta"):
         model = TAEHV(chosen, width)
     wanted = model.state_dict()
@@ -179,12 +179,12 @@ def find_variant(weights: Mapping[str, Tensor], what: str) -> Variant:
     """The only published variant that these keys and shapes fit.
 
     Raises:
-        CheckpointError: none fits (the closest one's differences are listed), or several do (they are named).
+        WeightsError: none fits (the closest one's differences are listed), or several do (they are named).
     """
     candidates = find_candidates(weights, what)
     if len(candidates) > 1:
         names = ", ".join(variant.name for variant in candidates)
-        raise CheckpointError(f"{what} fits several variants, which have equal keys and shapes; choose one of: {names}")
+        raise WeightsError(f"{what} fits several variants, which have equal keys and shapes; choose one of: {names}")
     return candidates[0]
 
 
@@ -192,14 +192,14 @@ def find_candidates(weights: Mapping[str, Tensor], what: str) -> list[Variant]:
     """All published variants that these keys and shapes fit, at least one.
 
     Raises:
-        CheckpointError: none fits; the closest one's differences are listed.
+        WeightsError: none fits; the closest one's differences are listed.
     """
     width = width_of(weights)
-    fits = {variant: compare(weights, variant, width) for variant in VARIANTS.values()}
+    fits = {variant: fit_to(weights, variant, width) for variant in VARIANTS.values()}
     candidates = [variant for variant, fit in fits.items() if fit.is_exact]
     if not candidates:
         closest = min(fits, key=lambda variant: fits[variant].differences)
-        raise CheckpointError(
+        raise WeightsError(
             f"{what} fits no known variant. The closest is {closest.name}, from which it differs:\n"
             f"{fits[closest].describe()}"
         )
@@ -238,7 +238,7 @@ class Fit:
         return "\n".join(lines + [f"  misshapen: {name}" for name in self.misshapen])
 
 
-def compare(weights: Mapping[str, Tensor], variant: Variant, width: float) -> Fit:
+def fit_to(weights: Mapping[str, Tensor], variant: Variant, width: float) -> Fit:
     """Compare with the keys and shapes of ``variant``. TGrow weights may carry more frames than the variant uses."""
     with torch.device("meta"):
         wanted = {name: tuple(tensor.shape) for name, tensor in TAEHV(variant, width).state_dict().items()}
@@ -268,13 +268,13 @@ def _load_pickled(path: Path) -> object:
 
 def _check_tensors(weights: StateDict, path: Path) -> None:
     """Cheap questions first: a small file can hold a view of any shape, which takes memory once it is copied."""
-    check_layout(weights, str(path), CheckpointError)
+    check_layout(weights, str(path), WeightsError)
     claimed, there = claimed_bytes(weights), path.stat().st_size
     if claimed > there:
-        raise CheckpointError(
+        raise WeightsError(
             f"{path} is no checkpoint: its tensors claim {claimed:,} bytes of numbers, and the file has {there:,}"
         )
-    check_weights(weights, str(path), CheckpointError)
+    check_weights(weights, str(path), WeightsError)
 
 
 def _has_more_frames(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
@@ -286,4 +286,4 @@ def _has_more_frames(name: str, found: tuple[int, ...], wanted: tuple[int, ...])
 
 def _check_suffix(path: Path) -> None:
     if path.suffix not in SUFFIXES:
-        raise CheckpointError(f"{path} is neither {' nor '.join(SUFFIXES)}")
+        raise WeightsError(f"{path} is neither {' nor '.join(SUFFIXES)}")

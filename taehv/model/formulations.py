@@ -26,7 +26,7 @@ class Training:
     """``library``: pytorch-msssim. ``shifted sums``: the same numbers as sums that a compiler fuses
     (``taehv/losses/fused_ssim.py``)."""
     discriminator: Literal["as defined", "pooled first"]
-    """``pooled first``: pictures are averaged over patches before they are scored, which commutes, and the first
+    """``pooled first``: images are averaged over patches before they are scored, which commutes, and the first
     layer's input is filled up with zeros to a multiple of 8 channels."""
 
 

@@ -23,7 +23,7 @@ class TeacherError(UserError):
     """The teacher is missing, damaged, or made for something else. It is never replaced by another one."""
 
 
-class ClipRecord(Protocol):
+class TrainingClip(Protocol):
     """What a teacher is told of a clip."""
 
     @property
@@ -37,7 +37,7 @@ class TrainingClips(Protocol):
     """The clips that a teacher is fitted on: a ``taehv.data.clip_store.ClipStore``."""
 
     @property
-    def records(self) -> Sequence[ClipRecord]: ...
+    def records(self) -> Sequence[TrainingClip]: ...
 
     @property
     def sources(self) -> Sequence[str]: ...

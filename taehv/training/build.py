@@ -1,4 +1,4 @@
-"""From a RunSpec to the parts of a training: processes, student, optimisers, adversary, data, validation."""
+"""From a RunSpec to the parts of a training: processes, student, optimizers, adversary, data, validation."""
 
 from __future__ import annotations
 

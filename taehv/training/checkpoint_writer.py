@@ -21,11 +21,11 @@ from taehv.training.checkpoint import (
     CheckpointError,
     Snapshot,
     flush_to_disk,
-    read_manifest,
+    read_checkpoint_manifest,
     step_of,
     take_snapshot,
+    write_checkpoint_manifest,
     write_files,
-    write_manifest,
 )
 from taehv.training.run_spec import RunSpec
 from taehv.training.state import TrainingState
@@ -88,7 +88,7 @@ class CheckpointWriter:
                 _done_file(partial, self._index).touch()
                 return
             self._wait_for_others(partial)
-            write_manifest(partial, snapshot.step, self._spec)
+            write_checkpoint_manifest(partial, snapshot.step, self._spec)
             _put_in_place(partial, folder / f"step-{snapshot.step}")
             if keep is not None:
                 keep_newest(folder, keep, up_to=snapshot.step)
@@ -141,7 +141,7 @@ def _put_in_place(partial: Path, final: Path) -> None:
     """Give a whole checkpoint its name. One of this step that is whole already says the same and stays."""
     if final.exists():
         try:
-            read_manifest(final)
+            read_checkpoint_manifest(final)
         except CheckpointError as error:
             log.warning("replaced: %s", error)
             shutil.rmtree(final)

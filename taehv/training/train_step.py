@@ -1,4 +1,4 @@
-"""One optimiser step: accumulate the gradient over this process's slots, clip, update, average."""
+"""One optimizer step: accumulate the gradient over this process's slots, clip, update, average."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class StepReport:
     discriminator_loss: float | None
     """None where the adversarial term does not count yet."""
     learning_rates: dict[str, float]
-    """By optimiser."""
+    """By optimizer."""
     skipped: bool
     """The update was not applied, on any process, because loss or gradient was not finite."""
     slots_not_finite: tuple[int, ...]
@@ -112,7 +112,7 @@ class TrainStep:
         return len(self._loader.slots)
 
     def rehearse(self, step: int, per_device: int) -> None:
-        """Compute the gradient of one micro-batch of ``step``, beside as much memory as training will come to hold.
+        """Compute the gradient of one micro-batch of ``step`` with as much memory taken as training will come to hold.
 
         For itself: processes need not do it together. The gradients have to be forgotten afterwards.
 
@@ -136,7 +136,7 @@ class TrainStep:
             self._state.adversary.finish_step(skipped=True)
 
     def _memory_to_come(self, adversary: Adversary | None) -> Tensor:
-        """As many bytes as the optimisers' state (twice the weights), a distributed wrapper's copy of the gradients
+        """As many bytes as the optimizers' state (twice the weights), a distributed wrapper's copy of the gradients
         and the adversary's memory will take."""
         weights = sum(parameter.nbytes for parameter in self._state.student.parameters())
         replay = adversary.replay_bytes if adversary is not None else 0

@@ -29,7 +29,7 @@ def is_better(entry: HistoryEntry, best: HistoryEntry | None, metric: BestMetric
 
 @dataclass(frozen=True)
 class Validator:
-    """Measures a state's EMA weights, and its raw weights' PSNR beside them."""
+    """Measures a state's EMA weights, and the PSNR of its raw weights."""
 
     accelerator: Accelerator
     store: ClipStore

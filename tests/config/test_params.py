@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from support.project import REPOSITORY
 
 from taehv.config.params import STAGE_KEYS, Gate, flatten, load_params, parse_params, resolved, stage_params
-from taehv.config.params_rules import SMALLEST_PICTURE
+from taehv.config.params_rules import SMALLEST_SIDE
 from taehv.losses.metrics import SSIM_WINDOW
 from taehv.runtime.errors import ConfigError
 
@@ -118,8 +118,8 @@ def test_what_an_unused_term_needs_is_not_asked_for() -> None:
     parse_params(changed(loss__seraena=0.0, scales__embedded__seraena__group_frames=4))
 
 
-def test_the_smallest_picture_is_the_window_of_ssim() -> None:
-    assert SMALLEST_PICTURE == SSIM_WINDOW
+def test_the_smallest_side_is_the_window_of_ssim() -> None:
+    assert SMALLEST_SIDE == SSIM_WINDOW
 
 
 def test_all_problems_are_listed_at_once_type_errors_and_combinations_together() -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.labelled_videos import Picture, copied, edited, key_packets, make_video, number_of
+from support.labelled_videos import RgbFrame, copied, edited, key_packets, make_video, number_of
 
 from taehv.data.decode import FewerFramesError, probe, read_frames
 from taehv.data.video_error import VideoError
@@ -133,7 +133,7 @@ def timing(rng: random.Random, codec: Codec, container: str, frames: int) -> dic
 
 
 def wrapping(rng: random.Random, container: str) -> dict[str, Any]:
-    """The muxer, its options, and which way up the pictures are to be shown."""
+    """The muxer, its options, and which way up the frames are to be shown."""
     made: dict[str, Any] = {"format": FORMATS.get(container), "muxer": {}}
     if container == "m2ts":
         made["muxer"] = {"mpegts_m2ts_mode": "1"}
@@ -144,20 +144,20 @@ def wrapping(rng: random.Random, container: str) -> dict[str, Any]:
     return made
 
 
-def read(path: Path) -> list[Picture]:
+def read(path: Path) -> list[RgbFrame]:
     info = probe(path)
     frames = read_frames(path, info, stride=1, height=info.height, width=info.width, stop=info.frames)
     return list(until_the_end(frames))
 
 
-def until_the_end(frames: Iterator[Picture]) -> Iterator[Picture]:
+def until_the_end(frames: Iterator[RgbFrame]) -> Iterator[RgbFrame]:
     try:
         yield from frames
     except FewerFramesError:
         return
 
 
-def reference(tool: str, path: Path, height: int, width: int) -> list[Picture]:
+def reference(tool: str, path: Path, height: int, width: int) -> list[RgbFrame]:
     """All frames as FFmpeg's tool shows them."""
     scaler = "bicubic+accurate_rnd+full_chroma_int+bitexact"
     command = [tool, "-v", "error", "-threads", "1", "-i", f"file:{path}", "-map", "0:v:0", "-vsync", "passthrough",
@@ -170,15 +170,15 @@ def reference(tool: str, path: Path, height: int, width: int) -> list[Picture]:
 def difference_from(tool: str, sound: Sound) -> str | None:
     """What is wrong with what is read, compared with what FFmpeg's tool shows."""
     try:
-        pictures = read(sound.path)
+        frames = read(sound.path)
     except VideoError as error:
         return f"refused: {error}"
-    expected = reference(tool, sound.path, *pictures[0].shape[:2])
-    if len(pictures) != len(expected):
-        return f"{len(pictures)} frames, not {len(expected)}"
-    for number, (ours, theirs) in enumerate(zip(pictures, expected, strict=True)):
+    expected = reference(tool, sound.path, *frames[0].shape[:2])
+    if len(frames) != len(expected):
+        return f"{len(frames)} frames, not {len(expected)}"
+    for number, (ours, theirs) in enumerate(zip(frames, expected, strict=True)):
         levels = np.abs(ours.astype(int) - theirs)
-        # Another version's decoder and scaler may round otherwise; a wrong picture is far off.
+        # Another version's decoder and scaler may round otherwise; a wrong frame is far off.
         if levels.mean() > 1.5 or np.quantile(levels, 0.95) > 8:
             return f"frame {number} is {levels.mean():.1f} levels off"
     return None
@@ -203,7 +203,7 @@ def test_sound_videos_are_read_as_ffmpeg_shows_them(tmp_path: Path, seeds: range
 @pytest.mark.parametrize("seed", SHORT)
 def test_sound_videos_show_their_own_numbers(tmp_path: Path, seed: int) -> None:
     sound = sound_video(tmp_path, seed)
-    shown = [number_of(picture) for picture in read(sound.path)]
+    shown = [number_of(frame) for frame in read(sound.path)]
     if sound.numbers is None:
         assert len(shown) >= 20, sound.what
     elif sound.is_cut:

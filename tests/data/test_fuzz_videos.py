@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support.mutations import mutate
 from support.project import REPOSITORY
-from support.video_files import list_videos, numbered_picture, numbered_video, write_mp4, write_video
+from support.video_files import list_videos, numbered_frame, numbered_video, write_mp4, write_video
 
 from taehv.data.clip_store import ClipStore
 from taehv.data.sources import sample_videos
@@ -37,7 +37,7 @@ if __name__ == "__main__":
 def originals(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Small sound videos of several containers and codecs."""
     folder = tmp_path_factory.mktemp("originals")
-    pictures = [numbered_picture(number, 48, 64) for number in range(30)]
+    frames = [numbered_frame(number, 48, 64) for number in range(30)]
     others = [
         ("a.avi", "mpeg4"),
         ("a.ts", "mpeg2video"),
@@ -46,7 +46,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         ("a.mov", "mjpeg"),
     ]
     made = [
-        write_video(folder / name, pictures, 48, 64, codec=codec, pixels="yuvj420p" if codec == "mjpeg" else "yuv420p")
+        write_video(folder / name, frames, 48, 64, codec=codec, pixels="yuvj420p" if codec == "mjpeg" else "yuv420p")
         for name, codec in others
     ]
     return [

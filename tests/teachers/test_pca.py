@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from taehv.config.params import Teacher as TeacherParams
+from taehv.config.params import TeacherChoice
 from taehv.model.variants import TRAINABLE, VARIANTS, Variant
 from taehv.teachers.base import TEACHERS, TeacherError, load_teacher, teacher_class
 from taehv.teachers.pca import PcaTeacher, block_values, blocks_of, fit_pca, frames_of
@@ -187,5 +187,5 @@ def test_clips_too_uniform_for_the_latents_are_an_error_and_never_noise_blown_up
 
 
 def test_params_offer_the_teachers_that_there_are() -> None:
-    assert get_args(get_type_hints(TeacherParams)["name"]) == tuple(TEACHERS)
+    assert get_args(get_type_hints(TeacherChoice)["name"]) == tuple(TEACHERS)
     assert all(teacher_class(name).WEIGHTS for name in TEACHERS)

@@ -1,4 +1,4 @@
-"""The clips that pictures and videos show: the first test clip of each source, whatever it looks like."""
+"""The clips that figures and videos show: the first test clip of each source, whatever it looks like."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ CELL_INCHES = 1.3
 LABEL_INCHES = 1.5
 
 Row = tuple[str, str, Video | npt.NDArray[np.float32]]
-"""Title, subtitle, and pictures (T, H, W, 3) or errors (T, H, W) in [0, 1]."""
+"""Title, subtitle, and images (T, H, W, 3) or errors (T, H, W) in [0, 1]."""
 
 
 def write_strip(example: Example, path: Path) -> None:
@@ -28,11 +28,11 @@ def write_strip(example: Example, path: Path) -> None:
     cell_height = CELL_INCHES * height / width
     figure = new_figure(LABEL_INCHES + CELL_INCHES * len(shown), 0.55 + (cell_height + 0.05) * len(rows))
     axes = figure.subplots(len(rows), len(shown), squeeze=False)
-    for row, (title, subtitle, pictures) in enumerate(rows):
+    for row, (title, subtitle, images) in enumerate(rows):
         for column, frame in enumerate(shown):
             axis = axes[row, column]
             # Errors run from 0 to 1 on a scale whose brightness rises evenly.
-            axis.imshow(pictures[frame], interpolation="nearest", cmap="magma", vmin=0, vmax=1)
+            axis.imshow(images[frame], interpolation="nearest", cmap="magma", vmin=0, vmax=1)
             axis.set_xticks([])
             axis.set_yticks([])
             axis.spines[:].set_visible(False)

@@ -13,7 +13,7 @@ from taehv.evaluation.report.examples import Example, Video
 FRAMES_PER_SECOND = 8
 """A third of usual speed: clips last a few frames only."""
 MIN_SHOWN_HEIGHT = 320
-"""Pixels; smaller pictures are enlarged by a whole factor, without smoothing."""
+"""Pixels; smaller frames are enlarged by a whole factor, without smoothing."""
 GAP = 8
 
 
