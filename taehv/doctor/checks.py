@@ -10,12 +10,12 @@ from taehv.doctor.clock import check_clock
 from taehv.doctor.context import RunContext
 from taehv.doctor.disk import check_disk
 from taehv.doctor.gpus import check_gpus
-from taehv.doctor.known_settings import check_known_balances
 from taehv.doctor.machine_limits import check_machine_limits
 from taehv.doctor.packages import check_packages
 from taehv.doctor.prepared_data import check_gate, check_prepared_data
 from taehv.doctor.process_group import check_process_group
 from taehv.doctor.repository import check_repository
+from taehv.doctor.settings import check_settings
 from taehv.doctor.tracking_store import check_tracking_store
 from taehv.tracking.secrets import without_secrets
 
@@ -30,7 +30,7 @@ CHECKS: tuple[Callable[[RunContext], list[Check]], ...] = (
     check_disk,
     check_prepared_data,
     check_gate,
-    check_known_balances,
+    check_settings,
     check_tracking_store,
     check_clock,
 )
