@@ -21,7 +21,7 @@ from taehv.evaluation.report.examples import make_examples
 from taehv.evaluation.run_records import read_record, read_tracking_ids
 from taehv.launch.processes import require_gpus
 from taehv.losses.metrics import available_metrics
-from taehv.model.model_folder import load_model
+from taehv.model.checkpoints import load_model
 from taehv.model.variants import VARIANTS
 from taehv.runtime import atomic_files, dvc_metrics, paths
 from taehv.teachers.base import load_teacher

@@ -22,7 +22,7 @@ from taehv.evaluation.report.examples import make_examples
 from taehv.evaluation.report.strips import write_strip
 from taehv.evaluation.test_set import round_trip
 from taehv.launch import processes
-from taehv.model.model_folder import load_model
+from taehv.model.checkpoints import load_model
 from taehv.runtime import atomic_files, dvc_metrics, paths
 from taehv.runtime.errors import is_disk_full
 from taehv.runtime.launched import launched_processes

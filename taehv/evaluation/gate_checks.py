@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from taehv.config.params import Params, stage_params
 from taehv.evaluation.run_records import HistoryRow, RecordError, finite, read_history, read_record, read_summary
-from taehv.model.model_folder import ModelError, load_model
+from taehv.model.checkpoints import WeightsError, load_model
 from taehv.runtime.hashing import sha256_of_json
 from taehv.runtime.paths import TrainingOutputs
 
@@ -161,7 +161,7 @@ def _model_check(evidence: Evidence, params: Params) -> list[GateCheck]:
     name, rule = "best_model_loads", "a model whose step and PSNR are in the history"
     try:
         _, info = load_model(evidence.best_model)
-    except ModelError as error:
+    except WeightsError as error:
         return [GateCheck(name, None, rule, rule, False, reason=str(error))]
     described = f"step {info.get('step')}, PSNR {info.get('psnr')}"
     row = next((row for row in evidence.history if row["step"] == info.get("step")), None)

@@ -1,17 +1,21 @@
-"""Checkpoint files: flat state dicts with the published keys, as ``.pth`` or ``.safetensors``.
+"""Reading and writing the weights of a model.
 
-Keys go in and out untouched. Reading never executes pickled code. What a file is, is found from its keys and shapes.
+A checkpoint file is a flat state dict with the published keys, as ``.pth`` or ``.safetensors``. Keys go in and out
+untouched, reading never executes pickled code, and what a file is, is found from its keys and shapes. A model folder,
+as training writes it, holds ``model.safetensors`` and ``model_info.json``, which says what it is.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import pickle
 import struct
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -27,6 +31,25 @@ from taehv.runtime.user_files import regular_file
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2)
 _NAMED = 5
 """So many tensors are named in an error; a damaged file has the same problem in all of them."""
+StateDict = dict[str, Tensor]
+SUFFIXES = (".pth", ".safetensors")
+_MALFORMED = (
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    struct.error,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+)
+"""What torch's and Python's readers raise on files that are not what they seem, besides ValueError and RuntimeError."""
+MOST_GROWN_FRAMES = 2
+"""Frames that a TGrow of any published variant makes of one."""
+
+
+class WeightsError(UserError):
+    """A checkpoint that cannot be read, written, or used as this variant."""
 
 
 def check_weights(weights: Mapping[str, Tensor], what: str, error: type[UserError] = UserError) -> None:
@@ -76,29 +99,6 @@ def _layout_problem(tensor: Tensor) -> str | None:
     if tensor.is_quantized or tensor.dtype not in FLOATS:
         return f"its numbers are {str(tensor.dtype).removeprefix('torch.')}, weights are floating-point numbers"
     return "it is a negated view" if tensor.is_neg() else None
-
-
-StateDict = dict[str, Tensor]
-SUFFIXES = (".pth", ".safetensors")
-_MALFORMED = (
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-    struct.error,
-    LookupError,
-    TypeError,
-    AttributeError,
-    ArithmeticError,
-    AssertionError,
-)
-"""What torch's and Python's readers raise on files that are not what they seem, besides ValueError and RuntimeError."""
-
-
-MOST_GROWN_FRAMES = 2
-"""Frames that a TGrow of any published variant makes of one."""
-
-
-class WeightsError(UserError):
-    """A checkpoint that cannot be read, written, or used as this variant."""
 
 
 def read_state_dict(path: Path) -> StateDict:
@@ -158,15 +158,36 @@ def load_checkpoint(path: Path, variant: Variant | None = None) -> TAEHV:
     return model_of(read_state_dict(path), variant, str(path))
 
 
+def load_model(folder: Path) -> tuple[TAEHV, dict[str, Any]]:
+    """The model of a folder, in evaluation mode on the CPU, and its info.
+
+    Raises:
+        WeightsError: a file is missing or damaged, the info names no variant or width that there is, or the weights are
+            no finite floating-point numbers or do not fit them (keys are listed).
+    """
+    try:
+        info = json.loads(regular_file(folder / "model_info.json").read_text(encoding="utf-8"))
+        variant, width = VARIANTS[info["variant"]], float(info["width"])
+        if not 0 < width <= LARGEST_WIDTH:
+            raise ValueError(f"the width must be above 0 and at most {LARGEST_WIDTH:g}, got {width}")
+        return _fitted(read_state_dict(folder / "model.safetensors"), variant, width, "it"), info
+    except UserError as error:
+        raise WeightsError(f"no usable model in {folder}: {error}") from error
+    except (OSError, ValueError, LookupError, ArithmeticError, TypeError, AttributeError, RecursionError) as error:
+        raise WeightsError(f"no usable model in {folder}: {type(error).__name__}: {error}") from error
+
+
 def model_of(weights: StateDict, variant: Variant | None, what: str) -> TAEHV:
     """As ``load_checkpoint``, for weights that are in memory already; ``what`` names them in errors."""
-    width = width_of(weights)
-    chosen = find_variant(weights, what) if variant is None else variant
-    fit = fit_to(weights, chosen, width)
+    return _fitted(weights, find_variant(weights, what) if variant is None else variant, width_of(weights), what)
+
+
+def _fitted(weights: StateDict, variant: Variant, width: float, what: str) -> TAEHV:
+    fit = fit_to(weights, variant, width)
     if not fit.is_exact:
-        raise WeightsError(f"{what} does not fit {chosen.name} at width {width:g}:\n{fit.describe()}")
+        raise WeightsError(f"{what} does not fit {variant.name} at width {width:g}:\n{fit.describe()}")
     with torch.device("meta"):
-        model = TAEHV(chosen, width)
+        model = TAEHV(variant, width)
     wanted = model.state_dict()
     # Where TGrow carries more frames than used, the last ones are the ones that count.
     used = {name: tensor[-len(wanted[name]) :] for name, tensor in weights.items()}

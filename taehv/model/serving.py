@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from taehv.model.checkpoints import load_model
 from taehv.model.fused_inference import FoldedTAEHV
-from taehv.model.model_folder import load_model
 from taehv.model.padding import pad_to_multiple, repeat_last, to_float
 
 Task = Literal["encode", "decode", "reconstruct"]
@@ -38,7 +38,7 @@ class VideoCoder:
         """Load it.
 
         Raises:
-            ModelError: the folder cannot be used.
+            WeightsError: the folder cannot be used.
         """
         model, _ = load_model(folder)
         self._model = FoldedTAEHV(model.to("cuda" if torch.cuda.is_available() else "cpu"))

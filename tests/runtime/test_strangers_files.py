@@ -24,9 +24,8 @@ from taehv.cli import main
 from taehv.data.latent_files import LatentFileError, open_latents
 from taehv.evaluation.run_records import RecordError, read_record
 from taehv.losses.metrics import Lpips, MetricError
-from taehv.model.checkpoints import WeightsError, load_checkpoint, read_state_dict, write_state_dict
+from taehv.model.checkpoints import WeightsError, load_checkpoint, load_model, read_state_dict, write_state_dict
 from taehv.model.init import create_model
-from taehv.model.model_folder import ModelError, load_model
 from taehv.model.variants import VARIANTS
 from taehv.teachers.base import TeacherError, load_teacher
 
@@ -262,7 +261,7 @@ def test_weights_that_are_no_numbers_are_refused_by_every_reader(
         folder.mkdir()
         save_file(weights, folder / "model.safetensors")
         (folder / "model_info.json").write_text('{"variant": "wan2_2", "width": 0.0625}')
-        with pytest.raises(ModelError, match=SAID.get(kind, "floating-point numbers")):
+        with pytest.raises(WeightsError, match=SAID.get(kind, "floating-point numbers")):
             load_model(folder)
     for file in files:
         with pytest.raises(WeightsError, match=SAID.get(kind, "floating-point numbers")):
@@ -339,13 +338,13 @@ def test_latents_whose_metadata_is_cut_off_name_what_is_missing(here: Path) -> N
 @pytest.mark.parametrize("width", ["1e9", "-1.0", "NaN", '"nan"', "null", "[]", "1e400", "1" + 400 * "0"])
 def test_a_model_folder_of_an_absurd_width_is_a_clear_error(here: Path, width: str) -> None:
     (here / "model_info.json").write_text(f'{{"variant": "wan2_2", "width": {width}}}')
-    with pytest.raises(ModelError, match="no usable model"):
+    with pytest.raises(WeightsError, match="no usable model"):
         load_model(here)
 
 
 def test_json_that_is_nested_deeply_is_a_clear_error(here: Path) -> None:
     (here / "model_info.json").write_text("[" * 20_000)
-    with pytest.raises(ModelError, match="no usable model"):
+    with pytest.raises(WeightsError, match="no usable model"):
         load_model(here)
     with pytest.raises(RecordError, match="cannot be read"):
         read_record(here / "model_info.json")
