@@ -17,8 +17,8 @@ PACKAGE = REPOSITORY / "taehv"
 LEVELS = (
     ("runtime",),
     ("model",),
-    ("config",),
     ("teachers",),
+    ("config",),
     ("losses", "data", "launch"),
     ("training",),
     ("evaluation",),

@@ -15,25 +15,31 @@ import yaml
 from pydantic import Field
 
 from taehv.config import params_rules
+from taehv.config.precision import PRECISIONS
 from taehv.config.sections import (
     AtLeastOne,
     AtLeastZero,
     BelowOne,
     NonNegative,
+    OneOf,
     Positive,
     Rules,
     Section,
     read_file,
     read_section,
 )
-from taehv.model.variants import LARGEST_WIDTH
+from taehv.model.variants import LARGEST_WIDTH, TRAINABLE
 from taehv.runtime import atomic_files
+from taehv.teachers.base import TEACHERS
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 StageName = Literal["prepare_data", "a800_test", "gate_psnr", "h100_train", "evaluate"]
 TrainingStage = Literal["a800_test", "h100_train"]
 BestMetric = Literal["psnr", "ssim", "lpips"]
+"""Names in taehv.losses.metrics.HISTORY_METRICS, which needs torch (tests/losses/test_metrics.py compares)."""
+PerceptualName = Literal["ssim"]
+"""The names of taehv.losses.perceptual.PERCEPTUAL, which needs torch."""
 
 
 class LossWeights(Section):
@@ -202,7 +208,7 @@ class InitialWeights(Section):
 
 
 class Model(Section):
-    variant: str
+    variant: Annotated[str, OneOf(TRAINABLE)]
     """A name in taehv.model.variants.TRAINABLE."""
     width: Annotated[float, Field(gt=0, le=LARGEST_WIDTH)]
     """Multiplies every hidden channel count; 1 is the published architecture."""
@@ -213,8 +219,9 @@ class Model(Section):
 
 
 class TeacherChoice(Section):
-    name: Literal["pca"]
-    """What the student is distilled from; `pca` is fitted in prepare_data and needs no download."""
+    name: Annotated[str, OneOf(TEACHERS)]
+    """What the student is distilled from, a name in taehv.teachers.base.TEACHERS; `pca` is fitted in prepare_data and
+    needs no download."""
 
 
 class Distillation(Section):
@@ -231,7 +238,7 @@ class Distillation(Section):
 
 
 class Perceptual(Section):
-    name: Literal["ssim"]
+    name: PerceptualName
     """`ssim`: 1 - structural similarity."""
 
 
@@ -314,7 +321,7 @@ class Scale(Section):
     perceptual: Perceptual
     seraena: Seraena
     optim: Optim
-    precision: Literal["fp32", "bf16", "fp64"]
+    precision: Annotated[str, OneOf(PRECISIONS)]
     batch: Batch
     validation: ValidationClips
     checkpoint: PublishedCheckpoints

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from taehv.config.precision import PRECISIONS
 from taehv.config.profiles import Profile
 from taehv.doctor.check import Check, listed, size
 from taehv.doctor.context import RunContext
@@ -104,7 +105,7 @@ def judge_compute_mode(gpus: list[Gpu]) -> Check:
 
 def judge_precision(gpus: list[Gpu], precision: str) -> list[Check]:
     """bfloat16 in hardware, where the scale asks for it."""
-    if precision != "bf16":
+    if PRECISIONS[precision].autocast != "bf16":
         return []
     without = [f"GPU {gpu.index} ({gpu.name})" for gpu in gpus if gpu.capability < BF16_CAPABILITY]
     if without:

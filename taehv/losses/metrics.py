@@ -167,18 +167,22 @@ class Metric:
     title: str
     """In the report."""
     digits: int
+    """After the decimal point, in the report."""
     load: Callable[[torch.device], ClipMetric | None]
     """None where this machine lacks something that it needs."""
     over_clips: Callable[[Tensor], float] = _mean
     """The scores of several clips as one number."""
+    less_is_better: bool = False
 
 
 METRICS = (
     Metric("psnr", "psnr", "psnr_db", "PSNR, dB", 2, lambda _: psnr_per_clip),
     Metric("mse", "psnr_pooled", "psnr_pooled_db", "pooled PSNR, dB", 2, lambda _: mse_per_clip, pooled_psnr),
     Metric("ssim", "ssim", "ssim", "SSIM", 4, lambda _: ssim_per_clip),
-    Metric("lpips_alex", "lpips", "lpips_alex", "LPIPS (AlexNet)", 4, partial(_lpips_if_here, "alex")),
-    Metric("lpips_vgg", None, "lpips_vgg", "LPIPS (VGG)", 4, partial(_lpips_if_here, "vgg")),
+    Metric(
+        "lpips_alex", "lpips", "lpips_alex", "LPIPS (AlexNet)", 4, partial(_lpips_if_here, "alex"), less_is_better=True
+    ),
+    Metric("lpips_vgg", None, "lpips_vgg", "LPIPS (VGG)", 4, partial(_lpips_if_here, "vgg"), less_is_better=True),
 )
 HISTORY_METRICS = tuple(metric for metric in METRICS if metric.in_history is not None)
 

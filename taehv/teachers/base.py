@@ -8,15 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import ClassVar, Protocol, Self
-
-import numpy as np
-import numpy.typing as npt
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar, Protocol, Self
 
 from taehv.model.variants import Variant
 from taehv.runtime.errors import UserError
+
+if TYPE_CHECKING:  # the names below are part of params.yaml's schema, which needs no torch
+    import numpy as np
+    import numpy.typing as npt
+    import torch
+    from torch import Tensor
 
 
 class TeacherError(UserError):

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from taehv.config.batch_shares import micro_batches
+from taehv.config.precision import PRECISIONS
 from taehv.data.loader import SlotLoader
 from taehv.losses.objective import Objective, Outputs, weighted_sum
 from taehv.model import compilation
@@ -21,7 +22,7 @@ from taehv.teachers.base import Teacher
 from taehv.training.adversary import Adversary, Shown
 from taehv.training.state import TrainingState
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}
+DTYPES: Mapping[str, torch.dtype] = {name: getattr(torch, kind.dtype) for name, kind in PRECISIONS.items()}
 """The dtype of weights and inputs; with bf16 the matrix products run in bfloat16 (autocast)."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import lpips
 import pytest
@@ -13,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from taehv.config.params import BestMetric, PerceptualName
 from taehv.losses.metrics import (
+    HISTORY_METRICS,
     Lpips,
     MetricError,
     lpips_backbone_file,
@@ -22,6 +25,12 @@ from taehv.losses.metrics import (
     psnr_per_clip,
     ssim_per_clip,
 )
+from taehv.losses.perceptual import PERCEPTUAL
+
+
+def test_params_offer_metrics_and_perceptual_distances_that_there_are() -> None:
+    assert set(get_args(BestMetric)) <= {metric.in_history for metric in HISTORY_METRICS}
+    assert set(get_args(PerceptualName)) == PERCEPTUAL.keys()
 
 
 def grey(*levels_per_frame: float, size: int = 16) -> Tensor:
