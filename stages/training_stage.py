@@ -17,9 +17,9 @@ from stages.recorded_inputs import RecordedInputs, named_edits
 from taehv.config.params import Params, TrainingStage, load_params
 from taehv.config.profiles import load_profile
 from taehv.data.dataset import Dataset
-from taehv.doctor.start import check_before_training
+from taehv.doctor.checks import check_before_training
 from taehv.evaluation.report.examples import make_examples
-from taehv.evaluation.report.strips import write_strip
+from taehv.evaluation.report.figures import write_strip
 from taehv.evaluation.test_set import round_trip
 from taehv.launch import processes
 from taehv.model.checkpoints import load_model

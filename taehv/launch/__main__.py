@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 from taehv.config.params import load_params
 from taehv.config.profiles import DEFAULT_PROFILE, ENVIRONMENT_VARIABLE, load_profile
-from taehv.launch import dvc_locks, output_places
+from taehv.launch import dvc_locks
+from taehv.launch.dvc_yaml import check_output_places
 from taehv.launch.pipeline import (
     check_git,
     check_targets,
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_git()
     require_gpus(profile)
     describe_batch(profile, params.active.batch.global_)
-    output_places.check()
+    check_output_places()
     for done in dvc_locks.fix_lock_lists():
         print(done, file=sys.stderr)
     environment = {**launched.without_inherited(os.environ), ENVIRONMENT_VARIABLE: profile.name}

@@ -4,9 +4,9 @@ A metric is added here alone: its function, and a line of ``METRICS``, from whic
 numbers, evaluation.json and the report's table follow.
 
 Every function takes a decoded video and the original, both ``(N, T, 3, H, W)``, and returns one number per clip,
-``(N,)`` float64. Frames are compared by ``losses/alignment.py``. The decoded video is clamped to [0, 1]
-here; the original is expected there already and is not touched, so that a wrong range shows instead of hiding.
-A NaN in the decoded video gives NaN.
+``(N,)`` float64. The one alignment rule is here too: after the decoder's trim, decoded frame j belongs to input frame j
+(``common_frames``). The decoded video is clamped to [0, 1] here; the original is expected there already and is not
+touched, so that a wrong range shows instead of hiding. A NaN in the decoded video gives NaN.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ import torch
 from torch import Tensor
 
 from taehv.config.batch_shares import micro_batches
-from taehv.losses.alignment import common_frames
 from taehv.model.checkpoints import WeightsError, read_state_dict
 from taehv.model.padding import to_float
 from taehv.runtime.errors import UserError
@@ -47,6 +46,15 @@ ClipScores = dict[str, Tensor]
 
 class MetricError(UserError):
     """A metric that cannot be computed on these images, or with these weights."""
+
+
+def common_frames(decoded_ntchw: Tensor, frames_ntchw: Tensor) -> tuple[Tensor, Tensor]:
+    """Both videos cut to the frames they share: j < min(T, T_decoded).
+
+    Every loss and every metric compares what this returns, and nothing else shifts or cuts frames.
+    """
+    length = min(decoded_ntchw.shape[1], frames_ntchw.shape[1])
+    return decoded_ntchw[:, :length], frames_ntchw[:, :length]
 
 
 def psnr_per_clip(decoded_ntchw: Tensor, frames_ntchw: Tensor) -> Tensor:

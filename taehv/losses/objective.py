@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from taehv.config.params import LossWeights, Scale
 from taehv.losses import distillation
+from taehv.losses.metrics import common_frames
 from taehv.losses.perceptual import PERCEPTUAL
-from taehv.losses.reconstruction import recon_per_clip
 from taehv.losses.seraena import ramp, seraena_per_clip
 from taehv.model import fused_training, fused_training_2d
 from taehv.model.compilation import Compiled
@@ -37,6 +37,12 @@ class Term:
     wanted: Wanted
     factor: Callable[[int], float] = lambda step: 1.0
     """What the weight is multiplied by at an update."""
+
+
+def recon_per_clip(decoded_ntchw: Tensor, frames_ntchw: Tensor) -> Tensor:
+    """Mean squared error of each clip's aligned frames, unclamped: (N, T, 3, H, W) twice to (N,)."""
+    decoded, frames = common_frames(decoded_ntchw, frames_ntchw)
+    return (decoded - frames).square().flatten(1).mean(1)
 
 
 def terms_of(scale: Scale) -> dict[str, Term]:

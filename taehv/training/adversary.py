@@ -15,7 +15,7 @@ from torch import Tensor
 
 from taehv.config.params import Seraena
 from taehv.losses import seraena
-from taehv.losses.alignment import common_frames
+from taehv.losses.metrics import common_frames
 from taehv.losses.objective import Outputs
 from taehv.model.compilation import Compiled
 from taehv.model.formulations import TRAINING

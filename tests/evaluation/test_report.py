@@ -18,12 +18,10 @@ from support.clip_stores import write_test_store
 from support.finished_run import GOOD_HISTORY, history_row, make_params
 
 from taehv.evaluation.parity import Difference, Parity, RunRecord, StepDelta
-from taehv.evaluation.report.build import write_report
-from taehv.evaluation.report.curves import BAND_STEPS, CURVES, series, write_curves
+from taehv.evaluation.report.build import GAP, write_report, write_side_by_side
 from taehv.evaluation.report.examples import MAX_EXAMPLES, Example, make_examples
+from taehv.evaluation.report.figures import BAND_STEPS, CURVES, series, write_curves, write_strip
 from taehv.evaluation.report.html import ShownClip, render
-from taehv.evaluation.report.strips import write_strip
-from taehv.evaluation.report.video import GAP, write_side_by_side
 from taehv.evaluation.test_set import mean_colour
 from taehv.runtime import atomic_files
 
