@@ -22,6 +22,7 @@ from taehv.config.params import DEFAULT_LIMITS, NO_CONVERSIONS, Conversions, Vid
 from taehv.data.decode import FewerFramesError, VideoInfo, probe, read_frames
 from taehv.data.variable_rate import VariableRate, rising, variable_rate
 from taehv.data.video_error import VideoError
+from taehv.model.padding import to_uint8
 from taehv.runtime import atomic_files
 from taehv.runtime.errors import UserError
 from taehv.runtime.user_files import regular_file
@@ -110,7 +111,7 @@ def open_video(
 
 def rgb_frames(frames: Tensor) -> npt.NDArray[np.uint8]:
     """Frames (t, 3, H, W), float, clamped here to [0, 1], as (t, H, W, 3) uint8 for the writer."""
-    return frames.float().clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    return to_uint8(frames).permute(0, 2, 3, 1).cpu().numpy()
 
 
 def side_by_side(left: Tensor, right: Tensor) -> Tensor:
