@@ -71,18 +71,6 @@ def check_weights(weights: Mapping[str, Tensor], what: str, error: type[UserErro
         raise error(f"{what} holds tensors that are no usable weights; get the file again:{listed}{more}")
 
 
-def check_layout(weights: Mapping[str, Tensor], what: str, error: type[UserError] = UserError) -> None:
-    """The part of ``check_weights`` that reads no number, so that it costs nothing whatever a tensor claims to be."""
-    for name, tensor in weights.items():
-        if problem := _layout_problem(tensor):
-            raise error(f"{what} holds a tensor that is no usable weight: {name}: {problem}")
-
-
-def claimed_bytes(weights: Mapping[str, Tensor]) -> int:
-    """Memory that the tensors take once each has its own: views that repeat themselves are small in a file."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
-
-
 def _problem(tensor: Tensor) -> str | None:
     if problem := _layout_problem(tensor):
         return problem
@@ -289,8 +277,12 @@ def _load_pickled(path: Path) -> object:
 
 def _check_tensors(weights: StateDict, path: Path) -> None:
     """Cheap questions first: a small file can hold a view of any shape, which takes memory once it is copied."""
-    check_layout(weights, str(path), WeightsError)
-    claimed, there = claimed_bytes(weights), path.stat().st_size
+    for name, tensor in weights.items():
+        if problem := _layout_problem(tensor):
+            raise WeightsError(f"{path} holds a tensor that is no usable weight: {name}: {problem}")
+    # Views that repeat themselves are small in a file, and take all their memory once each tensor has its own.
+    claimed = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
+    there = path.stat().st_size
     if claimed > there:
         raise WeightsError(
             f"{path} is no checkpoint: its tensors claim {claimed:,} bytes of numbers, and the file has {there:,}"
