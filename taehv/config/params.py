@@ -74,7 +74,7 @@ class VideoLimits(Section):
     """Of one frame, height times width."""
     frames: AtLeastOne
     streams: AtLeastOne
-    """In one file: frames, sound and subtitles together."""
+    """In one file: video, sound and subtitles together."""
 
 
 HdrRule = Literal["exclude", "tonemap"]

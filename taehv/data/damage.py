@@ -1,7 +1,7 @@
 """What tells that frames of a video are damaged.
 
 Not the counts in its header (edit lists, empty samples and frames that lean on something before a cut make them
-differ from what is shown), and not FFmpeg's strict mode (it refuses sound videos, and lets damage through that FFmpeg
+differ from what is shown), and not FFmpeg's strict mode (it refuses intact videos, and lets damage through that FFmpeg
 itself reports). What does tell:
 
 - a packet that the demuxer flags as corrupt, or an error that the demuxer reports;

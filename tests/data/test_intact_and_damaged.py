@@ -1,4 +1,4 @@
-"""What is sound is used, frame by frame; what is damaged is left out: a table of both, over containers and codecs."""
+"""What is intact is used, frame by frame; what is damaged is left out: a table of both, over containers and codecs."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ STRANGE: Mapping[str, Callable[[Path], Made]] = {
 
 
 @pytest.mark.parametrize("kind", STRANGE)
-def test_strange_but_sound_videos_are_used(tmp_path: Path, kind: str) -> None:
+def test_strange_but_intact_videos_are_used(tmp_path: Path, kind: str) -> None:
     path, numbers = STRANGE[kind](tmp_path)
     assert len(numbers) >= 20
     assert read(path) == numbers
