@@ -226,7 +226,7 @@ def changed(params: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
 @contextlib.contextmanager
 def made_on_purpose(mistake: Mistake) -> Iterator[None]:
     """Compare decoded frame j with input frame j + 3, in every loss term or in validation."""
-    from taehv.losses.alignment import common_frames
+    from taehv.losses.metrics import common_frames
     from taehv.losses.perceptual import PERCEPTUAL
 
     def shifted(compare: Any) -> Any:
@@ -234,7 +234,7 @@ def made_on_purpose(mistake: Mistake) -> Iterator[None]:
 
     with contextlib.ExitStack() as stack:
         if mistake == "shifted training":
-            for target in ("taehv.losses.reconstruction.common_frames", "taehv.training.adversary.common_frames"):
+            for target in ("taehv.losses.objective.common_frames", "taehv.training.adversary.common_frames"):
                 stack.enter_context(mock.patch(target, shifted(common_frames)))
             distances = {name: shifted(distance) for name, distance in PERCEPTUAL.items()}
             stack.enter_context(mock.patch.dict(PERCEPTUAL, distances))

@@ -91,8 +91,8 @@ class RecordedInputs:
         edits = self.edits()
         if edits:
             raise UserError(
-                f"edited while {self.stage} ran, and not what it used: {listed(edits)}. DVC would record the edited "
-                f"state as used, so the stage ends as failed. {consequence}"
+                f"edited while {self.stage} ran, and not what it used: {named_edits(edits)}. DVC would record the "
+                f"edited state as used, so the stage ends as failed. {consequence}"
             )
 
 
@@ -100,7 +100,7 @@ RUN_AGAIN = "Run the same command again: it makes the outputs from what is there
 """What becomes of a stage that takes little time."""
 
 
-def listed(edits: list[str]) -> str:
+def named_edits(edits: list[str]) -> str:
     """For a message."""
     more = len(edits) - SHOWN
     return "; ".join(edits[:SHOWN]) + (f"; and {more} more" if more > 0 else "")

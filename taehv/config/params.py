@@ -15,25 +15,31 @@ import yaml
 from pydantic import Field
 
 from taehv.config import params_rules
+from taehv.config.precision import PRECISIONS
 from taehv.config.sections import (
     AtLeastOne,
     AtLeastZero,
     BelowOne,
     NonNegative,
+    OneOf,
     Positive,
     Rules,
     Section,
     read_file,
     read_section,
 )
-from taehv.model.variants import LARGEST_WIDTH
+from taehv.model.variants import LARGEST_WIDTH, TRAINABLE
 from taehv.runtime import atomic_files
+from taehv.teachers.base import TEACHERS
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 StageName = Literal["prepare_data", "a800_test", "gate_psnr", "h100_train", "evaluate"]
 TrainingStage = Literal["a800_test", "h100_train"]
 BestMetric = Literal["psnr", "ssim", "lpips"]
+"""Names in taehv.losses.metrics.HISTORY_METRICS, which needs torch (tests/losses/test_metrics.py compares)."""
+PerceptualName = Literal["ssim"]
+"""The names of taehv.losses.perceptual.PERCEPTUAL, which needs torch."""
 
 
 class LossWeights(Section):
@@ -65,10 +71,10 @@ class VideoLimits(Section):
     """What a video may be at most; larger ones are left out ("too large") before they cost memory."""
 
     pixels: AtLeastOne
-    """Of one picture, height times width."""
+    """Of one frame, height times width."""
     frames: AtLeastOne
     streams: AtLeastOne
-    """In one file: pictures, sound and subtitles together."""
+    """In one file: video, sound and subtitles together."""
 
 
 HdrRule = Literal["exclude", "tonemap"]
@@ -104,8 +110,8 @@ class DataSource(Section):
     hdr: HdrRule
     """Videos in HDR (PQ or HLG): `exclude` leaves them out; `tonemap` makes SDR of them (taehv/data/tone_map.py)."""
     interlaced: InterlacedRule
-    """Videos whose pictures are interlaced, which is measured (taehv/data/interlacing.py): `exclude` leaves them out;
-    `deinterlace` makes one progressive picture of each."""
+    """Videos whose frames are interlaced, which is measured (taehv/data/interlacing.py): `exclude` leaves them out;
+    `deinterlace` makes one progressive frame of each."""
 
     @property
     def conversions(self) -> Conversions:
@@ -202,7 +208,7 @@ class InitialWeights(Section):
 
 
 class Model(Section):
-    variant: str
+    variant: Annotated[str, OneOf(TRAINABLE)]
     """A name in taehv.model.variants.TRAINABLE."""
     width: Annotated[float, Field(gt=0, le=LARGEST_WIDTH)]
     """Multiplies every hidden channel count; 1 is the published architecture."""
@@ -212,9 +218,10 @@ class Model(Section):
     """Start from these weights instead; null draws them as `init` says."""
 
 
-class Teacher(Section):
-    name: Literal["pca"]
-    """What the student is distilled from; `pca` is fitted in prepare_data and needs no download."""
+class TeacherChoice(Section):
+    name: Annotated[str, OneOf(TEACHERS)]
+    """What the student is distilled from, a name in taehv.teachers.base.TEACHERS; `pca` is fitted in prepare_data and
+    needs no download."""
 
 
 class Distillation(Section):
@@ -231,7 +238,7 @@ class Distillation(Section):
 
 
 class Perceptual(Section):
-    name: Literal["ssim"]
+    name: PerceptualName
     """`ssim`: 1 - structural similarity."""
 
 
@@ -282,7 +289,7 @@ class Optim(Section):
 
 class Batch(Section):
     global_: Annotated[AtLeastOne, Field(alias="global")]
-    """Clips per optimiser step, over all processes and micro-batches."""
+    """Clips per optimizer step, over all processes and micro-batches."""
 
 
 class ValidationClips(Section):
@@ -309,12 +316,12 @@ class Scale(Section):
 
     data: ScaleData
     model: Model
-    teacher: Teacher
+    teacher: TeacherChoice
     distillation: Distillation
     perceptual: Perceptual
     seraena: Seraena
     optim: Optim
-    precision: Literal["fp32", "bf16", "fp64"]
+    precision: Annotated[str, OneOf(PRECISIONS)]
     batch: Batch
     validation: ValidationClips
     checkpoint: PublishedCheckpoints

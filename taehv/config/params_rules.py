@@ -9,12 +9,12 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from taehv.config.precision import PRECISIONS
 from taehv.model.variants import TRAINABLE
 from taehv.runtime.errors import Problem
 
-SMALLEST_PICTURE = 11
+SMALLEST_SIDE = 11
 """Pixels along a side that SSIM needs: losses/metrics.py has it too, and brings torch."""
-BYTES_PER_VALUE = {"fp32": 4, "bf16": 4, "fp64": 8}
 
 Values = Mapping[str, Any]
 
@@ -79,12 +79,9 @@ def optimizer(values: Values) -> Iterator[Problem]:
 
 
 def scale(values: Values) -> Iterator[Problem]:
-    """The model is known, and clips are of a size that it and SSIM can take."""
+    """Clips are of a size that the model and SSIM can take."""
     data, name = values.get("data", {}), values.get("model", {}).get("variant")
     if name is None:
-        return
-    if name not in TRAINABLE:
-        yield Problem("model.variant", f"must be one of {', '.join(TRAINABLE)}, got {name!r}")
         return
     variant = TRAINABLE[name]
     multiple = f"a multiple of {variant.spatial_downscale} (patch size times downscale of {name})"
@@ -92,8 +89,8 @@ def scale(values: Values) -> Iterator[Problem]:
         size = data.get(key)
         if size is not None and size % variant.spatial_downscale:
             yield Problem(f"data.{key}", f"must be {multiple}, got {size}")
-        elif size is not None and size < SMALLEST_PICTURE:
-            yield Problem(f"data.{key}", f"must be >= {SMALLEST_PICTURE}, SSIM's window, got {size}")
+        elif size is not None and size < SMALLEST_SIDE:
+            yield Problem(f"data.{key}", f"must be >= {SMALLEST_SIDE}, SSIM's window, got {size}")
     match data:
         case {"frames": frames} if frames < variant.t_downscale:
             yield Problem("data.frames", f"must be >= {variant.t_downscale} for one latent of {name}, got {frames}")
@@ -146,14 +143,14 @@ def _seraena(sizes: Values, scale: str) -> Iterator[Problem]:
             "seraena": {"group_frames": group, "replay_mib": available},
             "batch": {"global": batch},
             "precision": precision,
-        } if name in TRAINABLE:
+        }:
             variant = TRAINABLE[name]
             decoded = min(frames, variant.decoded_frames(variant.latent_frames(frames)))
             if decoded % group:
                 message = f"must divide the {decoded} decoded frames of a clip, got {group}"
                 yield Problem(f"{scale}.seraena.group_frames", message)
             latent = variant.latent_channels / variant.spatial_downscale**2
-            mib = height * width * (3 * group + latent) * BYTES_PER_VALUE[precision] * batch / 2**20
+            mib = height * width * (3 * group + latent) * PRECISIONS[precision].bytes * batch / 2**20
             if mib > available:
                 message = f"must be >= {math.ceil(mib)} to hold one group per slot of a batch, got {available}"
                 yield Problem(f"{scale}.seraena.replay_mib", message)

@@ -1,4 +1,4 @@
-"""From a RunSpec to the parts of a training: processes, student, optimisers, adversary, data, validation."""
+"""From a RunSpec to the parts of a training: processes, student, optimizers, adversary, data, validation."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from accelerate.utils import set_seed
 
 from taehv.config.batch_shares import slots_of_rank
 from taehv.config.params import BestMetric, Params
+from taehv.config.precision import PRECISIONS
 from taehv.data.loader import SlotLoader
 from taehv.data.sampler import SlotSampler
 from taehv.losses.metrics import HISTORY_METRICS, ClipMetric, MetricError, available_metrics, lpips_backbone_path
@@ -53,7 +54,7 @@ def start_accelerator(spec: RunSpec) -> Accelerator:
     forget_inherited(os.environ, keep_group=True)
     threads = spec.profile.threads or max(1, available_cores() // spec.profile.processes)
     torch.set_num_threads(threads)
-    mixed = "bf16" if spec.params.active.precision == "bf16" else "no"
+    mixed = PRECISIONS[spec.params.active.precision].autocast
     accelerator = Accelerator(cpu=spec.profile.gpus == 0, mixed_precision=mixed)
     if accelerator.device.type == "cuda":
         set_up_gpu()

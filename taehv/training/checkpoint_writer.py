@@ -22,11 +22,11 @@ from taehv.training.checkpoint import (
     CheckpointError,
     Snapshot,
     flush_to_disk,
-    read_manifest,
+    read_checkpoint_manifest,
     step_of,
     take_snapshot,
+    write_checkpoint_manifest,
     write_files,
-    write_manifest,
 )
 from taehv.training.run_spec import RunSpec
 from taehv.training.state import TrainingState
@@ -90,7 +90,7 @@ class CheckpointWriter:
                 _done_file(partial, self._index).touch()
                 return
             self._wait_for_others(partial)
-            write_manifest(partial, snapshot.step, self._spec)
+            write_checkpoint_manifest(partial, snapshot.step, self._spec)
             failpoint(Failpoint.CHECKPOINT_MANIFEST)
             _put_in_place(partial, folder / f"step-{snapshot.step}")
             failpoint(Failpoint.CHECKPOINT_IN_PLACE)
@@ -146,7 +146,7 @@ def _put_in_place(partial: Path, final: Path) -> None:
     """Give a whole checkpoint its name. One of this step that is whole already says the same and stays."""
     if final.exists():
         try:
-            read_manifest(final)
+            read_checkpoint_manifest(final)
         except CheckpointError as error:
             log.warning("replaced: %s", error)
             shutil.rmtree(final)

@@ -1,4 +1,4 @@
-"""One optimiser step: accumulate the gradient over this process's slots, clip, update, average."""
+"""One optimizer step: accumulate the gradient over this process's slots, clip, update, average."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from taehv.config.batch_shares import micro_batches
+from taehv.config.precision import PRECISIONS
 from taehv.data.loader import SlotLoader
 from taehv.losses.objective import Objective, Outputs, weighted_sum
 from taehv.model import compilation
@@ -21,7 +22,7 @@ from taehv.teachers.base import Teacher
 from taehv.training.adversary import Adversary, Shown
 from taehv.training.state import TrainingState
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}
+DTYPES: Mapping[str, torch.dtype] = {name: getattr(torch, kind.dtype) for name, kind in PRECISIONS.items()}
 """The dtype of weights and inputs; with bf16 the matrix products run in bfloat16 (autocast)."""
 
 
@@ -44,7 +45,7 @@ class StepReport:
     discriminator_loss: float | None
     """None where the adversarial term does not count yet."""
     learning_rates: dict[str, float]
-    """By optimiser."""
+    """By optimizer."""
     skipped: bool
     """The update was not applied, on any process, because loss or gradient was not finite."""
     slots_not_finite: tuple[int, ...]
@@ -112,7 +113,7 @@ class TrainStep:
         return len(self._loader.slots)
 
     def rehearse(self, step: int, per_device: int) -> None:
-        """Compute the gradient of one micro-batch of ``step``, beside as much memory as training will come to hold.
+        """Compute the gradient of one micro-batch of ``step`` with as much memory taken as training will come to hold.
 
         For itself: processes need not do it together. The gradients have to be forgotten afterwards.
 
@@ -136,7 +137,7 @@ class TrainStep:
             self._state.adversary.finish_step(skipped=True)
 
     def _memory_to_come(self, adversary: Adversary | None) -> Tensor:
-        """As many bytes as the optimisers' state (twice the weights), a distributed wrapper's copy of the gradients
+        """As many bytes as the optimizers' state (twice the weights), a distributed wrapper's copy of the gradients
         and the adversary's memory will take."""
         weights = sum(parameter.nbytes for parameter in self._state.student.parameters())
         replay = adversary.replay_bytes if adversary is not None else 0

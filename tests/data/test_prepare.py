@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.labelled_videos import labelled_picture, make_video
+from support.labelled_videos import labelled_frame, make_video
 from support.video_files import list_videos, numbered_video, small_params, write_audio_only, write_mp4, write_video
 
 from taehv.config.params import DEFAULT_LIMITS, NO_CONVERSIONS, Conversions, Params
@@ -23,7 +23,7 @@ from taehv.data.extract_clips import CutFailed, cut_video
 from taehv.data.inspect_video import Quarantined, Video, inspect_video
 from taehv.data.manifest import FORMULA_STARTS, describe
 from taehv.data.prepare import NoDatasetError, _report, prepare
-from taehv.data.rgb_frames import PictureMaker
+from taehv.data.rgb_frames import FrameConverter
 from taehv.data.sampler import SlotDraw, SlotSampler, load_slots
 from taehv.data.sources import FolderFiles
 from taehv.data.splits import SPLITS
@@ -253,9 +253,9 @@ def test_hdr_interlaced_and_unknown_colours_are_left_out_by_name_and_the_run_goe
     numbered_video(videos / "good.mkv", 60)
     make_video(videos / "hdr.mp4", 60, tags={"color_trc": 16, "color_primaries": 9, "colorspace": 9})
     make_video(videos / "matrix.mp4", 20, tags={"colorspace": 8})
-    woven = [labelled_picture(number) for number in range(0, 120, 2)]
-    for number, picture in enumerate(woven):
-        picture[1::2] = labelled_picture(2 * number + 1)[1::2]
+    woven = [labelled_frame(number) for number in range(0, 120, 2)]
+    for number, frame in enumerate(woven):
+        frame[1::2] = labelled_frame(2 * number + 1)[1::2]
     write_video(videos / "woven.mp4", woven, *woven[0].shape[:2])
     first, second = make_video(videos / "a.ts", 20), make_video(videos / "b.ts", 20, tags={"colorspace": 8})
     (videos / "middle.ts").write_bytes(first.read_bytes() + second.read_bytes())
@@ -292,7 +292,7 @@ def test_an_error_that_nobody_thought_of_is_that_videos_and_the_others_go_on(
     found = inspect_video((entry, videos / "a.mkv"), limits=DEFAULT_LIMITS, conversions=NO_CONVERSIONS)
     assert isinstance(found, Video)
     (plan,) = plan_dataset([found], small_params().active.data, 2).videos
-    monkeypatch.setattr(PictureMaker, "picture", broken)
+    monkeypatch.setattr(FrameConverter, "rgb", broken)
     found = inspect_video((entry, videos / "a.mkv"), limits=DEFAULT_LIMITS, conversions=NO_CONVERSIONS)
     assert found == Quarantined("a.mkv", "unreadable", "AttributeError: a bug in a library")
     failed = cut_video(plan, store=videos / "store", limits=DEFAULT_LIMITS, conversions=NO_CONVERSIONS)

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 BEGIN = """
 from taehv.data.dataset import Dataset
-from taehv.doctor.start import check_before_training
+from taehv.doctor.checks import check_before_training
 from taehv.runtime import paths
 from taehv.runtime.errors import exit_with
 from taehv.config.params import load_params

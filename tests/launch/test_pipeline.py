@@ -21,7 +21,7 @@ from support.project import REPOSITORY, Project, wait_for
 from taehv.config.batch_shares import micro_batches, slots_of_rank
 from taehv.config.params import load_params
 from taehv.config.profiles import Profile, load_profile
-from taehv.launch.pipeline import describe, describe_batch
+from taehv.launch.pipeline import describe_batch, describe_plan
 from taehv.launch.processes import run_if_launcher_needed, training_command
 from taehv.runtime import launched
 from taehv.runtime.errors import UserError
@@ -57,7 +57,7 @@ def test_a_dry_run_prints_the_exact_commands_on_a_machine_without_gpus(name: str
 
 
 def test_the_large_scale_on_eight_gpus_is_the_guides_batch_arithmetic() -> None:
-    shown = describe(profile("h100"), PARAMS)
+    shown = describe_plan(profile("h100"), PARAMS)
     assert "128 global = 8 processes x 16 slots = 8 micro-batches of 2 per process" in shown
 
 

@@ -13,9 +13,8 @@ import torch
 
 from taehv.cli import main
 from taehv.data.manifest import ManifestError, read_manifest
-from taehv.model.checkpoints import write_state_dict
+from taehv.model.checkpoints import load_model, write_state_dict
 from taehv.model.init import create_model
-from taehv.model.model_folder import load_model
 from taehv.model.variants import VARIANTS
 from taehv.runtime import atomic_files
 from taehv.runtime.errors import UserError

@@ -15,12 +15,12 @@ from taehv.teachers.pca import PcaTeacher, blocks_of, fit_pca
 VARIANT = VARIANTS["hunyuan_video"]
 
 
-def moving_picture(seed: int, frames: int = 12, size: int = 32) -> npt.NDArray[np.uint8]:
-    """(T, 3, size, size): a smooth random picture that moves by one pixel per frame."""
+def moving_pattern(seed: int, frames: int = 12, size: int = 32) -> npt.NDArray[np.uint8]:
+    """(T, 3, size, size): a smooth random pattern that moves by one pixel per frame."""
     rng = np.random.default_rng(seed)
     coarse = torch.from_numpy(rng.random((1, 3, size // 4 + 4, size // 4 + 4)))
-    picture = torch.nn.functional.interpolate(coarse, scale_factor=4, mode="bicubic").clamp(0, 1)[0]
-    moved = torch.stack([picture[:, :size, frame : frame + size] for frame in range(frames)])
+    pattern = torch.nn.functional.interpolate(coarse, scale_factor=4, mode="bicubic").clamp(0, 1)[0]
+    moved = torch.stack([pattern[:, :size, frame : frame + size] for frame in range(frames)])
     clip: npt.NDArray[np.uint8] = (moved * 255).round().byte().numpy()
     return clip
 
@@ -32,7 +32,7 @@ def write_test_store(
     records: list[ClipRecord] = []
     for number, source in enumerate(sources):
         shard = f"test/{number}.npy"
-        clips = [moving_picture(10 * number + row) for row in range(clips_per_source)]
+        clips = [moving_pattern(10 * number + row) for row in range(clips_per_source)]
         frames, _, height, width = clips[0].shape
         with ClipShardWriter(root / shard, clips_per_source, frames, height, width) as writer:
             for row, clip in enumerate(clips):
@@ -63,8 +63,8 @@ def write_test_store(
 
 
 def fit_small_teacher(folder: Path) -> PcaTeacher:
-    """A PCA teacher of a few moving pictures, saved in ``folder``."""
-    clips = torch.stack([torch.from_numpy(moving_picture(seed)) for seed in range(100, 104)])
+    """A PCA teacher of a few moving patterns, saved in ``folder``."""
+    clips = torch.stack([torch.from_numpy(moving_pattern(seed)) for seed in range(100, 104)])
     teacher = fit_pca([blocks_of(clips, VARIANT).flatten(0, 3)], VARIANT).teacher
     teacher.save(folder, {})
     return teacher

@@ -21,7 +21,7 @@ from taehv.runtime.paths import TrainingOutputs
 from taehv.training.finished_work import (
     MARKER,
     SECONDS_TO_SAVE_IN,
-    delete_old_ones_beside,
+    delete_old_siblings,
     mark_finished,
     mark_published,
 )
@@ -130,7 +130,7 @@ def test_finished_trainings_do_not_pile_up(tmp_path: Path) -> None:
     day_and_more_ago = time.time() - SECONDS_TO_SAVE_IN - 60
     for work in (this, old, unpublished):
         os.utime(work.root / MARKER, (day_and_more_ago, day_and_more_ago))
-    delete_old_ones_beside(this)
+    delete_old_siblings(this)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["this", "unpublished", "young"]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from taehv.losses import fused_ssim, metrics
+from taehv.losses import metrics, perceptual
 
 
 @pytest.mark.parametrize("height", [11, 40])
@@ -15,7 +15,7 @@ def test_it_gives_the_metrics_numbers_and_gradients(dtype: torch.dtype, height: 
     frames = torch.rand(2, 4, 3, height, 24, generator=generator, dtype=dtype)
     noise = torch.randn(2, 3, 3, height, 24, generator=generator, dtype=dtype)
     found = []
-    for similarity in (metrics.structural_similarity, fused_ssim.structural_similarity):
+    for similarity in (metrics.structural_similarity, perceptual.fused_structural_similarity):
         decoded = (frames[:, :3] + 0.2 * noise).requires_grad_()
         values = similarity(decoded, frames)
         (gradient,) = torch.autograd.grad(values.sum(), decoded)
@@ -25,6 +25,6 @@ def test_it_gives_the_metrics_numbers_and_gradients(dtype: torch.dtype, height: 
     torch.testing.assert_close(our_gradient, gradient, rtol=1e-4, atol=1e-6)
 
 
-def test_equal_pictures_have_similarity_one() -> None:
+def test_equal_images_have_similarity_one() -> None:
     frames = torch.rand(1, 2, 3, 16, 16)
-    torch.testing.assert_close(fused_ssim.structural_similarity(frames, frames), torch.ones(1))
+    torch.testing.assert_close(perceptual.fused_structural_similarity(frames, frames), torch.ones(1))

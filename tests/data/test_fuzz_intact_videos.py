@@ -1,4 +1,4 @@
-"""Hundreds of sound videos with random options, read frame by frame as FFmpeg's own command line tool shows them.
+"""Hundreds of intact videos with random options, read frame by frame as FFmpeg's own command line tool shows them.
 
 File number n is always the same one, and a failure names n. The tool is the independent reference; where it is not
 installed, what the frames themselves say (their number, and which way up they are) is.
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.labelled_videos import Picture, copied, edited, key_packets, make_video, number_of
+from support.labelled_videos import RgbFrame, copied, edited, key_packets, make_video, number_of
 
 from taehv.data.decode import FewerFramesError, probe, read_frames
 from taehv.data.video_error import VideoError
@@ -68,8 +68,8 @@ FORMATS = {"m2ts": "mpegts", "ogv": "ogg", "vob": "vob", "apng": "apng"}
 
 
 @dataclass(frozen=True)
-class Sound:
-    """A sound video."""
+class Intact:
+    """An intact video."""
 
     path: Path
     what: str
@@ -79,7 +79,7 @@ class Sound:
     """Begins at a later key frame: only the last of the numbers are there."""
 
 
-def sound_video(folder: Path, seed: int) -> Sound:
+def intact_video(folder: Path, seed: int) -> Intact:
     """Video number ``seed``."""
     rng = random.Random(seed)
     codec = rng.choice(CODECS)
@@ -94,13 +94,13 @@ def sound_video(folder: Path, seed: int) -> Sound:
             first = rng.randint(0, frames // 2)
             edits = rng.choice([[(first, frames - first)], [(-1, 5), (0, frames)], [(frames // 2, 10), (0, 10)]])
             shown = [number for start, count in edits if start >= 0 for number in range(start, start + count)]
-            return Sound(edited(path, edits), f"{what}, edit list {edits}", None if turned else shown)
+            return Intact(edited(path, edits), f"{what}, edit list {edits}", None if turned else shown)
     elif container in CUT_IN and "display" not in made and "frag" not in str(made.get("muxer")) and rng.random() < 0.5:
         keys = key_packets(path)
         start = keys[len(keys) // 3]
         path = copied(path, folder / f"{seed} cut.{container}", first=start)
-        return Sound(path, f"{what}, cut at packet {start}", numbers, is_cut=True)
-    return Sound(path, what, numbers)
+        return Intact(path, f"{what}, cut at packet {start}", numbers, is_cut=True)
+    return Intact(path, what, numbers)
 
 
 def encoding(rng: random.Random, codec: Codec) -> dict[str, Any]:
@@ -133,7 +133,7 @@ def timing(rng: random.Random, codec: Codec, container: str, frames: int) -> dic
 
 
 def wrapping(rng: random.Random, container: str) -> dict[str, Any]:
-    """The muxer, its options, and which way up the pictures are to be shown."""
+    """The muxer, its options, and which way up the frames are to be shown."""
     made: dict[str, Any] = {"format": FORMATS.get(container), "muxer": {}}
     if container == "m2ts":
         made["muxer"] = {"mpegts_m2ts_mode": "1"}
@@ -144,20 +144,20 @@ def wrapping(rng: random.Random, container: str) -> dict[str, Any]:
     return made
 
 
-def read(path: Path) -> list[Picture]:
+def read(path: Path) -> list[RgbFrame]:
     info = probe(path)
     frames = read_frames(path, info, stride=1, height=info.height, width=info.width, stop=info.frames)
     return list(until_the_end(frames))
 
 
-def until_the_end(frames: Iterator[Picture]) -> Iterator[Picture]:
+def until_the_end(frames: Iterator[RgbFrame]) -> Iterator[RgbFrame]:
     try:
         yield from frames
     except FewerFramesError:
         return
 
 
-def reference(tool: str, path: Path, height: int, width: int) -> list[Picture]:
+def reference(tool: str, path: Path, height: int, width: int) -> list[RgbFrame]:
     """All frames as FFmpeg's tool shows them."""
     scaler = "bicubic+accurate_rnd+full_chroma_int+bitexact"
     command = [tool, "-v", "error", "-threads", "1", "-i", f"file:{path}", "-map", "0:v:0", "-vsync", "passthrough",
@@ -167,18 +167,18 @@ def reference(tool: str, path: Path, height: int, width: int) -> list[Picture]:
     return list(np.frombuffer(data, np.uint8).reshape(-1, height, width, 3))
 
 
-def difference_from(tool: str, sound: Sound) -> str | None:
+def difference_from(tool: str, intact: Intact) -> str | None:
     """What is wrong with what is read, compared with what FFmpeg's tool shows."""
     try:
-        pictures = read(sound.path)
+        frames = read(intact.path)
     except VideoError as error:
         return f"refused: {error}"
-    expected = reference(tool, sound.path, *pictures[0].shape[:2])
-    if len(pictures) != len(expected):
-        return f"{len(pictures)} frames, not {len(expected)}"
-    for number, (ours, theirs) in enumerate(zip(pictures, expected, strict=True)):
+    expected = reference(tool, intact.path, *frames[0].shape[:2])
+    if len(frames) != len(expected):
+        return f"{len(frames)} frames, not {len(expected)}"
+    for number, (ours, theirs) in enumerate(zip(frames, expected, strict=True)):
         levels = np.abs(ours.astype(int) - theirs)
-        # Another version's decoder and scaler may round otherwise; a wrong picture is far off.
+        # Another version's decoder and scaler may round otherwise; a wrong frame is far off.
         if levels.mean() > 1.5 or np.quantile(levels, 0.95) > 8:
             return f"frame {number} is {levels.mean():.1f} levels off"
     return None
@@ -186,28 +186,28 @@ def difference_from(tool: str, sound: Sound) -> str | None:
 
 @pytest.mark.soak
 @pytest.mark.parametrize("seeds", LONG)
-def test_sound_videos_are_read_as_ffmpeg_shows_them(tmp_path: Path, seeds: range) -> None:
+def test_intact_videos_are_read_as_ffmpeg_shows_them(tmp_path: Path, seeds: range) -> None:
     tool = shutil.which("ffmpeg")
     if tool is None:
         pytest.skip("FFmpeg's command line tool, the reference, is not installed")
     wrong = []
     for seed in seeds:
-        sound = sound_video(tmp_path, seed)
-        problem = difference_from(tool, sound)
+        intact = intact_video(tmp_path, seed)
+        problem = difference_from(tool, intact)
         if problem:
-            wrong.append(f"{problem}: {sound.what}")
-        sound.path.unlink()
+            wrong.append(f"{problem}: {intact.what}")
+        intact.path.unlink()
     assert not wrong, "\n".join(wrong)
 
 
 @pytest.mark.parametrize("seed", SHORT)
-def test_sound_videos_show_their_own_numbers(tmp_path: Path, seed: int) -> None:
-    sound = sound_video(tmp_path, seed)
-    shown = [number_of(picture) for picture in read(sound.path)]
-    if sound.numbers is None:
-        assert len(shown) >= 20, sound.what
-    elif sound.is_cut:
-        assert len(shown) >= len(sound.numbers) // 3, sound.what
-        assert shown == sound.numbers[-len(shown) :], sound.what
+def test_intact_videos_show_their_own_numbers(tmp_path: Path, seed: int) -> None:
+    intact = intact_video(tmp_path, seed)
+    shown = [number_of(frame) for frame in read(intact.path)]
+    if intact.numbers is None:
+        assert len(shown) >= 20, intact.what
+    elif intact.is_cut:
+        assert len(shown) >= len(intact.numbers) // 3, intact.what
+        assert shown == intact.numbers[-len(shown) :], intact.what
     else:
-        assert shown == sound.numbers, sound.what
+        assert shown == intact.numbers, intact.what

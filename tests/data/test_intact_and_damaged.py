@@ -1,4 +1,4 @@
-"""What is sound is used, frame by frame; what is damaged is left out: a table of both, over containers and codecs."""
+"""What is intact is used, frame by frame; what is damaged is left out: a table of both, over containers and codecs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PLAIN: Mapping[str, Mapping[str, Any]] = {
     "10 bits.mkv": {"codec": "libx265", "pixels": "yuv420p10le", "options": X265},
     "vp8.webm": {"codec": "libvpx", "options": VP8},
     "vp9.webm": {"codec": "libvpx-vp9", "options": VP8},
-    "hidden pictures.webm": {"codec": "libvpx", "options": {"auto-alt-ref": "1", "lag-in-frames": "12", "b": "300k"}},
+    "hidden frames.webm": {"codec": "libvpx", "options": {"auto-alt-ref": "1", "lag-in-frames": "12", "b": "300k"}},
     "mpeg4.avi": {"codec": "mpeg4"},
     "h264.avi": {"options": {"bf": "0"}},
     "huffyuv.avi": {"codec": "huffyuv", "pixels": "yuv422p"},
@@ -59,11 +59,11 @@ Made = tuple[Path, list[int]]
 def read(path: Path) -> list[int]:
     """The numbers of all frames, as prepare_data and the commands read them."""
     info = probe(path)
-    pictures = read_frames(path, info, stride=1, height=info.height, width=info.width, stop=info.frames)
+    frames = read_frames(path, info, stride=1, height=info.height, width=info.width, stop=info.frames)
     numbers = []
     try:
-        for picture in pictures:
-            numbers.append(number_of(picture))
+        for frame in frames:
+            numbers.append(number_of(frame))
     except FewerFramesError as error:
         assert error.frames == len(numbers)
     return numbers
@@ -198,7 +198,7 @@ STRANGE: Mapping[str, Callable[[Path], Made]] = {
 
 
 @pytest.mark.parametrize("kind", STRANGE)
-def test_strange_but_sound_videos_are_used(tmp_path: Path, kind: str) -> None:
+def test_strange_but_intact_videos_are_used(tmp_path: Path, kind: str) -> None:
     path, numbers = STRANGE[kind](tmp_path)
     assert len(numbers) >= 20
     assert read(path) == numbers

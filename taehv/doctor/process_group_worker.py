@@ -1,4 +1,4 @@
-"""One process of the round trip: joins the group, sums a number over it, and says how long that took.
+"""One process of the group: joins the group, sums a number over it, and says how long that took.
 
 Started by ``process_group`` with torchrun's environment variables. The first process prints the mean latency of an
 all-reduce, in milliseconds.

@@ -1,18 +1,51 @@
-"""Validation curves of both runs over the bands that the training guide expects."""
+"""The report's figures: validation curves of both runs, and strips of frames.
+
+One palette (Okabe & Ito, told apart by colour-blind readers too) and one set of defaults.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from taehv.config.params import Gate
-from taehv.evaluation.report.style import BAND, GRID, INK, LIMIT, MUTED, RUN_COLOURS, RUN_MARKERS, new_figure, save_png
+from taehv.evaluation.report.examples import Decoded, Example, Video
 from taehv.evaluation.run_records import HistoryRow, finite
+from taehv.runtime import atomic_files
+
+INK = "#1f2933"
+MUTED = "#6b7785"
+GRID = "#e3e8ee"
+BAND = "#009E73"
+LIMIT = "#B00020"
+RUN_COLOURS = {"a800_test": "#0072B2", "h100_train": "#D55E00"}
+RUN_MARKERS = {"a800_test": "o", "h100_train": "s"}
+DPI = 144
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, sizes in inches; drawn without a display and without matplotlib's global state."""
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """Write the figure; the same figure gives the same bytes."""
+    with atomic_files.replacing(path) as partial:
+        figure.savefig(partial, format="png", metadata={"Software": None})
+
+
+# --- curves
 
 BAND_STEPS = (100, 1_000, 5_000, 10_000, 50_000)
 
@@ -138,3 +171,62 @@ def _decorate(axis: Axes, curve: Curve, right: float) -> None:
     for side in ("top", "right", "left"):
         axis.spines[side].set_visible(False)
     axis.spines["bottom"].set_color(GRID)
+
+
+# --- strips
+
+MAX_FRAMES = 6
+ERROR_GAIN = 4
+CELL_INCHES = 1.3
+LABEL_INCHES = 1.5
+
+Row = tuple[str, str, Video | npt.NDArray[np.float32]]
+"""Title, subtitle, and images (T, H, W, 3) or errors (T, H, W) in [0, 1]."""
+
+
+def write_strip(example: Example, path: Path) -> None:
+    """One clip: frames from left to right; original, then per codec its reconstruction and error x 4."""
+    shown = np.unique(np.linspace(0, len(example.original) - 1, MAX_FRAMES).round().astype(int))
+    rows = list(_rows(example))
+    height, width = example.original.shape[1:3]
+    cell_height = CELL_INCHES * height / width
+    figure = new_figure(LABEL_INCHES + CELL_INCHES * len(shown), 0.55 + (cell_height + 0.05) * len(rows))
+    axes = figure.subplots(len(rows), len(shown), squeeze=False)
+    for row, (title, subtitle, images) in enumerate(rows):
+        for column, frame in enumerate(shown):
+            axis = axes[row, column]
+            # Errors run from 0 to 1 on a scale whose brightness rises evenly.
+            axis.imshow(images[frame], interpolation="nearest", cmap="magma", vmin=0, vmax=1)
+            axis.set_xticks([])
+            axis.set_yticks([])
+            axis.spines[:].set_visible(False)
+            if row == 0:
+                axis.set_title(f"frame {frame}", fontsize=8, color=MUTED, pad=3)
+        label = axes[row, 0]
+        label.text(
+            -0.08,
+            0.56,
+            title,
+            transform=label.transAxes,
+            ha="right",
+            va="bottom",
+            fontsize=9,
+            color=INK,
+            fontweight="bold",
+        )
+        label.text(-0.08, 0.50, subtitle, transform=label.transAxes, ha="right", va="top", fontsize=8, color=MUTED)
+    save_png(figure, path)
+
+
+def _rows(example: Example) -> Iterator[Row]:
+    yield "original", f"from frame {example.record.first_frame}", example.original
+    for name, decoded in example.decoded.items():
+        yield name, f"{decoded.psnr_db:.2f} dB", decoded.video
+        yield f"error x {ERROR_GAIN}", name, _error(example.original, decoded)
+
+
+def _error(original: Video, decoded: Decoded) -> npt.NDArray[np.float32]:
+    """Mean absolute error over the colours, enlarged, in [0, 1]."""
+    difference = np.abs(original.astype(np.float32) - decoded.video.astype(np.float32)).mean(axis=-1) / 255
+    enlarged: npt.NDArray[np.float32] = np.minimum(difference * ERROR_GAIN, 1.0)
+    return enlarged
