@@ -30,6 +30,7 @@ from taehv.model.variants import LARGEST_WIDTH
 from taehv.runtime import atomic_files
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 StageName = Literal["prepare_data", "a800_test", "gate_psnr", "h100_train", "evaluate"]
 TrainingStage = Literal["a800_test", "h100_train"]
@@ -73,6 +74,7 @@ class VideoLimits(Section):
 
 HdrRule = Literal["exclude", "tonemap"]
 InterlacedRule = Literal["exclude", "deinterlace"]
+ClipCodecName = Literal["raw", "lossless", "near-lossless"]
 
 
 @dataclass(frozen=True)
@@ -177,8 +179,9 @@ class ScaleData(Section):
     """Width, in pixels, of the same."""
     frames: AtLeastOne
     """Frames of a training crop and of a validation or test clip."""
-    frame_stride: AtLeastOne
-    """Every how many-th frame of the video is used."""
+    frame_stride: AtLeastOne | tuple[AtLeastOne, AtLeastOne]
+    """Every how many-th frame of the video is used: a number holds for all clips. With a range, such as [1, 2], each
+    training crop draws its own; stored clips, and so validation and test clips, then show every frame."""
     resize: Literal["native", "cover"]
     """`native`: pixels as in the video; `cover`: scaled down, keeping proportions, until the canvas is just covered."""
     canvas_height: AtLeastOne
@@ -190,6 +193,39 @@ class ScaleData(Section):
     horizontal_flip: bool
     """Mirror each training crop left to right with probability 1/2."""
     split: Split
+
+    @property
+    def stored_stride(self) -> int:
+        """Every how many-th frame of a video its stored clips show."""
+        return self.frame_stride if isinstance(self.frame_stride, int) else 1
+
+    @property
+    def crop_strides(self) -> tuple[int, int]:
+        """Every how many-th frame of its stored clip a training crop shows: least and most."""
+        return (1, 1) if isinstance(self.frame_stride, int) else self.frame_stride
+
+
+class Augment(Section):
+    """Changes of each training clip, drawn per slot, the same for all of its frames and for teacher and student. The
+    definitions are torchvision's (taehv/data/augment.py). 0 and null: none."""
+
+    rules: ClassVar[Rules] = params_rules.augment
+
+    brightness: Share
+    """Factor from 1 - this to 1 + this, uniform."""
+    contrast: Share
+    """The same."""
+    saturation: Share
+    """The same."""
+    hue: Annotated[float, Field(ge=0, le=0.5)]
+    """Turn of the colour circle from -this to this, uniform."""
+    blur_sigma: tuple[Positive, Positive] | None
+    """Least and largest standard deviation, in pixels, of a Gaussian blur."""
+
+    @property
+    def blur_radius(self) -> int | None:
+        """How far, in pixels, the blur looks in each direction: three of its largest standard deviations."""
+        return None if self.blur_sigma is None else params_rules.blur_radius(self.blur_sigma[1])
 
 
 class InitialWeights(Section):
@@ -308,6 +344,7 @@ class Scale(Section):
     rules: ClassVar[Rules] = params_rules.scale
 
     data: ScaleData
+    augment: Augment
     model: Model
     teacher: Teacher
     distillation: Distillation
@@ -360,7 +397,9 @@ TRAINING_KEYS = (
     "@.data.height",
     "@.data.width",
     "@.data.frames",
+    "@.data.frame_stride",
     "@.data.horizontal_flip",
+    "@.augment",
     "@.model",
     "@.distillation",
     "@.perceptual",
