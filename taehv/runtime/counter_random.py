@@ -13,6 +13,7 @@ class Purpose(enum.IntEnum):
     SOURCE_ORDER = 1
     SLOT_DRAW = 2
     REPLAY = 3
+    AUGMENT = 6
 
 
 def words(seed: int, purpose: Purpose, where: tuple[int, int], count: int) -> list[int]:
@@ -30,3 +31,8 @@ def words(seed: int, purpose: Purpose, where: tuple[int, int], count: int) -> li
 def below(word: int, bound: int) -> int:
     """A uniform integer in 0 .. bound - 1 from a 64-bit word (the bias is below 2^-40 for any real bound)."""
     return word * bound >> 64
+
+
+def unit(word: int) -> float:
+    """A uniform float in [0, 1), a multiple of 2^-53, from a 64-bit word."""
+    return (word >> 11) * 2.0**-53

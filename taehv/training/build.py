@@ -11,6 +11,7 @@ from accelerate.utils import set_seed
 
 from taehv.config.batch_shares import slots_of_rank
 from taehv.config.params import BestMetric, Params
+from taehv.data.augment import Augmentation
 from taehv.data.loader import SlotLoader
 from taehv.data.sampler import SlotSampler
 from taehv.losses.metrics import HISTORY_METRICS, ClipMetric, MetricError, available_metrics, lpips_backbone_path
@@ -108,6 +109,7 @@ def assemble(spec: RunSpec, accelerator: Accelerator) -> Parts:
         global_batch=scale.batch.global_,
         per_device=None if spec.profile.per_device == "auto" else spec.profile.per_device,
         dtype=dtype,
+        augmentation=Augmentation.wanted(scale.augment, spec.params.seed),
     )
     metrics = metrics_of_validation(spec.params.validation.best_metric, accelerator.device)
     validation_clips = spec.dataset.split("val", verify_reads=spec.profile.verify_reads)
