@@ -170,6 +170,23 @@ class Split(Section):
     """With at least this many usable videos whole videos are assigned to a split; with fewer, each is cut by time."""
 
 
+class Store(Section):
+    """How clips are stored (taehv/data/clip_store.py)."""
+
+    codec: Literal["raw"]
+    """`raw`: the pixels as they are, memory-mapped."""
+    shard_mb: Positive
+    """Size of a shard in 10^6 bytes of pixels, over all splits. A shard is what a worker writes at a time: with fewer
+    shards than workers some have nothing to do. A video with more clips than that has a larger one."""
+    shuffle_block_shards: AtLeastZero
+    """0: a step's clips come from anywhere. Otherwise the videos of so many successive shards are visited one after the
+    other, in random order, before the next such block, so that a store on a slow disk is read nearly in sequence."""
+
+    @property
+    def shard_bytes(self) -> int:
+        return round(self.shard_mb * 10**6)
+
+
 class ScaleData(Section):
     rules: ClassVar[Rules] = params_rules.scale_data
 
@@ -193,6 +210,7 @@ class ScaleData(Section):
     horizontal_flip: bool
     """Mirror each training crop left to right with probability 1/2."""
     split: Split
+    store: Store
 
     @property
     def stored_stride(self) -> int:
@@ -399,6 +417,7 @@ TRAINING_KEYS = (
     "@.data.frames",
     "@.data.frame_stride",
     "@.data.horizontal_flip",
+    "@.data.store.shuffle_block_shards",
     "@.augment",
     "@.model",
     "@.distillation",

@@ -160,12 +160,13 @@ def _loader(spec: RunSpec, slots: range, device: torch.device) -> SlotLoader:
     data = spec.params.active.data
     clips = spec.dataset.split("train", verify_reads=spec.profile.verify_reads)
     sampler = SlotSampler(
-        clips.records,
+        clips.columns(),
         seed=spec.params.seed,
         global_batch=spec.params.active.batch.global_,
         height=data.height,
         width=data.width,
         frames=data.frames,
         horizontal_flip=data.horizontal_flip,
+        block_shards=data.store.shuffle_block_shards,
     )
     return SlotLoader(clips, sampler, slots, device)

@@ -139,7 +139,7 @@ def test_a_named_checkpoint_that_is_not_there_is_an_error_not_a_fresh_start(fini
 
 
 def test_a_damaged_validation_shard_stops_training_and_is_named(tiny_project: Project) -> None:
-    shard = next((tiny_project.root / "data/clips/val").glob("*.npy"))
+    shard = next((tiny_project.root / "data/clips").glob("val-*.tar"))
     shard.chmod(0o644)
     shard.write_bytes(shard.read_bytes()[:200])
     result = tiny_project.run("stages.a800_test", check=False)
