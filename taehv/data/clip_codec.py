@@ -13,16 +13,19 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib import format as npy
 
 from taehv.config.params import ClipCodecName
+from taehv.data.splits import SplitName
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 
 Clip = npt.NDArray[np.uint8]
 """(T, 3, H, W) RGB in 0..255."""
+Bytes = bytes | npt.NDArray[np.uint8]
 Shape = tuple[int, int, int, int]
 Part = tuple[slice, slice, slice]
 """Frames, rows and columns of a clip: at least one frame, all steps positive."""
@@ -42,6 +46,8 @@ WHOLE: Part = (slice(None), slice(None), slice(None))
 
 _RATE = Fraction(24)
 """Frames per second, by which a player shows the clip; nothing here reads it."""
+EQUAL_DB = 100.0
+"""More than any clip has in which a single value differs by one."""
 _PADDING = 128
 """Pixels by which a decoder's picture may be larger than the frame, along each side."""
 
@@ -68,8 +74,8 @@ class ClipCodec(Protocol):
         """The bytes of a clip; the same for the same pixels and quality. Exact codecs know one quality only."""
         ...
 
-    def decode(self, data: bytes | memoryview, shape: Shape, part: Part = WHOLE) -> Clip:
-        """A part of a clip, a new array or a read-only view of ``data``.
+    def decode(self, data: Bytes, shape: Shape, part: Part = WHOLE) -> Clip:
+        """A part of a clip, a new array or a view of ``data``.
 
         Args:
             data: what ``encode`` gave.
@@ -92,15 +98,27 @@ class RawCodec:
 
     def encode(self, clip: Clip, quality: int) -> bytes:
         """Header and pixels."""
-        return _npy_header(clip.shape) + np.ascontiguousarray(clip).tobytes()
+        frames, _, height, width = clip.shape
+        return self.header((frames, 3, height, width)) + np.ascontiguousarray(clip).tobytes()
 
-    def decode(self, data: bytes | memoryview, shape: Shape, part: Part = WHOLE) -> Clip:
+    def decode(self, data: Bytes, shape: Shape, part: Part = WHOLE) -> Clip:
         """A view. The header must be exactly the one that this clip has, so that no damaged one is ever parsed."""
-        header = _npy_header(shape)
-        if bytes(data[: len(header)]) != header or len(data) != len(header) + math.prod(shape):
-            raise ClipDecodeError(f"it is not the .npy file of a clip of {_times(shape)}")
+        header = self.header(shape)
+        whole = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else data
+        pixels = whole[len(header) :]
+        if whole[: len(header)].tobytes() != header or len(pixels) != math.prod(shape):
+            raise ClipDecodeError(f"it is not the .npy file of a clip of {'x'.join(map(str, shape))}")
         frames, rows, columns = part
-        return np.frombuffer(data, np.uint8, offset=len(header)).reshape(shape)[frames, :, rows, columns]
+        return pixels.reshape(shape)[frames, :, rows, columns]
+
+    @staticmethod
+    @lru_cache(maxsize=16)
+    def header(shape: Shape) -> bytes:
+        """What stands before the pixels."""
+        file = io.BytesIO()
+        facts = {"descr": npy.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape}
+        npy.write_array_header_1_0(file, facts)
+        return file.getvalue()
 
 
 @dataclass(frozen=True)
@@ -133,7 +151,7 @@ class VideoCodec:
                 container.mux(packet)
         return file.getvalue()
 
-    def decode(self, data: bytes | memoryview, shape: Shape, part: Part = WHOLE) -> Clip:
+    def decode(self, data: Bytes, shape: Shape, part: Part = WHOLE) -> Clip:
         """A new array, made on the calling thread. What comes after the last wanted frame is not decoded."""
         frames, rows, columns = part
         wanted = range(shape[0])[frames]
@@ -185,7 +203,7 @@ class VideoCodec:
             colours = {"dst_colorspace": Colorspace.ITU709, "dst_color_range": ColorRange.JPEG}
         return reformatter.reformat(frame, format=self.pixels, interpolation=_exact(), threads=1, **colours)
 
-    def _frames(self, data: bytes | memoryview, shape: Shape) -> Generator[VideoFrame, None, None]:
+    def _frames(self, data: Bytes, shape: Shape) -> Generator[VideoFrame, None, None]:
         """All frames of the clip, checked.
 
         Raises:
@@ -199,7 +217,7 @@ class VideoCodec:
         number = 0
         try:
             with av.open(
-                io.BytesIO(data), "r", format=self.container, options=limits | {"max_streams": "1"}
+                io.BytesIO(bytes(data)), "r", format=self.container, options=limits | {"max_streams": "1"}
             ) as container:
                 stream = container.streams.video[0]
                 if stream.codec_context is None or stream.codec_context.codec.canonical_name != self.standard:
@@ -243,6 +261,32 @@ def psnr_db(clip: Clip, decoded: Clip) -> float:
     return 10 * math.log10(255**2 / squared) if squared else math.inf
 
 
+@dataclass(frozen=True)
+class Fidelity:
+    """How near the pixels that are read back are to those that were encoded, over the clips where they differ."""
+
+    clips: int = 0
+    sum_db: float = 0.0
+    worst_db: float = math.inf
+
+    @classmethod
+    def of(cls, psnrs: Iterable[float | None]) -> Fidelity:
+        """``psnrs``: ``psnr_db`` of each clip, None where the codec is exact. Clips that came out equal count for
+        ``EQUAL_DB``: an infinite mean would say nothing of the others."""
+        known = [min(psnr, EQUAL_DB) for psnr in psnrs if psnr is not None]
+        return cls(len(known), sum(known), min(known, default=math.inf))
+
+    def __add__(self, other: Fidelity) -> Fidelity:
+        worst = min(self.worst_db, other.worst_db)
+        return Fidelity(self.clips + other.clips, self.sum_db + other.sum_db, worst)
+
+    def facts(self) -> dict[str, float] | None:
+        """Mean and worst PSNR, in dB; None where all clips are exact."""
+        if not self.clips:
+            return None
+        return {"mean": round(self.sum_db / self.clips, 3), "worst": round(self.worst_db, 3)}
+
+
 def _exact() -> int:
     """Scaler flags by which every machine gets the same pixels, and colours are converted at full resolution."""
     from av.video.reformatter import Interpolation
@@ -258,17 +302,6 @@ def _tag_as_full_range_bt709(context: VideoCodecContext) -> None:
     context.color_range = 2
 
 
-def _npy_header(shape: tuple[int, ...]) -> bytes:
-    file = io.BytesIO()
-    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, header)
-    return file.getvalue()
-
-
-def _times(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))
-
-
 # By measurement (benchmarks/clip_codecs.py): the fastest to decode of those that are small enough. ``cpu-independent``:
 # otherwise x264 may choose another algorithm on another processor. One key frame; ``psy`` gives up PSNR for looks.
 _X264 = {
@@ -276,8 +309,15 @@ _X264 = {
     "bf": "0",
     "x264-params": "keyint=infinite:subme=2:8x8dct=1:psy=0:cpu-independent=1:rc-lookahead=0:sync-lookahead=0",
 }
-CODECS: Mapping[ClipCodecName, ClipCodec] = {
-    "raw": RawCodec(),
+RAW = RawCodec()
+CODECS: Mapping[str, ClipCodec] = {
+    "raw": RAW,
     "lossless": VideoCodec("libx264rgb", "h264", "rgb24", _X264 | {"qp": "0"}, exact=True),
     "near-lossless": VideoCodec("libx264", "h264", "yuv444p10le", _X264, quality_option="qp"),
 }
+
+
+def codec_of_split(split: SplitName, wanted: ClipCodecName) -> ClipCodecName:
+    """How clips of a split are stored: what is measured is measured on exact pixels, so those held out are never
+    near-lossless."""
+    return wanted if split == "train" or CODECS[wanted].exact else "lossless"

@@ -51,7 +51,7 @@ class ClipRecord:
     length: int
     """Of the member, in bytes."""
     codec: str
-    """How the member holds the pixels: see ``taehv.data.clip_members``."""
+    """How the member holds the pixels: a name in ``taehv.data.clip_codec.CODECS``."""
     first_frame: int
     """Number, in the video, of the clip's first frame; clip frame i is video frame first_frame + i * frame_stride."""
     frame_stride: int
@@ -65,7 +65,7 @@ class ClipRecord:
     """Height of the whole picture after scaling; the video's own for `native`."""
     scaled_width: int
     sha256: str
-    """Of the clip's pixels, in T, 3, H, W order."""
+    """Of the clip's pixels as they are read back, in T, 3, H, W order."""
 
     @property
     def shape(self) -> tuple[int, int, int, int]:

@@ -1,12 +1,13 @@
 """The shards of a clip store: tar files whose members are clips, written frame by frame, read where they lie.
 
-``tar`` and readers of WebDataset's format open them: a member is ``<key>.npy``, keys are unique, sorted and without
-dots. Equal clips give equal bytes: owner, time and mode of the members are fixed.
+``tar`` and readers of WebDataset's format open them: a member is ``<key>.npy`` or ``<key>.mp4``, keys are unique,
+sorted and without dots. Equal clips give equal bytes: owner, time and mode of the members are fixed.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 import tarfile
@@ -18,7 +19,8 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from taehv.data.clip_members import RAW, SUFFIXES, raw_header
+from taehv.config.params import ClipCodecName
+from taehv.data.clip_codec import CODECS, RAW, Clip, Shape, psnr_db
 from taehv.data.splits import SPLITS, SplitName
 from taehv.runtime.errors import writing
 from taehv.runtime.hashing import sha256_of_file
@@ -44,19 +46,23 @@ class ShardFile:
     clips: int
 
 
-class GrowingClip:
-    """A member of a shard whose frames are being written, each to its place."""
+class RawClip:
+    """A member of a shard whose frames are being written, each to its place: none is held in memory."""
 
-    def __init__(self, shard: ClipShardWriter, place: int, shape: tuple[int, int, int, int]) -> None:
-        """``place``: of the first frame in the shard, in bytes."""
+    codec: ClipCodecName = "raw"
+    psnr_db: float | None = None
+    """Against the pixels that were appended; None where it is the same ones that are read back."""
+
+    def __init__(self, shard: ClipShardWriter, shape: Shape) -> None:
         self._shard = shard
-        self._place = place
         self._frames, *self._frame_shape = shape
         self._written = 0
         self._hash = hashlib.sha256()
-        self.codec = RAW
-        self.offset = place - len(raw_header(shape))
-        self.length = len(raw_header(shape)) + int(np.prod(shape))
+        header = RAW.header(shape)
+        self.length = len(header) + math.prod(shape)
+        self.offset = shard.new_member(RAW.suffix, self.length)
+        self._place = self.offset + len(header)
+        shard.write(self.offset, header)
 
     def append(self, frame_chw: npt.NDArray[np.uint8]) -> None:
         """Add the next frame (3, H, W).
@@ -79,15 +85,65 @@ class GrowingClip:
         return self._hash.hexdigest()
 
 
+class EncodedClip:
+    """A clip that becomes a member of a shard when its last frame is there; until then it is held in memory."""
+
+    offset: int
+    length: int
+    sha256: str
+    """Hex sha256 of the pixels as they are read back; known, as the two above, when the clip is complete."""
+    psnr_db: float | None = None
+    """As of ``RawClip``."""
+
+    def __init__(self, shard: ClipShardWriter, shape: Shape, codec: ClipCodecName, quality: int) -> None:
+        self.codec = codec
+        self._shard = shard
+        self._quality = quality
+        self._shape = shape
+        self._frames: list[npt.NDArray[np.uint8]] = []
+
+    def append(self, frame_chw: npt.NDArray[np.uint8]) -> None:
+        """Add the next frame (3, H, W).
+
+        Raises:
+            DiskFullError: there is no space left for the clip.
+        """
+        assert len(self._frames) < self._shape[0]
+        self._frames.append(frame_chw.copy())
+        if len(self._frames) == self._shape[0]:
+            self._complete(np.stack(self._frames))
+            self._frames.clear()
+
+    def _complete(self, clip: Clip) -> None:
+        assert clip.shape == self._shape
+        assert clip.dtype == np.uint8
+        codec = CODECS[self.codec]
+        data = codec.encode(clip, self._quality)
+        self.length = len(data)
+        self.offset = self._shard.new_member(codec.suffix, self.length)
+        self._shard.write(self.offset, data)
+        if not codec.exact:
+            stored = codec.decode(data, self._shape)
+            self.psnr_db = psnr_db(clip, stored)
+            clip = stored
+        self.sha256 = hashlib.sha256(clip.data).hexdigest()
+
+
+GrowingClip = RawClip | EncodedClip
+
+
 class ClipShardWriter:
     """One shard, whose clips grow side by side as their frames are decoded.
 
-    Frames go to their place in the file at once: no clip is ever held in memory. They are written, not assigned
-    through a memory map, because a full disk then is an error here instead of a killed process.
+    A raw clip's frames go to their place in the file at once: no clip is ever held in memory. They are written, not
+    assigned through a memory map, because a full disk then is an error here instead of a killed process.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, codec: ClipCodecName = "raw", quality: int = 1) -> None:
+        """``codec`` and ``quality``: of all clips."""
         self._path = path
+        self._codec = codec
+        self._quality = quality
         self._end = 0
         self._clips = 0
         match = NAME.fullmatch(path.name)
@@ -101,22 +157,27 @@ class ClipShardWriter:
     def name(self) -> str:
         return self._path.name
 
-    def begin(self, shape: tuple[int, int, int, int]) -> GrowingClip:
-        """Make room for the next clip, (T, 3, H, W).
+    def begin(self, shape: Shape) -> GrowingClip:
+        """The next clip, (T, 3, H, W). A raw one has its place from here on, another when it is complete.
 
         Raises:
             DiskFullError: there is no space left for its headers.
         """
-        header = raw_header(shape)
-        size = len(header) + int(np.prod(shape))
-        member = tarfile.TarInfo(f"{self._number}-{self._clips:06d}{SUFFIXES[RAW]}")
+        return RawClip(self, shape) if self._codec == "raw" else EncodedClip(self, shape, self._codec, self._quality)
+
+    def new_member(self, suffix: str, size: int) -> int:
+        """Begin a member of ``size`` bytes; returns where they come, from the file's start.
+
+        Raises:
+            DiskFullError: there is no space left for its header.
+        """
+        member = tarfile.TarInfo(f"{self._number}-{self._clips:06d}{suffix}")
         member.size = size
-        headers = member.tobuf(tarfile.USTAR_FORMAT) + header
-        self.write(self._end, headers)
-        place = self._end + len(headers)
-        self._end += tarfile.BLOCKSIZE + -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+        self.write(self._end, member.tobuf(tarfile.USTAR_FORMAT))
+        place = self._end + tarfile.BLOCKSIZE
+        self._end = place + -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
         self._clips += 1
-        return GrowingClip(self, place, shape)
+        return place
 
     def write(self, place: int, data: bytes) -> None:
         """Put bytes at a place, from the file's start."""

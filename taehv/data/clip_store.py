@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from taehv.data.clip_codec import CODECS, WHOLE, Clip, ClipDecodeError, Part
 from taehv.data.clip_index import ClipColumns, ClipIndex, ClipRecord, IndexFileError, write_index
-from taehv.data.clip_members import Clip, MemberError, pixels_of
 from taehv.data.clip_shards import OpenShards, ShardFile
 from taehv.data.splits import SPLITS, SplitName
 from taehv.data.store_files import INDEX, SHARDS, StoreFiles, store_error
@@ -102,18 +102,20 @@ class ClipStore:
         assert self._rows == self._index.rows(self.split)
         return self._index.columns(self.split)
 
-    def clip(self, clip_id: int) -> Clip:
-        """(T, 3, H, W) uint8, a read-only view of the mapped file.
+    def clip(self, clip_id: int, part: Part = WHOLE) -> Clip:
+        """A part of a clip, uint8: a read-only view of the mapped file where it is raw, else decoded up to there.
 
         Raises:
             StoreError: the shard cannot be read, or the clip is not the one that was written.
         """
         record = self.record(clip_id)
+        if self._verified[clip_id]:
+            return self._read(record, part)
         clip = self._read(record)
-        if not self._verified[clip_id]:
-            self._verify(record, clip)
-            self._verified[clip_id] = True
-        return clip
+        self._verify(record, clip)
+        self._verified[clip_id] = True
+        frames, rows, columns = part
+        return clip[frames, :, rows, columns]
 
     def verify(self) -> None:
         """Compare every clip with its checksum.
@@ -125,16 +127,19 @@ class ClipStore:
             record = self.record(clip_id)
             self._verify(record, self._read(record))
 
-    def _read(self, record: ClipRecord) -> Clip:
+    def _read(self, record: ClipRecord, part: Part = WHOLE) -> Clip:
         path = self.root / record.shard
         try:
             member = self._shards.bytes_of(record.shard, record.offset, record.length)
         except (OSError, ValueError) as error:
             raise store_error(self.root, path, f"cannot be read: {error}") from error
+        codec = CODECS.get(record.codec)
+        if codec is None:
+            raise store_error(self.root, path, f"has a clip in {record.codec!r}, which this version does not read")
         try:
-            return pixels_of(member, record.codec, record.shape)
-        except MemberError as error:
-            raise store_error(self.root, path, f"{error} (clip at byte {record.offset})") from error
+            return codec.decode(member, record.shape, part)
+        except ClipDecodeError as error:
+            raise store_error(self.root, path, f"is damaged: the clip at byte {record.offset}: {error}") from error
 
     def _verify(self, record: ClipRecord, clip: Clip) -> None:
         if hashlib.sha256(np.ascontiguousarray(clip).data).hexdigest() != record.sha256:

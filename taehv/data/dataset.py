@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from taehv.config.params import Params
+from taehv.data.clip_codec import Fidelity
 from taehv.data.clip_index import ClipIndex
 from taehv.data.clip_plan import DatasetPlan
 from taehv.data.clip_store import ClipStore, open_index
@@ -91,7 +92,7 @@ class Dataset:
 
 
 def describe_dataset(
-    params: Params, plan: DatasetPlan, files: StoreFiles, quarantined: int, teacher: Path
+    params: Params, plan: DatasetPlan, files: StoreFiles, fidelity: Fidelity, quarantined: int, teacher: Path
 ) -> dict[str, Any]:
     """The content of dataset.json. It depends on the clips and the teacher alone, not on time, machine or workers.
 
@@ -112,6 +113,7 @@ def describe_dataset(
         "bytes": plan.bytes,
         "stored_bytes": sum(shard.bytes for shard in files.shards.values()),
         "codec": data.store.codec,
+        "psnr_db": fidelity.facts(),
         "videos": len(plan.videos),
         "quarantined": quarantined,
     }

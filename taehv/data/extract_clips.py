@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from taehv.config.params import Conversions, VideoLimits
+from taehv.config.params import Conversions, Store, VideoLimits
+from taehv.data.clip_codec import Fidelity, codec_of_split
 from taehv.data.clip_index import ClipRecord
 from taehv.data.clip_plan import ClipPlan, VideoPlan
 from taehv.data.clip_shards import ClipShardWriter, GrowingClip, ShardFile, shard_name
@@ -36,15 +37,13 @@ class CutShort:
     frames: int
 
 
-CutResult = tuple[ClipRecord, ...] | CutFailed | CutShort
-
-
 @dataclass(frozen=True)
 class WrittenShards:
     """The shards of one number, complete."""
 
     files: tuple[ShardFile, ...]
     records: tuple[ClipRecord, ...]
+    fidelity: Fidelity
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class UnusableVideos:
 
 
 @dataclass(frozen=True)
-class _Cut:
+class Cut:
     """A clip whose frames are being written."""
 
     plan: ClipPlan
@@ -70,8 +69,11 @@ class _Cut:
             self.growing.append(crop.transpose(2, 0, 1))
 
 
+CutResult = list[Cut] | CutFailed | CutShort
+
+
 def cut_shards(
-    plan: ShardPlan, *, store: Path, limits: VideoLimits, conversions: Conversions
+    plan: ShardPlan, *, store: Path, stored_as: Store, limits: VideoLimits, conversions: Conversions
 ) -> WrittenShards | UnusableVideos:
     """Write the shards of one number; runs in a worker process, one unit of work per frame used.
 
@@ -81,23 +83,31 @@ def cut_shards(
     Args:
         plan: the videos, and their clips.
         store: the store's root.
+        stored_as: the codec of the clips.
         limits, conversions: as the videos were probed with.
     """
     records: list[ClipRecord] = []
+    fidelity = Fidelity()
     unusable: dict[str, CutFailed | CutShort] = {}
     with ExitStack() as files:
-        writers = {split: ClipShardWriter(store / shard_name(split, plan.number)) for split in plan.splits}
+        writers = {
+            split: ClipShardWriter(
+                store / shard_name(split, plan.number), codec_of_split(split, stored_as.codec), stored_as.quality
+            )
+            for split in plan.splits
+        }
         for writer in writers.values():
             files.enter_context(writer)
         for video in plan.videos:
             result = cut_video(video, writers, limits, conversions)
-            if isinstance(result, tuple):
-                records += result
+            if isinstance(result, list):
+                records += (_record(video, clip) for clip in result)
+                fidelity += Fidelity.of(clip.growing.psnr_db for clip in result)
             else:
                 unusable[video.video.entry.path] = result
     if unusable:
         return UnusableVideos(unusable)
-    return WrittenShards(tuple(writer.facts() for writer in writers.values()), tuple(records))
+    return WrittenShards(tuple(writer.facts() for writer in writers.values()), tuple(records), fidelity)
 
 
 def cut_video(
@@ -106,11 +116,11 @@ def cut_video(
     """Write all clips of one video at the end of the shards of their splits.
 
     Returns:
-        The clips' records in the plan's order (their ``clip_id`` is 0 until all videos are known), or why not.
+        The complete clips in the plan's order, or why not.
     """
     extents = ((clip, clip.extent) for clip in plan.clips)
     clips = [
-        _Cut(clip, shards[clip.split].name, shards[clip.split].begin((size.frames, 3, size.height, size.width)))
+        Cut(clip, shards[clip.split].name, shards[clip.split].begin((size.frames, 3, size.height, size.width)))
         for clip, size in extents
     ]
     try:
@@ -132,10 +142,11 @@ def cut_video(
         return CutFailed(error.reason, error.detail)
     except FewerFramesError as error:
         return CutShort(error.frames)
-    return tuple(_record(plan, clip) for clip in clips)
+    return clips
 
 
-def _record(plan: VideoPlan, clip: _Cut) -> ClipRecord:
+def _record(plan: VideoPlan, clip: Cut) -> ClipRecord:
+    """Its ``clip_id`` is 0 until all videos are known."""
     box, extent = clip.plan.box, clip.plan.extent
     return ClipRecord(
         clip_id=0,

@@ -6,13 +6,14 @@ import dataclasses
 import functools
 import shutil
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from taehv.config.params import Params
+from taehv.config.params import ClipCodecName, Params
 from taehv.config.profiles import Profile
+from taehv.data.clip_codec import Fidelity
 from taehv.data.clip_plan import DatasetPlan, plan_dataset
 from taehv.data.clip_store import ClipStore, complete_store
 from taehv.data.dataset import describe_dataset, write_quarantine
@@ -31,6 +32,8 @@ from taehv.teachers.base import teacher_class
 
 # Room on the disk for the index, the teacher and file system overhead.
 _DISK_MARGIN_BYTES = 64 * 2**20
+_LEAST_RATIO: Mapping[ClipCodecName, int] = {"raw": 1, "lossless": 1, "near-lossless": 2}
+"""How many times smaller than raw real clips are at least; where that is too little, writing them is what fails."""
 _LISTED = 20
 """Left-out videos that are named on the screen."""
 
@@ -61,7 +64,10 @@ def prepare(params: Params, profile: Profile) -> dict[str, Any]:
         train = ClipStore.open(folder / "clips", "train", verify_reads=False)
         variant = VARIANTS[params.active.model.variant]
         teacher_class(params.active.teacher.name).fit(train, params.active.data.frames, variant, folder / "teacher")
-        dataset = describe_dataset(params, plan, files, len(quarantined), folder / "teacher")
+        fidelity = sum((shard.fidelity for shard in shards), start=Fidelity())
+        dataset = describe_dataset(params, plan, files, fidelity, len(quarantined), folder / "teacher")
+        if near := dataset["psnr_db"]:
+            print(f"near-lossless clips: {near['mean']:.1f} dB on average, {near['worst']:.1f} dB at worst")
         # Everything is on the disk before the first old file goes: moving takes no space.
         atomic_files.write_json(folder / "dataset.json", dataset)
         _replace(folder / "clips", paths.CLIPS)
@@ -107,9 +113,15 @@ def _cut(
         if not wanted:
             _remove_others(store, {name for shard in shards for name in shard.names})
             return plan, [written[shard] for shard in shards], undecodable
-        _check_disk(wanted, store)
+        _check_disk(wanted, store, params.active.data.store.codec)
         results = workers.map(
-            functools.partial(cut_shards, store=store, limits=params.data.limits, conversions=params.data.conversions),
+            functools.partial(
+                cut_shards,
+                store=store,
+                stored_as=params.active.data.store,
+                limits=params.data.limits,
+                conversions=params.data.conversions,
+            ),
             wanted,
             label="cutting clips",
             unit="frame",
@@ -154,14 +166,14 @@ def _check_splits(plan: DatasetPlan, quarantined: Sequence[Quarantined]) -> None
     raise NoDatasetError("\n".join([advice, *listed]))
 
 
-def _check_disk(shards: Sequence[ShardPlan], store: Path) -> None:
-    needed = sum(shard.bytes for shard in shards) + _DISK_MARGIN_BYTES
+def _check_disk(shards: Sequence[ShardPlan], store: Path, codec: ClipCodecName) -> None:
+    needed = sum(shard.bytes for shard in shards) // _LEAST_RATIO[codec] + _DISK_MARGIN_BYTES
     free = shutil.disk_usage(store.parent).free
     print(f"disk: {needed / 2**20:,.0f} MiB needed, {free / 2**20:,.0f} MiB free (DVC's cache may keep a second copy)")
     if needed > free:
         raise UserError(
             f"the clips need {needed / 2**20:,.0f} MiB, {store.parent.resolve()} has {free / 2**20:,.0f} MiB left. "
-            "Free some space, or lower clips_per_video or the canvas sizes in params.yaml."
+            "Free some space, or lower clips_per_video or the canvas sizes, or change store.codec in params.yaml."
         )
 
 

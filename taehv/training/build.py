@@ -167,6 +167,7 @@ def _loader(spec: RunSpec, slots: range, device: torch.device) -> SlotLoader:
         width=data.width,
         frames=data.frames,
         horizontal_flip=data.horizontal_flip,
+        strides=data.crop_strides,
         block_shards=data.store.shuffle_block_shards,
     )
     return SlotLoader(clips, sampler, slots, device)

@@ -14,14 +14,17 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
-from support.clip_stores import replace_index, write_clips
+from support.clip_stores import moving_picture, replace_index, write_clips
 from support.project import REPOSITORY
 
+from taehv.config.params import ClipCodecName
 from taehv.data import clip_shards
+from taehv.data.clip_codec import psnr_db
 from taehv.data.clip_index import ClipIndex, ClipRecord
 from taehv.data.clip_store import ClipStore, open_index
 from taehv.data.dataset import Dataset
 from taehv.data.store_files import StoreError, StoreFiles
+from taehv.data.video_files import open_video
 
 SHAPE = (3, 5, 3, 4, 6)
 SHARD = "train-000000.tar"
@@ -153,8 +156,55 @@ def test_a_flipped_byte_of_a_clips_own_header_is_found_when_it_is_used(root: Pat
     flip_a_byte(root / SHARD, records(root)[1].offset + place)
     store = ClipStore.open(root, "train", verify_reads=False)
     store.clip(0)
-    with pytest.raises(StoreError, match=r"is damaged: a clip is not uint8 \(5, 3, 4, 6\), as the index says"):
+    with pytest.raises(
+        StoreError, match=r"is damaged: the clip at byte \d+: it is not the \.npy file of a clip of 5x3x4x6"
+    ):
         store.clip(1)
+
+
+@pytest.mark.parametrize("codec", ["lossless", "near-lossless"])
+def test_clips_stored_as_video_are_read_back_whole_and_in_parts(tmp_path: Path, codec: ClipCodecName) -> None:
+    clips = [moving_picture(seed) for seed in range(3)]
+    store = write_clips(tmp_path, "train", {"a.mp4": clips}, codec)
+    part = (slice(2, 11, 3), slice(4, 20), slice(1, 9))
+    for clip_id, clip in enumerate(clips):
+        first_use, again = store.clip(clip_id, part), store.clip(clip_id, part)
+        whole = store.clip(clip_id)
+        assert psnr_db(clip, whole) > (48 if codec == "near-lossless" else 1000)
+        np.testing.assert_array_equal(first_use, whole[part[0], :, part[1], part[2]])
+        np.testing.assert_array_equal(again, first_use)
+    assert {record.codec for record in store.records} == {codec}
+    store.verify()
+
+
+@pytest.mark.parametrize("codec", ["lossless", "near-lossless"])
+def test_a_shard_of_videos_is_a_tar_file_of_videos_that_any_player_shows(tmp_path: Path, codec: ClipCodecName) -> None:
+    clips = [moving_picture(seed) for seed in range(2)]
+    store = write_clips(tmp_path / "store", "train", {"a.mp4": clips}, codec)
+    with tarfile.open(tmp_path / "store" / SHARD, "r|") as stream:
+        stream.extractall(tmp_path / "unpacked", filter="data")
+    for clip_id in range(2):
+        (shown,) = open_video(tmp_path / f"unpacked/000000-{clip_id:06d}.mp4").batches(100)
+        np.testing.assert_array_equal(shown, store.clip(clip_id))
+
+
+@pytest.mark.parametrize("codec", ["lossless", "near-lossless"])
+def test_whatever_bit_of_a_clip_stored_as_video_flips_it_is_found(tmp_path: Path, codec: ClipCodecName) -> None:
+    store = write_clips(tmp_path, "train", {"a.mp4": [moving_picture(0)]}, codec)
+    (record,), clip = store.records, store.clip(0).copy()
+    shard = tmp_path / SHARD
+    intact = shard.read_bytes()
+    found = 0
+    for place in range(record.offset, record.offset + record.length, max(record.length // 100, 1)):
+        shard.write_bytes(intact)
+        flip_a_byte(shard, place)
+        try:
+            # A few bits say nothing about the pixels, such as at which rate a player shows them.
+            np.testing.assert_array_equal(ClipStore.open(tmp_path, "train").clip(0), clip)
+        except StoreError as error:
+            assert "is damaged: the clip at byte" in str(error)
+            found += 1
+    assert found > 60
 
 
 def test_the_contents_of_every_file_can_be_compared_with_the_list(root: Path) -> None:
@@ -271,7 +321,7 @@ def test_an_index_that_contradicts_the_shards_is_one_clear_error_when_the_clip_i
     replace_index(root, [dataclasses.replace(first, **change), *others])
     store = ClipStore.open(root, "train", verify_reads=False)
     store.clip(1)
-    with pytest.raises(StoreError, match=rf"{SHARD} (is damaged: a clip is not|has a clip of the codec 'strange')"):
+    with pytest.raises(StoreError, match=rf"{SHARD} (is damaged: the clip at byte|has a clip in 'strange')"):
         store.clip(0)
 
 

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from support.video_files import list_videos, numbered_video, small_params, write
 
 from taehv.config.params import DEFAULT_LIMITS, NO_CONVERSIONS, Conversions, Params
 from taehv.config.profiles import Profile, load_profile
+from taehv.data.clip_codec import Clip, psnr_db
 from taehv.data.clip_index import ClipRecord
 from taehv.data.clip_plan import DatasetPlan, plan_dataset
 from taehv.data.clip_store import ClipStore, open_index
@@ -28,7 +30,7 @@ from taehv.data.rgb_frames import PictureMaker
 from taehv.data.sampler import SlotDraw, SlotSampler, load_slots
 from taehv.data.shard_plan import ShardPlan
 from taehv.data.sources import FolderFiles
-from taehv.data.splits import SPLITS
+from taehv.data.splits import SPLITS, SplitName
 from taehv.data.store_files import StoreFiles
 from taehv.model.variants import VARIANTS
 from taehv.runtime.errors import UserError
@@ -36,6 +38,7 @@ from taehv.teachers.base import load_teacher
 from taehv.teachers.pca import PcaTeacher
 
 CLIPS, TEACHER = Path("data/clips"), Path("data/teacher")
+STORED_AS = small_params().active.data.store
 
 
 def with_workers(workers: int) -> Profile:
@@ -181,6 +184,44 @@ def test_one_and_two_workers_make_the_same_dataset_byte_for_byte(videos: Path) -
     assert len(list(CLIPS.glob("train-*.tar"))) == 3, "one shard would leave nothing to the second worker"
 
 
+@pytest.mark.parametrize("codec", ["lossless", "near-lossless"])
+def test_clips_stored_as_video_are_smaller_and_near_and_held_out_ones_exact(videos: Path, codec: str) -> None:
+    for name, first in (("a.mkv", 0), ("b.mkv", 70)):
+        numbered_video(videos / name, 60, first=first)
+    list_videos(["a.mkv", "b.mkv"])
+    raw = run(small_params())
+    exact = {split: list(stored_clips(split)) for split in SPLITS}
+    dataset = run(small_params(store={"codec": codec}), workers=2)
+    assert dataset["codec"] == codec and dataset["stored_bytes"] < raw["stored_bytes"]
+    for split in ("val", "test"):
+        assert {record.codec for record in ClipStore.open(CLIPS, split).records} == {"lossless"}
+        np.testing.assert_array_equal(list(stored_clips(split)), exact[split])
+    assert {record.codec for record in ClipStore.open(CLIPS, "train").records} == {codec}
+    measured = [psnr_db(*pair) for pair in zip(exact["train"], stored_clips("train"), strict=True)]
+    if codec == "lossless":
+        assert set(measured) == {np.inf} and dataset["psnr_db"] is None
+    else:
+        expected = {"mean": round(float(np.mean(measured)), 3), "worst": round(min(measured), 3)}
+        assert dataset["psnr_db"] == pytest.approx(expected, abs=1e-3)
+        assert 45 < expected["worst"] <= expected["mean"]
+
+
+def stored_clips(split: SplitName) -> Iterator[Clip]:
+    store = ClipStore.open(CLIPS, split)
+    return (store.clip(clip_id) for clip_id in range(len(store)))
+
+
+def test_clips_stored_as_video_are_the_same_byte_for_byte_whatever_the_workers(videos: Path) -> None:
+    for number in range(3):
+        numbered_video(videos / f"{number}.mkv", 40 + number, first=20 * number)
+    list_videos(["0.mkv", "1.mkv", "2.mkv"])
+    made = []
+    for workers in (1, 2):
+        run(small_params(store={"codec": "near-lossless"}), workers)
+        made.append({path.as_posix(): path.read_bytes() for path in Path("data").rglob("*") if path.is_file()})
+    assert made[0] == made[1]
+
+
 def test_files_are_few_however_many_the_videos_and_each_shard_is_about_as_large_as_asked(videos: Path) -> None:
     names = [numbered_video(videos / f"{number:02d}.mkv", 8, first=number).name for number in range(24)]
     list_videos(names)
@@ -310,7 +351,9 @@ def test_hdr_interlaced_and_unknown_colours_are_left_out_by_name_and_the_run_goe
         found = inspect_video((entry, videos / entry.path), limits=DEFAULT_LIMITS, conversions=convert)
         assert isinstance(found, Video)
         shard = ShardPlan(0, plan_dataset([found], small_params().active.data, 2).videos)
-        written = cut_shards(shard, store=videos / "store", limits=DEFAULT_LIMITS, conversions=convert)
+        written = cut_shards(
+            shard, store=videos / "store", stored_as=STORED_AS, limits=DEFAULT_LIMITS, conversions=convert
+        )
         assert isinstance(written, WrittenShards)
         assert len(written.records) == len(shard.videos[0].clips)
 
@@ -330,7 +373,9 @@ def test_an_error_that_nobody_thought_of_is_that_videos_and_the_others_go_on(
     monkeypatch.setattr(PictureMaker, "picture", broken)
     found = inspect_video((entry, videos / "a.mkv"), limits=DEFAULT_LIMITS, conversions=NO_CONVERSIONS)
     assert found == Quarantined("a.mkv", "unreadable", "AttributeError: a bug in a library")
-    failed = cut_shards(shard, store=videos / "store", limits=DEFAULT_LIMITS, conversions=NO_CONVERSIONS)
+    failed = cut_shards(
+        shard, store=videos / "store", stored_as=STORED_AS, limits=DEFAULT_LIMITS, conversions=NO_CONVERSIONS
+    )
     assert failed == UnusableVideos({"a.mkv": CutFailed("unreadable", "AttributeError: a bug in a library")})
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -40,7 +41,12 @@ CLIPS = columns([7, 2, 1])
 
 
 def sampler(
-    clips: ClipColumns = CLIPS, seed: int = 42, global_batch: int = 4, flip: bool = True, block_shards: int = 0
+    clips: ClipColumns = CLIPS,
+    seed: int = 42,
+    global_batch: int = 4,
+    flip: bool = True,
+    block_shards: int = 0,
+    strides: tuple[int, int] = (1, 1),
 ) -> SlotSampler:
     return SlotSampler(
         clips,
@@ -50,6 +56,7 @@ def sampler(
         width=64,
         frames=12,
         horizontal_flip=flip,
+        strides=strides,
         block_shards=block_shards,
     )
 
@@ -193,6 +200,30 @@ def test_every_clip_offset_corner_and_mirroring_comes_up_equally_often() -> None
         assert max(abs(count - expected) for count in counts.values()) < 5 * expected**0.5
 
 
+@given(st.integers(0, 2**32 - 1), st.integers(0, 10**6), st.integers(0, 3))
+def test_a_range_of_strides_changes_nothing_but_stride_and_first_frame(seed: int, step: int, slot: int) -> None:
+    plain, varied = (sampler(seed=seed, strides=strides).draw(step, slot) for strides in ((1, 1), (1, 2)))
+    assert dataclasses.replace(varied, stride=1, first_frame=plain.first_frame) == plain
+    if varied.stride == 1:
+        assert varied == plain
+
+
+def test_every_stride_comes_up_equally_often_with_every_place_that_it_leaves() -> None:
+    drawing = sampler(columns([1], frames=36), strides=(2, 3))
+    draws = [draw for step in range(2000) for draw in drawing.draw_step(step, range(4))]
+    for stride, places in ((2, 36 - 22), (3, 36 - 33)):
+        counts = Counter(draw.first_frame for draw in draws if draw.stride == stride)
+        assert sorted(counts) == list(range(places))
+        expected = len(draws) / 2 / places
+        assert max(abs(count - expected) for count in counts.values()) < 5 * expected**0.5
+
+
+def test_a_stored_clip_that_is_too_short_for_the_largest_stride_is_refused() -> None:
+    sampler(columns([1], frames=23), strides=(1, 2))
+    with pytest.raises(ValueError, match="smaller than 23x64x64"):
+        sampler(columns([1], frames=22), strides=(1, 2))
+
+
 def test_nothing_is_mirrored_unless_asked_for() -> None:
     assert not any(sampler(flip=False).draw(step, 0).flip for step in range(50))
 
@@ -209,12 +240,13 @@ def test_a_clip_smaller_than_the_crop_is_refused() -> None:
 def test_a_slot_shows_exactly_the_drawn_frames_and_pixels(tmp_path: Path) -> None:
     clip = np.random.default_rng(0).integers(0, 256, (1, 24, 3, 144, 176), dtype=np.uint8)
     store = write_clips(tmp_path, "train", {"a": [clip[0]]})
-    draws = [SlotDraw(0, 3, 10, 20, flip=False), SlotDraw(0, 12, 80, 112, flip=True)]
+    draws = [SlotDraw(0, 3, 10, 20, flip=False), SlotDraw(0, 12, 80, 112, flip=True), SlotDraw(0, 1, 0, 0, False, 2)]
     slots = load_slots(store, draws, height=64, width=64, frames=12)
     assert slots.is_contiguous()
     assert slots.dtype == torch.uint8
     np.testing.assert_array_equal(slots[0], clip[0, 3:15, :, 10:74, 20:84])
     np.testing.assert_array_equal(slots[1], clip[0, 12:24, :, 80:144, 112:176][..., ::-1])
+    np.testing.assert_array_equal(slots[2], clip[0, 1:24:2, :, :64, :64])
 
 
 def test_sampler_store_and_teacher_need_neither_video_nor_table_libraries() -> None:

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from taehv.config.params import ClipCodecName
+from taehv.data.clip_codec import Clip
 from taehv.data.clip_index import ClipRecord
-from taehv.data.clip_members import Clip
 from taehv.data.clip_shards import ClipShardWriter, ShardFile, shard_name
 from taehv.data.clip_store import ClipStore, complete_store
 from taehv.data.splits import SplitName
@@ -32,12 +33,14 @@ def moving_picture(seed: int, frames: int = 12, size: int = 32) -> npt.NDArray[n
     return clip
 
 
-def write_clips(root: Path, split: SplitName, clips: Mapping[str, Sequence[Clip]]) -> ClipStore:
+def write_clips(
+    root: Path, split: SplitName, clips: Mapping[str, Sequence[Clip]], codec: ClipCodecName = "raw"
+) -> ClipStore:
     """A store with one split: the clips of each source, which are sorted, in a shard of their own."""
     shards: list[ShardFile] = []
     records: list[ClipRecord] = []
     for number, source in enumerate(clips):
-        with ClipShardWriter(root / shard_name(split, number)) as writer:
+        with ClipShardWriter(root / shard_name(split, number), codec, quality=20) as writer:
             begun = [(writer.begin(cast("tuple[int, int, int, int]", clip.shape)), clip) for clip in clips[source]]
             for frame in range(max(len(clip) for clip in clips[source])):
                 for growing, clip in begun:
