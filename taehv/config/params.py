@@ -33,6 +33,7 @@ from taehv.runtime import atomic_files
 from taehv.teachers.base import TEACHERS
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 StageName = Literal["prepare_data", "a800_test", "gate_psnr", "h100_train", "evaluate"]
 TrainingStage = Literal["a800_test", "h100_train"]
@@ -79,6 +80,7 @@ class VideoLimits(Section):
 
 HdrRule = Literal["exclude", "tonemap"]
 InterlacedRule = Literal["exclude", "deinterlace"]
+ClipCodecName = Literal["raw", "lossless", "near-lossless"]
 
 
 @dataclass(frozen=True)
@@ -174,6 +176,27 @@ class Split(Section):
     """With at least this many usable videos whole videos are assigned to a split; with fewer, each is cut by time."""
 
 
+class Store(Section):
+    """How clips are stored (taehv/data/clip_store.py)."""
+
+    codec: ClipCodecName
+    """`raw`: the pixels as they are, memory-mapped. `lossless` and `near-lossless`: H.264, decoded whenever a clip is
+    shown (taehv/data/clip_codec.py; which to choose: docs/videos.md). Validation and test clips are never
+    `near-lossless`, but then `lossless`."""
+    quality: Annotated[int, Field(ge=1, le=51)]
+    """Of `near-lossless`: x264's quantiser. 6 less is about 5 dB nearer to the pixels, and twice the bytes."""
+    shard_mb: Positive
+    """Size of a shard in 10^6 bytes of pixels, over all splits. A shard is what a worker writes at a time: with fewer
+    shards than workers some have nothing to do. A video with more clips than that has a larger one."""
+    shuffle_block_shards: AtLeastZero
+    """0: a step's clips come from anywhere. Otherwise the videos of so many successive shards are visited one after the
+    other, in random order, before the next such block, so that a store on a slow disk is read nearly in sequence."""
+
+    @property
+    def shard_bytes(self) -> int:
+        return round(self.shard_mb * 10**6)
+
+
 class ScaleData(Section):
     rules: ClassVar[Rules] = params_rules.scale_data
 
@@ -183,8 +206,9 @@ class ScaleData(Section):
     """Width, in pixels, of the same."""
     frames: AtLeastOne
     """Frames of a training crop and of a validation or test clip."""
-    frame_stride: AtLeastOne
-    """Every how many-th frame of the video is used."""
+    frame_stride: AtLeastOne | tuple[AtLeastOne, AtLeastOne]
+    """Every how many-th frame of the video is used: a number holds for all clips. With a range, such as [1, 2], each
+    training crop draws its own; stored clips, and so validation and test clips, then show every frame."""
     resize: Literal["native", "cover"]
     """`native`: pixels as in the video; `cover`: scaled down, keeping proportions, until the canvas is just covered."""
     canvas_height: AtLeastOne
@@ -196,6 +220,40 @@ class ScaleData(Section):
     horizontal_flip: bool
     """Mirror each training crop left to right with probability 1/2."""
     split: Split
+    store: Store
+
+    @property
+    def stored_stride(self) -> int:
+        """Every how many-th frame of a video its stored clips show."""
+        return self.frame_stride if isinstance(self.frame_stride, int) else 1
+
+    @property
+    def crop_strides(self) -> tuple[int, int]:
+        """Every how many-th frame of its stored clip a training crop shows: least and most."""
+        return (1, 1) if isinstance(self.frame_stride, int) else self.frame_stride
+
+
+class Augment(Section):
+    """Changes of each training clip, drawn per slot, the same for all of its frames and for teacher and student. The
+    definitions are torchvision's (taehv/data/augment.py). 0 and null: none."""
+
+    rules: ClassVar[Rules] = params_rules.augment
+
+    brightness: Share
+    """Factor from 1 - this to 1 + this, uniform."""
+    contrast: Share
+    """The same."""
+    saturation: Share
+    """The same."""
+    hue: Annotated[float, Field(ge=0, le=0.5)]
+    """Turn of the colour circle from -this to this, uniform."""
+    blur_sigma: tuple[Positive, Positive] | None
+    """Least and largest standard deviation, in pixels, of a Gaussian blur."""
+
+    @property
+    def blur_radius(self) -> int | None:
+        """How far, in pixels, the blur looks in each direction: three of its largest standard deviations."""
+        return None if self.blur_sigma is None else params_rules.blur_radius(self.blur_sigma[1])
 
 
 class InitialWeights(Section):
@@ -315,6 +373,7 @@ class Scale(Section):
     rules: ClassVar[Rules] = params_rules.scale
 
     data: ScaleData
+    augment: Augment
     model: Model
     teacher: TeacherChoice
     distillation: Distillation
@@ -367,7 +426,10 @@ TRAINING_KEYS = (
     "@.data.height",
     "@.data.width",
     "@.data.frames",
+    "@.data.frame_stride",
     "@.data.horizontal_flip",
+    "@.data.store.shuffle_block_shards",
+    "@.augment",
     "@.model",
     "@.distillation",
     "@.perceptual",

@@ -53,11 +53,31 @@ def split(values: Values) -> Iterator[Problem]:
 
 
 def scale_data(values: Values) -> Iterator[Problem]:
-    """The crop fits into the canvas."""
+    """The crop fits into the canvas, at its largest stride too."""
+    match values:
+        case {"frame_stride": [least, most]} if least > most:
+            yield Problem("frame_stride", f"must rise, got [{least}, {most}]")
+        case {"frame_stride": [_, most], "frames": frames, "canvas_frames": canvas} if canvas >= frames:
+            needed = (frames - 1) * most + 1
+            if canvas < needed:
+                message = f"must be >= {needed} ({frames} frames, one in {most}) with frame_stride up to {most}"
+                yield Problem("canvas_frames", f"{message}, got {canvas}")
     for name in ("height", "width", "frames"):
         size, canvas = values.get(name), values.get(f"canvas_{name}")
         if size is not None and canvas is not None and canvas < size:
             yield Problem(f"canvas_{name}", f"must be >= {name} ({size}): the crop is cut from it, got {canvas}")
+
+
+def augment(values: Values) -> Iterator[Problem]:
+    """The range of the blur rises."""
+    match values:
+        case {"blur_sigma": [least, most]} if least > most:
+            yield Problem("blur_sigma", f"must rise, got [{least:g}, {most:g}]")
+
+
+def blur_radius(sigma: float) -> int:
+    """Beyond three standard deviations a Gaussian is next to nothing."""
+    return math.ceil(3 * sigma)
 
 
 def distillation(values: Values) -> Iterator[Problem]:
@@ -79,7 +99,8 @@ def optimizer(values: Values) -> Iterator[Problem]:
 
 
 def scale(values: Values) -> Iterator[Problem]:
-    """Clips are of a size that the model and SSIM can take."""
+    """Clips are of a size that the model, SSIM and the blur can take."""
+    yield from _blurred_size(values)
     data, name = values.get("data", {}), values.get("model", {}).get("variant")
     if name is None:
         return
@@ -94,6 +115,14 @@ def scale(values: Values) -> Iterator[Problem]:
     match data:
         case {"frames": frames} if frames < variant.t_downscale:
             yield Problem("data.frames", f"must be >= {variant.t_downscale} for one latent of {name}, got {frames}")
+
+
+def _blurred_size(values: Values) -> Iterator[Problem]:
+    match values:
+        case {"augment": {"blur_sigma": [_, most]}, "data": {"height": height, "width": width}}:
+            if min(height, width) <= blur_radius(most):
+                allowed = f"must be below {(min(height, width) - 1) / 3:.3g} for crops of {height}x{width}"
+                yield Problem("augment.blur_sigma", f"{allowed}: the blur looks three times as far, got {most:g}")
 
 
 def params(values: Values) -> Iterator[Problem]:

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from taehv.data.clip_store import ClipRecord, ClipStore
+from taehv.data.clip_index import ClipRecord
+from taehv.data.clip_store import ClipStore
 from taehv.evaluation.parity import Parity
 from taehv.evaluation.run_records import finite
 from taehv.losses.metrics import (

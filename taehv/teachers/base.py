@@ -24,24 +24,14 @@ class TeacherError(UserError):
     """The teacher is missing, damaged, or made for something else. It is never replaced by another one."""
 
 
-class TrainingClip(Protocol):
-    """What a teacher is told of a clip."""
-
-    @property
-    def clip_id(self) -> int: ...
-
-    @property
-    def source(self) -> str: ...
-
-
 class TrainingClips(Protocol):
     """The clips that a teacher is fitted on: a ``taehv.data.clip_store.ClipStore``."""
 
-    @property
-    def records(self) -> Sequence[TrainingClip]: ...
+    def __len__(self) -> int: ...
 
-    @property
-    def sources(self) -> Sequence[str]: ...
+    def source_numbers(self, clip_ids: Sequence[int]) -> npt.NDArray[np.integer]:
+        """For each clip a number that stands for its video."""
+        ...
 
     def clip(self, clip_id: int) -> npt.NDArray[np.uint8]:
         """(T, 3, H, W)."""

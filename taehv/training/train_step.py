@@ -13,6 +13,7 @@ from torch import Tensor
 
 from taehv.config.batch_shares import micro_batches
 from taehv.config.precision import PRECISIONS
+from taehv.data.augment import Augmentation
 from taehv.data.loader import SlotLoader
 from taehv.losses.objective import Objective, Outputs, weighted_sum
 from taehv.model import compilation
@@ -66,6 +67,7 @@ class TrainStep:
         global_batch: int,
         per_device: int | None,
         dtype: torch.dtype,
+        augmentation: Augmentation | None = None,
     ) -> None:
         """``per_device`` None stands for all slots of the process, until someone sets it."""
         self._accelerator = accelerator
@@ -77,13 +79,14 @@ class TrainStep:
         self._global_batch = global_batch
         self.per_device = per_device or len(loader.slots)
         self._dtype = dtype
+        self._augmentation = augmentation
 
     def __call__(self, step: int, *, measure_terms: bool = False) -> StepReport:
         """Do update number ``step`` (the first is 1); on request also measure each term's own gradient."""
         weights = self._objective.weights_at(step)
         adversary = self._state.adversary if "seraena" in weights else None
         frames = self._loader.frames(step)
-        term_norms = self._term_gradient_norms(frames, weights, adversary) if measure_terms else {}
+        term_norms = self._term_gradient_norms(step, frames, weights, adversary) if measure_terms else {}
         own_sums, own_not_finite = self._accumulate_gradient(step, frames, weights, adversary)
         summed = self._accelerator.reduce(torch.cat([own_sums, own_not_finite]), reduction="sum")
         parameters = self._state.student.parameters()
@@ -125,7 +128,7 @@ class TrainStep:
         frames = self._loader.frames(step)
         reserved = self._memory_to_come(adversary)
         rows = range(per_device)
-        terms, shown = self._terms(self._objective, frames, rows, adversary)
+        terms, shown = self._terms(self._objective, step, frames, rows, adversary)
         self._accelerator.backward(weighted_sum(terms, weights))
         self._teach(adversary, step, rows, shown)
         del reserved
@@ -159,7 +162,7 @@ class TrainStep:
         not_finite = sums.new_zeros(self._global_batch)
         for group in groups:
             with self._synchronise_if(group is groups[-1]):
-                terms, shown = self._terms(self._distributed_objective, frames_uint8, group, adversary)
+                terms, shown = self._terms(self._distributed_objective, step, frames_uint8, group, adversary)
                 self._accelerator.backward(weighted_sum(terms, weights) * scale)
             self._teach(adversary, step, group, shown)
             values = torch.stack([terms[term].detach().double() for term in weights])
@@ -169,7 +172,7 @@ class TrainStep:
         return sums, not_finite
 
     def _term_gradient_norms(
-        self, frames_uint8: Tensor, weights: Mapping[str, float], adversary: Adversary | None
+        self, step: int, frames_uint8: Tensor, weights: Mapping[str, float], adversary: Adversary | None
     ) -> dict[str, float]:
         """The norm of each weighted term's gradient over the whole batch: who pulls how hard, before clipping."""
         parameters = list(self._state.student.parameters())
@@ -180,7 +183,7 @@ class TrainStep:
         # What a compiled graph keeps is good for one backward pass; uncompiled ones need more memory per clip.
         for group in micro_batches(range(len(frames_uint8)), 1 if compiled else self.per_device):
             with compilation.switched_off():
-                terms, _ = self._terms(self._objective, frames_uint8, group, adversary)
+                terms, _ = self._terms(self._objective, step, frames_uint8, group, adversary)
             for row, (term, weight) in zip(gradients, weights.items(), strict=True):
                 weighted = terms[term].sum() * (weight / self._global_batch)
                 parts = torch.autograd.grad(weighted, parameters, retain_graph=True, materialize_grads=True)
@@ -189,10 +192,12 @@ class TrainStep:
         return dict(zip(weights, norms.tolist(), strict=True))
 
     def _terms(
-        self, objective: Objective, frames_uint8: Tensor, rows: Sequence[int], adversary: Adversary | None
+        self, objective: Objective, step: int, frames_uint8: Tensor, rows: Sequence[int], adversary: Adversary | None
     ) -> tuple[dict[str, Tensor], Shown | None]:
         """Each term of some of the slots, per clip, and what the adversary was shown of them."""
         frames = to_float(frames_uint8[rows[0] : rows[-1] + 1], self._dtype)
+        if self._augmentation is not None:
+            frames = self._augmentation(frames, step, [self._loader.slots[row] for row in rows])
         teacher_latents = self._teacher.encode(frames) if self._teacher is not None else None
         with self._accelerator.autocast():
             outputs: Outputs = objective(frames, teacher_latents, keep_decoded=adversary is not None)

@@ -189,7 +189,7 @@ class Trainer:
         step, last = self.state.progress.step, self.spec.total_steps
         self.checkpoints.check()
         if is_due(step, self.spec.profile.log_every, last) or report.term_gradient_norms:
-            self.recorder.metrics(step, self.run_metrics.training_metrics(report))
+            self.recorder.metrics(step, self.run_metrics.training_metrics(report, self.loader.seconds_waited))
         if is_due(step, self.scale.validation.every, last):
             self._validate()
         if self.state.progress.skipped_in_a_row:

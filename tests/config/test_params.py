@@ -90,6 +90,10 @@ def test_a_wrong_value_is_one_problem_with_its_key(path: str, value: object) -> 
     [
         ({"scales__embedded__data__height": 60}, "scales.embedded.data.height"),
         ({"scales__embedded__data__frames": 3}, "scales.embedded.data.frames"),
+        ({"scales__embedded__data__frame_stride": [1, 3]}, "scales.embedded.data.canvas_frames"),
+        ({"scales__embedded__data__frame_stride": [2, 1]}, "scales.embedded.data.frame_stride"),
+        ({"scales__embedded__augment__blur_sigma": [2.0, 1.0]}, "scales.embedded.augment.blur_sigma"),
+        ({"scales__embedded__augment__blur_sigma": [0.1, 21.5]}, "scales.embedded.augment.blur_sigma"),
         ({"scales__embedded__data__canvas_width": 32}, "scales.embedded.data.canvas_width"),
         ({"scales__embedded__data__split__val": 0.5}, "scales.embedded.data.split"),
         ({"scales__embedded__model__variant": "taew2_1.pth"}, "scales.embedded.model.variant"),
@@ -155,6 +159,14 @@ def test_a_combination_is_not_judged_by_a_wrong_value_and_all_others_are() -> No
         ),
         ({"scales__full__optim__muon_lr": "1"}, "optim.muon_lr: must be a finite number > 0 or null, got '1'"),
         ({"gate": {}}, "gate.step: missing; expected an integer >= 1"),
+        (
+            {"scales__embedded__data__frame_stride": [1, 3]},
+            "canvas_frames: must be >= 34 (12 frames, one in 3) with frame_stride up to 3, got 24",
+        ),
+        (
+            {"scales__embedded__data__frame_stride": [0, 2]},
+            "frame_stride: must be an integer >= 1 or a list of 2, each an integer >= 1, got [0, 2]",
+        ),
         ({"loss": None}, "loss: must be a mapping of keys to values, got None"),
         ({"scales": {1: 2}}, "scales: must be a mapping of strings to values with at least one entry, got {1: 2}"),
     ],

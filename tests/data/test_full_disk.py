@@ -34,7 +34,7 @@ if __name__ == "__main__":
     profile = load_profile("local", REPOSITORY / "profiles").model_copy(update={"workers": 1})
     exit_with(lambda: int(not module.prepare(small_params(), profile)))
 """
-OLD = ("clips/index.parquet", "teacher/teacher.json", "dataset.json")
+OLD = ("clips/index.arrow", "teacher/teacher.json", "dataset.json")
 
 
 @pytest.fixture

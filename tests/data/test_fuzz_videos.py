@@ -86,10 +86,12 @@ def test_damaged_videos_are_used_or_left_out_with_a_reason(
     dataset = json.loads(Path("data/dataset.json").read_text())
     with Path("data/quarantine.csv").open(encoding="utf-8") as file:
         left_out = {row["path"]: row["reason"] for row in csv.DictReader(file)}
-    used = {video["path"] for video in dataset["videos"]}
+    stores = [ClipStore.open(Path("data/clips"), split) for split in SPLITS]
+    used = {source for store in stores for source in store.sources}
     assert "intact.mkv" in used
+    assert len(used) == dataset["videos"]
     assert used.isdisjoint(left_out)
-    assert used | left_out.keys() | set(dataset["unused"]) == set(names)
-    for split in SPLITS:
-        ClipStore.open(Path("data/clips"), split).verify()
+    assert used | left_out.keys() == set(names)
+    for store in stores:
+        store.verify()
     print(f"{seeds}: {len(used) - 1} used, {len(left_out)} left out")

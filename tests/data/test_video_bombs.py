@@ -104,7 +104,7 @@ def test_bombs_go_to_quarantine_and_the_run_goes_on(
     list_videos(["good.mkv", "honest.mov", "lying.mov"])
     profile = load_profile("local", REPOSITORY / "profiles").model_copy(update={"workers": 1})
     dataset = prepare(small_params(), profile)
-    assert [video["path"] for video in dataset["videos"]] == ["good.mkv"]
+    assert (dataset["videos"], dataset["splits"]["train"]["first_videos"]) == (1, ["good.mkv"])
     with Path("data/quarantine.csv").open(encoding="utf-8") as file:
         assert {row["path"]: row["reason"] for row in csv.DictReader(file)} == {
             "honest.mov": "too large",

@@ -79,7 +79,7 @@ def test_where_all_is_well_it_is_one_line(tiny_project: Project) -> None:
 
 
 def test_a_failure_stops_the_real_stage_before_training(tiny_project: Project) -> None:
-    shard = next(Path(tiny_project.root / "data/clips/val").glob("*.npy"))
+    shard = next(Path(tiny_project.root / "data/clips").glob("val-*.tar"))
     shard.unlink()
     result = tiny_project.run("stages.a800_test", check=False)
     assert result.returncode == 1

@@ -58,8 +58,8 @@ def test_a_disk_that_is_not_mounted_and_a_file_in_the_way_are_told(here: Path, t
 def test_what_dvc_itself_links_is_no_problem(here: Path, tmp_path: Path) -> None:
     """`dvc config cache.type symlink`: files are links into the cache, folders are folders."""
     (tmp_path / "cached").write_text("{}")
-    (here / "data/clips/train").mkdir(parents=True)
-    for link in (here / "data/dataset.json", here / "data/clips/train/a.npy"):
+    (here / "data/clips").mkdir(parents=True)
+    for link in (here / "data/dataset.json", here / "data/clips/train-000000.tar"):
         link.symlink_to(tmp_path / "cached")
     (here.parent / "link").symlink_to(here)
     check_output_places()

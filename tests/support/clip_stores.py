@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from taehv.data.clip_store import ClipRecord, ClipShardWriter, ClipStore, write_index
+from taehv.config.params import ClipCodecName
+from taehv.data.clip_codec import Clip
+from taehv.data.clip_index import ClipRecord
+from taehv.data.clip_shards import ClipShardWriter, ShardFile, shard_name
+from taehv.data.clip_store import ClipStore, complete_store
+from taehv.data.splits import SplitName
+from taehv.data.store_files import StoreFiles
 from taehv.model.variants import VARIANTS
 from taehv.teachers.pca import PcaTeacher, blocks_of, fit_pca
 
@@ -25,41 +33,63 @@ def moving_pattern(seed: int, frames: int = 12, size: int = 32) -> npt.NDArray[n
     return clip
 
 
-def write_test_store(
-    root: Path, sources: tuple[str, ...] = ("a.mp4", "b/c.mp4"), clips_per_source: int = 2
+def write_clips(
+    root: Path, split: SplitName, clips: Mapping[str, Sequence[Clip]], codec: ClipCodecName = "raw"
 ) -> ClipStore:
-    """A store whose test split has a few clips of each source."""
+    """A store with one split: the clips of each source, which are sorted, in a shard of their own."""
+    shards: list[ShardFile] = []
     records: list[ClipRecord] = []
-    for number, source in enumerate(sources):
-        shard = f"test/{number}.npy"
-        clips = [moving_pattern(10 * number + row) for row in range(clips_per_source)]
-        frames, _, height, width = clips[0].shape
-        with ClipShardWriter(root / shard, clips_per_source, frames, height, width) as writer:
-            for row, clip in enumerate(clips):
-                for frame in clip:
-                    writer.append(row, frame)
-        for row in range(clips_per_source):
+    for number, source in enumerate(clips):
+        with ClipShardWriter(root / shard_name(split, number), codec, quality=20) as writer:
+            begun = [(writer.begin(cast("tuple[int, int, int, int]", clip.shape)), clip) for clip in clips[source]]
+            for frame in range(max(len(clip) for clip in clips[source])):
+                for growing, clip in begun:
+                    if frame < len(clip):
+                        growing.append(clip[frame])
+        shards.append(writer.facts())
+        for row, (growing, clip) in enumerate(begun):
             record = ClipRecord(
                 clip_id=len(records),
                 source=source,
                 video_sha256=str(number) * 64,
-                split="test",
-                shard=shard,
-                row=row,
+                split=split,
+                shard=writer.name,
+                offset=growing.offset,
+                length=growing.length,
+                codec=growing.codec,
                 first_frame=100 * row,
                 frame_stride=1,
-                frames=frames,
+                frames=len(clip),
                 top=8,
                 left=16,
-                height=height,
-                width=width,
-                scaled_height=64,
-                scaled_width=64,
-                sha256=writer.sha256(row),
+                height=clip.shape[2],
+                width=clip.shape[3],
+                scaled_height=2 * clip.shape[2],
+                scaled_width=2 * clip.shape[3],
+                sha256=growing.sha256,
             )
             records.append(record)
-    write_index(root, records)
-    return ClipStore.open(root, "test")
+    complete_store(root, shards, records)
+    return ClipStore.open(root, split)
+
+
+def write_test_store(
+    root: Path, sources: tuple[str, ...] = ("a.mp4", "b/c.mp4"), clips_per_source: int = 2
+) -> ClipStore:
+    """A store whose test split has a few clips of each source."""
+    return write_clips(
+        root,
+        "test",
+        {
+            source: [moving_pattern(10 * number + row) for row in range(clips_per_source)]
+            for number, source in enumerate(sources)
+        },
+    )
+
+
+def replace_index(root: Path, records: Sequence[ClipRecord]) -> None:
+    """Another index of the same shards, and the list of files that goes with it."""
+    complete_store(root, list(StoreFiles.read(root).shards.values()), records)
 
 
 def fit_small_teacher(folder: Path) -> PcaTeacher:

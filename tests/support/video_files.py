@@ -83,7 +83,9 @@ def small_params(folder: str = "videos", samples: int = 4, **data: Any) -> Param
     sizes = {"height": 16, "width": 16, "frames": 4, "canvas_height": 32, "canvas_width": 48, "canvas_frames": 8}
     split = {"train": 0.6, "val": 0.2, "test": 0.2, "guard_frames": 2, "by_video_from": 100}
     scale["data"] |= {**sizes, "frame_stride": 1, "resize": "native", "clips_per_video": 12, "split": split}
+    scale["data"]["store"]["shard_mb"] = 0.1  # most videos fill one
     scale["data"]["split"] |= data.pop("split", {})
+    scale["data"]["store"] |= data.pop("store", {})
     scale["data"] |= data
     scale["validation"]["samples"] = samples
     scale["seraena"]["group_frames"] = 1

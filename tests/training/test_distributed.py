@@ -26,6 +26,14 @@ FLOAT64: dict[str, Any] = {
     "scales": {
         "embedded": {
             "precision": "fp64",
+            "data": {"frame_stride": [1, 2]},
+            "augment": {
+                "brightness": 0.15,
+                "contrast": 0.15,
+                "saturation": 0.15,
+                "hue": 0.08,
+                "blur_sigma": [0.1, 2.0],
+            },
             "validation": {"every": 25},
             "checkpoint": {"every": 8},
             "steps": {"a800_test": EXACT_STEPS},

@@ -11,7 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from taehv.data.clip_store import ClipRecord, ClipStore
+from taehv.data.clip_index import ClipRecord
+from taehv.data.clip_store import ClipStore
 from taehv.evaluation.test_set import Codec
 from taehv.losses.metrics import load_frames, psnr_per_clip
 from taehv.model.padding import to_uint8
