@@ -60,7 +60,7 @@ class ClipRecord:
     clip_id: int
     """Position within the split, from 0."""
     source: str
-    """The video's path in data/manifest.csv."""
+    """The video's path in data/manifest."""
     video_sha256: str
     split: str
     shard: str
