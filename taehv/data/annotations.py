@@ -21,11 +21,8 @@ _PARQUET_BATCH = 16_384
 _READ_AHEAD = 2**20
 """Bytes of each column that are read from a Parquet file at a time."""
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-# An escaped half of a character without its other half; an even number of backslashes before it is a plain text.
-_HALF_CHARACTER = re.compile(
-    rb"(?<!\\)(?:\\\\)*(?:\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
-    rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F])"
-)
+# The escaped first half of a character without the second; an even number of backslashes before it is a plain text.
+_HALF_CHARACTER = re.compile(rb"(?<!\\)(?:\\\\)*\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +66,15 @@ def _json(path: Path) -> Iterator[Annotation]:
         start = file.tell()
         place = "item" if _first_sign(file) == b"[" else "list.item"
         file.seek(start)
-        number = 0
+        number, sound = 0, False
         try:
             for number, entry in enumerate(ijson.items(file, place, use_float=True), start=1):
                 if not isinstance(entry, dict) or not isinstance(entry.get(PATH), str):
                     raise UserError(f"{expected}: entry {number - 1} has no text called 'path'")
-                if "?" in entry[PATH] and _has_half_characters(path):
-                    raise UserError(
-                        f"{path}: entry {number - 1}, {entry[PATH]!r}: the file has half characters (lone surrogates), "
-                        "which become question marks; fix the list"
-                    )
+                if not sound and ("?" in entry[PATH] or not entry[PATH].isascii()):
+                    if _has_half_characters(path):
+                        raise UserError(f"{path} has half characters (lone surrogates): names cannot be told; fix it")
+                    sound = True
                 yield _annotation(entry)
             if not number and place == "list.item" and not _has_list(file, start):
                 raise UserError(f"{expected}: it has no list called 'list'")
@@ -100,7 +96,7 @@ def _has_list(file: Any, start: int) -> bool:
 
 
 def _has_half_characters(path: Path) -> bool:
-    """Whether the JSON text escapes half a character, for which ijson's fast parser gives a question mark."""
+    """Whether the JSON text escapes the first half of a character alone: ijson's parser makes another one of it."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
         return _HALF_CHARACTER.search(text) is not None
 
