@@ -75,6 +75,9 @@ tensorboard: setup ## TensorBoard on http://127.0.0.1:6006, finished and running
 bench-checkpoints: setup ## What checkpoints cost a training step
 	@$(PREPARED) && $(BENCHMARK)/checkpoints.py $(ARGS)
 
+bench-clip-codecs: setup ## Codecs of stored clips: size, PSNR, clips/s
+	@$(BENCHMARK)/clip_codecs.py $(ARGS)
+
 bench-codec: setup ## Encode and decode: plain against the fast paths
 	@$(BENCHMARK)/codec.py $(ARGS)
 
@@ -83,6 +86,9 @@ bench-comparison-mistakes: setup ## What PSNR a wrong comparison shows
 
 bench-gpu: setup ## What only a GPU can show (ARGS="--part step")
 	@PYTHON="$(BIN)/python" benchmarks/gpu.sh $(ARGS)
+
+bench-manifest: setup ## Lists of millions of videos, and taehv manifest over many files
+	@$(BENCHMARK)/manifest.py $(ARGS)
 
 bench-pipeline: setup ## The whole pipeline in fresh clones: minutes, memory, PSNR
 	@$(BENCHMARK)/pipeline.py $(ARGS)

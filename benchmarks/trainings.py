@@ -36,7 +36,8 @@ from taehv.config.params import Params, parse_params, stage_params
 from taehv.config.profiles import Profile, load_profile
 from taehv.data.clip_store import ClipStore
 from taehv.data.dataset import Dataset
-from taehv.data.manifest import describe, write_manifest
+from taehv.data.list_videos import describe
+from taehv.data.manifest_writer import write_manifest
 from taehv.data.sources import NAMES, SampleFiles, sample_videos
 from taehv.runtime import paths
 from taehv.runtime.hashing import sha256_of_json
@@ -200,7 +201,8 @@ def prepared_without(source: str, params: Params, profile: Profile) -> tuple[Pat
 
     os.chdir(os.environ["TAEHV_ROOT"])
     others = [name for name in NAMES if name != source]
-    write_manifest(paths.MANIFEST, describe(SampleFiles(sample_videos()), others))
+    entries = describe(SampleFiles(sample_videos()), others)
+    write_manifest(paths.MANIFEST, ((entry, {}) for entry in entries), videos=len(entries))
     samples = params.active.validation.samples * len(others) // len(NAMES)
     scale = params.active.model_copy(
         update={"validation": params.active.validation.model_copy(update={"samples": samples})}

@@ -31,8 +31,8 @@ LEVELS = (
 """From the bottom up. A folder imports from levels below its own; of those on one level, none knows another."""
 
 NOT_ON_A_TRAINING_BOX = (
-    "av", "dvc", "deepspeed", "diffusers", "lpips", "matplotlib", "mlflow", "onnx", "onnxruntime", "onnxscript",
-    "pandas", "pyarrow", "pytorch_msssim", "skvideo", "tensorboard", "torchvision", "transformers",
+    "av", "dvc", "deepspeed", "diffusers", "ijson", "lpips", "matplotlib", "mlflow", "onnx", "onnxruntime",
+    "onnxscript", "pandas", "pyarrow", "pytorch_msssim", "skvideo", "tensorboard", "torchvision", "transformers",
 )  # fmt: skip
 
 

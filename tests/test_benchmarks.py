@@ -56,6 +56,13 @@ def test_every_script_has_a_make_target_and_is_tested_here() -> None:
     assert {name for name in scripts if f'"{name}"' in tested or f"benchmarks.{name}" in tested} == scripts
 
 
+def test_lists_of_videos_have_a_row_for_each_format_and_number_of_files() -> None:
+    command = [sys.executable, "benchmarks/manifest.py", "--entries", "300", "--files", "3", "20"]
+    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert [row[1] for row in rows(result.stdout)] == ["300"] * 6 + ["3", "20"]
+
+
 def test_a_training_step_in_two_precisions_in_one_process_and_in_both_formulations() -> None:
     """accelerate refuses another precision than the first one ("AcceleratorState has already been initialized")."""
     result = subprocess.run([sys.executable, "-c", STEPS], cwd=REPOSITORY, capture_output=True, text=True)

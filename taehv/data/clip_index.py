@@ -41,7 +41,7 @@ class ClipRecord:
     clip_id: int
     """Position within the split, from 0; not stored."""
     source: str
-    """The video's path in data/manifest.csv."""
+    """The video's path in data/manifest."""
     video_sha256: str
     split: SplitName
     shard: str

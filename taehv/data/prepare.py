@@ -23,7 +23,7 @@ from taehv.data.manifest import read_manifest
 from taehv.data.shard_plan import ShardPlan, shard_plans, shard_starts
 from taehv.data.sources import open_source
 from taehv.data.splits import SPLITS
-from taehv.data.workers import Workers, worker_count
+from taehv.data.workers import Mapper, Workers, worker_count
 from taehv.model.variants import VARIANTS
 from taehv.runtime import atomic_files, paths
 from taehv.runtime.errors import UserError
@@ -77,23 +77,21 @@ def prepare(params: Params, profile: Profile) -> dict[str, Any]:
     return dataset
 
 
-def _inspect(params: Params, workers: Workers) -> tuple[list[Video], list[Quarantined]]:
+def _inspect(params: Params, workers: Mapper) -> tuple[list[Video], list[Quarantined]]:
     source = open_source(params.data)
     tasks = [(entry, source.locate(entry.path)) for entry in read_manifest(paths.MANIFEST)]
-    found = workers.map(
-        functools.partial(inspect_video, limits=params.data.limits, conversions=params.data.conversions),
-        tasks,
-        label="inspecting videos",
-        unit="video",
-        total=len(tasks),
-        name=lambda task: task[0].path,
+    inspect = functools.partial(inspect_video, limits=params.data.limits, conversions=params.data.conversions)
+    found = list(
+        workers.map(
+            inspect, tasks, label="inspecting videos", unit="video", total=len(tasks), name=lambda task: task[0].path
+        )
     )
     videos = [video for video in found if isinstance(video, Video)]
     return videos, [problem for problem in found if isinstance(problem, Quarantined)]
 
 
 def _cut(
-    params: Params, videos: list[Video], unreadable: Sequence[Quarantined], store: Path, workers: Workers
+    params: Params, videos: list[Video], unreadable: Sequence[Quarantined], store: Path, workers: Mapper
 ) -> tuple[DatasetPlan, list[WrittenShards], list[Quarantined]]:
     """Plan and write the shards, and plan again without the videos that do not decode, until all of them do."""
     written: dict[ShardPlan, WrittenShards] = {}
@@ -156,11 +154,11 @@ def _check_splits(plan: DatasetPlan, quarantined: Sequence[Quarantined]) -> None
     left_out = [f"  - {shown(video.path)}: {video.reason}: {shown(video.detail)}" for video in quarantined]
     listed = [f"{len(left_out)} videos are left out:", *left_out] if left_out else []
     if not plan.videos:
-        advice = "No video can be used. Fix or replace the videos and write data/manifest.csv again."
+        advice = "No video can be used. Fix or replace the videos and write data/manifest again."
     else:
         advice = (
             f"The split {plan.rule} of {len(plan.videos)} videos leaves no clips for {', '.join(empty)}. Add videos to "
-            "data/manifest.csv, raise that part of data.split, or raise data.split.by_video_from above "
+            "data/manifest, raise that part of data.split, or raise data.split.by_video_from above "
             f"{len(plan.videos)} to split every video by time."
         )
     raise NoDatasetError("\n".join([advice, *listed]))

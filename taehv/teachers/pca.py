@@ -271,4 +271,4 @@ def _unusable(problem: str) -> TeacherError:
 
 def _too_uniform(variant: Variant, problem: str) -> TeacherError:
     wanted = f"{variant.latent_channels} principal components of {variant.name}"
-    return TeacherError(f"{problem} for {wanted}. Add videos to data/manifest.csv.")
+    return TeacherError(f"{problem} for {wanted}. Add videos to data/manifest.")

@@ -102,6 +102,8 @@ def test_a_wrong_value_is_one_problem_with_its_key(path: str, value: object) -> 
         ({"scale": "huge"}, "scale"),
         ({"data__source": "videos"}, "data.path"),
         ({"data__path": "videos"}, "data.path"),
+        ({"data__root": "videos"}, "data.root"),
+        ({"data__source": "videos", "data__path": "videos", "data__root": "videos"}, "data.root"),
         ({"loss__recon": 0.0, "loss__perceptual": 0.0, "loss__decoder": 0.0}, "loss.decoder"),
         ({"loss__recon": 0.0, "loss__perceptual": 0.0, "loss__encoder": 0.0}, "loss.encoder"),
         ({"scales__embedded__seraena__group_frames": 4}, "scales.embedded.seraena.group_frames"),

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
-from support.clip_stores import moving_picture, replace_index, write_clips
+from support.clip_stores import moving_pattern, replace_index, write_clips
 from support.project import REPOSITORY
 
 from taehv.config.params import ClipCodecName
@@ -164,7 +164,7 @@ def test_a_flipped_byte_of_a_clips_own_header_is_found_when_it_is_used(root: Pat
 
 @pytest.mark.parametrize("codec", ["lossless", "near-lossless"])
 def test_clips_stored_as_video_are_read_back_whole_and_in_parts(tmp_path: Path, codec: ClipCodecName) -> None:
-    clips = [moving_picture(seed) for seed in range(3)]
+    clips = [moving_pattern(seed) for seed in range(3)]
     store = write_clips(tmp_path, "train", {"a.mp4": clips}, codec)
     part = (slice(2, 11, 3), slice(4, 20), slice(1, 9))
     for clip_id, clip in enumerate(clips):
@@ -179,7 +179,7 @@ def test_clips_stored_as_video_are_read_back_whole_and_in_parts(tmp_path: Path, 
 
 @pytest.mark.parametrize("codec", ["lossless", "near-lossless"])
 def test_a_shard_of_videos_is_a_tar_file_of_videos_that_any_player_shows(tmp_path: Path, codec: ClipCodecName) -> None:
-    clips = [moving_picture(seed) for seed in range(2)]
+    clips = [moving_pattern(seed) for seed in range(2)]
     store = write_clips(tmp_path / "store", "train", {"a.mp4": clips}, codec)
     with tarfile.open(tmp_path / "store" / SHARD, "r|") as stream:
         stream.extractall(tmp_path / "unpacked", filter="data")
@@ -190,7 +190,7 @@ def test_a_shard_of_videos_is_a_tar_file_of_videos_that_any_player_shows(tmp_pat
 
 @pytest.mark.parametrize("codec", ["lossless", "near-lossless"])
 def test_whatever_bit_of_a_clip_stored_as_video_flips_it_is_found(tmp_path: Path, codec: ClipCodecName) -> None:
-    store = write_clips(tmp_path, "train", {"a.mp4": [moving_picture(0)]}, codec)
+    store = write_clips(tmp_path, "train", {"a.mp4": [moving_pattern(0)]}, codec)
     (record,), clip = store.records, store.clip(0).copy()
     shard = tmp_path / SHARD
     intact = shard.read_bytes()

@@ -24,7 +24,8 @@ from taehv.data.clip_store import ClipStore, open_index
 from taehv.data.dataset import write_quarantine
 from taehv.data.extract_clips import CutFailed, UnusableVideos, WrittenShards, cut_shards
 from taehv.data.inspect_video import Quarantined, Video, inspect_video
-from taehv.data.manifest import FORMULA_STARTS, describe
+from taehv.data.list_videos import describe
+from taehv.data.manifest import FORMULA_STARTS
 from taehv.data.prepare import NoDatasetError, _report, prepare
 from taehv.data.rgb_frames import FrameConverter
 from taehv.data.sampler import SlotDraw, SlotSampler, load_slots
@@ -263,7 +264,7 @@ def test_the_outputs_are_complete_and_checked(videos: Path) -> None:
     assert sorted(path.name for path in Path("data").iterdir()) == [
         "clips",
         "dataset.json",
-        "manifest.csv",
+        "manifest",
         "quarantine.csv",
         "teacher",
     ]
@@ -455,7 +456,7 @@ def test_annotated_videos_are_read_from_the_annotation_files_folder(videos: Path
 def test_a_manifest_that_leads_out_of_its_folder_is_refused(videos: Path, escape: str) -> None:
     secret = numbered_video(videos.parent / "secret.mkv", 60)
     (videos / "link.mkv").symlink_to(secret)
-    Path("data").mkdir()
-    Path("data/manifest.csv").write_text(f"path,bytes,sha256\n{escape},1,{'0' * 64}\n")
+    Path("data/manifest").mkdir(parents=True)
+    Path("data/manifest/videos.csv").write_text(f"path,bytes,sha256\n{escape},1,{'0' * 64}\n")
     with pytest.raises(UserError, match="must be a path below videos|leads out of videos"):
         run(small_params())

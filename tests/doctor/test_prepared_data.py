@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -95,7 +96,7 @@ def test_data_that_is_not_there_fails_a_single_stage_and_warns_before_the_pipeli
     monkeypatch.chdir(project.root)
     assert levels(look()) == {"data": "fail", "manifest": "pass"}
     assert levels(look(whole_pipeline=True)) == {"data": "warn", "manifest": "pass"}
-    paths.MANIFEST.unlink()
+    shutil.rmtree(paths.MANIFEST)
     assert levels(look(whole_pipeline=True))["manifest"] == "fail"
 
 

@@ -14,7 +14,8 @@ import yaml
 from support.project import REPOSITORY
 
 from taehv.config.params import Params, parse_params
-from taehv.data.manifest import describe, write_manifest
+from taehv.data.list_videos import describe
+from taehv.data.manifest_writer import write_manifest
 from taehv.data.sources import FolderFiles
 
 RgbFrame = npt.NDArray[np.uint8]
@@ -93,5 +94,6 @@ def small_params(folder: str = "videos", samples: int = 4, **data: Any) -> Param
 
 
 def list_videos(names: Sequence[str], folder: Path = Path("videos")) -> None:
-    """Write data/manifest.csv for files of the folder."""
-    write_manifest(Path("data/manifest.csv"), describe(FolderFiles(folder), names))
+    """Write data/manifest for files of the folder."""
+    entries = describe(FolderFiles(folder), names)
+    write_manifest(Path("data/manifest"), ((entry, {}) for entry in entries), videos=len(entries))
