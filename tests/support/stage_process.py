@@ -31,7 +31,7 @@ MOMENTS = {
     "writing the history": "taehv.training.run_files.write_history",
     "replacing the best model": "taehv.training.run_files.shutil.rmtree",
     "writing a checkpoint's files": "taehv.training.checkpoint_writer.write_files",
-    "writing a checkpoint's manifest": "taehv.training.checkpoint_writer.write_manifest",
+    "writing a checkpoint's manifest": "taehv.training.checkpoint_writer.write_checkpoint_manifest",
     "putting a checkpoint in place": "taehv.training.checkpoint_writer._put_in_place",
     "deleting an old checkpoint": "taehv.training.checkpoint_writer.shutil.rmtree",
     "telling the tracking of the model": "taehv.tracking.run.StageRun.model",
