@@ -23,3 +23,10 @@ def test_the_table_of_a_training_step_has_two_precisions_in_one_process() -> Non
     """accelerate refuses another precision than the first one ("AcceleratorState has already been initialized")."""
     result = subprocess.run([sys.executable, "-c", STEPS], cwd=REPOSITORY, capture_output=True, text=True)
     assert result.stdout.split() == ["bf16", "fp32", "bf16"], result.stderr
+
+
+@pytest.mark.slow
+def test_the_table_of_the_index_has_a_row_for_each_size() -> None:
+    command = [sys.executable, "-m", "benchmarks.data_index", "--clips", "1000", "2000"]
+    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert [row.split("|")[1].strip() for row in result.stdout.splitlines()[2:]] == ["1,000", "2,000"], result.stderr

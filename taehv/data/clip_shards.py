@@ -45,18 +45,18 @@ class ShardFile:
 
 
 class GrowingClip:
-    """A member of a shard whose frames are being written, each to its place."""
+    """A raw member of a shard whose frames are being written, each to its place."""
 
-    def __init__(self, shard: ClipShardWriter, place: int, shape: tuple[int, int, int, int]) -> None:
-        """``place``: of the first frame in the shard, in bytes."""
+    def __init__(self, shard: ClipShardWriter, offset: int, shape: tuple[int, int, int, int]) -> None:
+        """``offset``: of the member in the shard, in bytes."""
+        self.codec = RAW
+        self.offset = offset
+        self.length = len(raw_header(shape)) + int(np.prod(shape))
         self._shard = shard
-        self._place = place
+        self._place = offset + len(raw_header(shape))
         self._frames, *self._frame_shape = shape
         self._written = 0
         self._hash = hashlib.sha256()
-        self.codec = RAW
-        self.offset = place - len(raw_header(shape))
-        self.length = len(raw_header(shape)) + int(np.prod(shape))
 
     def append(self, frame_chw: npt.NDArray[np.uint8]) -> None:
         """Add the next frame (3, H, W).
@@ -107,16 +107,18 @@ class ClipShardWriter:
         Raises:
             DiskFullError: there is no space left for its headers.
         """
-        header = raw_header(shape)
-        size = len(header) + int(np.prod(shape))
-        member = tarfile.TarInfo(f"{self._number}-{self._clips:06d}{SUFFIXES[RAW]}")
-        member.size = size
-        headers = member.tobuf(tarfile.USTAR_FORMAT) + header
-        self.write(self._end, headers)
-        place = self._end + len(headers)
-        self._end += tarfile.BLOCKSIZE + -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+        clip = GrowingClip(self, self._end + tarfile.BLOCKSIZE, shape)
+        self._reserve(clip.length, clip.codec)
+        self.write(clip.offset, raw_header(shape))
+        return clip
+
+    def _reserve(self, length: int, codec: str) -> None:
+        """Write the head of a member of so many bytes at the end of the shard; what comes next comes behind it."""
+        member = tarfile.TarInfo(f"{self._number}-{self._clips:06d}{SUFFIXES[codec]}")
+        member.size = length
+        self.write(self._end, member.tobuf(tarfile.USTAR_FORMAT))
+        self._end += tarfile.BLOCKSIZE + -(-length // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
         self._clips += 1
-        return GrowingClip(self, place, shape)
 
     def write(self, place: int, data: bytes) -> None:
         """Put bytes at a place, from the file's start."""
