@@ -90,7 +90,7 @@ class TestIdentity:
             entry = next(iter(manifest))
             found = inspect_video((entry, here / "videos/a.mp4"), limits=DEFAULT_LIMITS, conversions=NO_CONVERSIONS)
             assert isinstance(found, Quarantined) and found.reason == expected
-        assert found.detail == "its sampled sha256 is not the manifest's"
+        assert isinstance(found, Quarantined) and found.detail == "its sampled sha256 is not the manifest's"
 
     def test_the_help_says_what_sampling_costs(self, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit, match="0"):
@@ -102,7 +102,7 @@ class TestIdentity:
 
 class TestSources:
     def source(self, **changes: Any) -> DataSource:
-        made = {"source": "annotations", "path": "lists/list.csv", "root": None, "allow_outside": False}
+        made: dict[str, Any] = {"source": "annotations", "path": "lists/list.csv", "root": None, "allow_outside": False}
         made |= {"limits": DEFAULT_LIMITS, "hdr": "exclude", "interlaced": "exclude", **changes}
         return DataSource(**made)
 
