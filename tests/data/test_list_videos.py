@@ -227,8 +227,8 @@ class TestInterruptedRun:
         (here / "videos/list.csv").write_text("path\na.mp4\nabsent.mp4\nb.mp4\n")
         assert main(["manifest", "videos/list.csv"]) == 1
         said = capsys.readouterr().err
-        assert "1 of 3 videos cannot be listed:\n  - absent.mp4: no such file" in said
-        assert "the others are not read again" in said
+        assert "1 of 3 videos cannot be listed, and the manifest is as it was:\n  - absent.mp4: no such file" in said
+        assert "it does not read the others again" in said
         (here / "videos/list.csv").write_text("path\na.mp4\nb.mp4\nc.mp4\n")
         assert main(["manifest", "videos/list.csv"]) == 0
         assert "which had read 2 videos" in capsys.readouterr().out
