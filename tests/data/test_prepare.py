@@ -138,7 +138,7 @@ def test_whole_videos_are_in_one_split_when_there_are_enough(videos: Path) -> No
 
 def test_400_videos_more_than_needed_are_one_counted_line(capsys: pytest.CaptureFixture[str]) -> None:
     quarantined = [Quarantined(f"=\x1b{number}.mp4", "too short", "the video has 1 frames") for number in range(400)]
-    _report(DatasetPlan("by video", (), 58, tuple(quarantined)), quarantined)
+    _report(DatasetPlan("by video", (), 58, tuple(quarantined), 0), quarantined)
     printed = capsys.readouterr().out.splitlines()
     assert "58 videos more than validation and test need (validation.samples) are trained on, whole" in printed
     assert printed[-1] == "left out: 400 videos in all (400 too short); data/quarantine.csv lists them"
