@@ -19,7 +19,7 @@ from taehv.tracking.queries import METRIC_BATCH
 from taehv.tracking.secrets import without_secrets
 from taehv.tracking.send_state import SendState, TrackingFolder, read_send_state
 from taehv.tracking.store import StoreError, tracking_uri
-from taehv.tracking.watchdog import exchange, was_too_slow
+from taehv.tracking.watchdog import exchange
 
 FIRST_WAIT_S = 1.0
 ATTEMPTS = 10
@@ -51,8 +51,6 @@ class Sender:
         """What is damaged in the journal, for a person."""
         self.failure: str | None = None
         """Why the store does not take events at the moment."""
-        self.met_slow_store = False
-        """Whether the last failure was that an answer did not come to its end in time."""
         self.send_state = SendState()
         self._say = say
         self._stage_lives = stage_lives
@@ -250,7 +248,6 @@ class Sender:
                 f"and sent when it works again\n  {reason}"
             )
         self.failure = reason
-        self.met_slow_store = was_too_slow(error)
         self._attempts += 1
 
 

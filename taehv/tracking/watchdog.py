@@ -67,10 +67,3 @@ def exchange(size: int = 0) -> Iterator[None]:
         over.set()  # the interruption may have come just before the first
         watcher.join()
         signal.signal(SIGNAL, before)
-
-
-def was_too_slow(error: BaseException | None) -> bool:
-    """Whether ``SlowStoreError`` is what a client library made this error of."""
-    while error is not None and not isinstance(error, SlowStoreError):
-        error = error.__cause__ or error.__context__
-    return error is not None
