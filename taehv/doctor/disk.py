@@ -15,7 +15,7 @@ from taehv.doctor.check import Check, size
 from taehv.doctor.context import RunContext
 from taehv.doctor.planned_writes import PlannedWrites, planned_writes
 from taehv.runtime import paths
-from taehv.tracking.probe import local_artifacts
+from taehv.tracking.store import local_artifacts
 
 ENOUGH = 2.0
 """Free space, as a multiple of what will be written, below which the disk gets a warning."""
