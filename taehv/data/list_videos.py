@@ -54,7 +54,12 @@ def check_listing(read: Callable[[], Iterator[Annotation]], files: VideoFiles, o
     """
 
     def plain() -> Iterator[Annotation]:
-        return (Annotation(files.plain(one.path), one.further) for one in read())
+        for number, one in enumerate(read(), start=1):
+            try:
+                path = files.plain(one.path)
+            except UserError as error:
+                raise UserError(f"{origin}: entry {number}: {error}") from error
+            yield Annotation(path, one.further)
 
     repeated, further, videos = RepeatedNames(), dict[str, None](), 0
     with progress_bar(f"checking {shown(origin)}", "video", None, _QUIET_SECONDS) as bar:

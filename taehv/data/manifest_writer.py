@@ -57,12 +57,15 @@ def write_manifest(
         raise UserError(
             f"{shown(folder)} is {kind_of(folder.stat().st_mode)}, and a manifest is a folder; name another"
         )
-    with writing(folder / CSV_NAME):
-        folder.mkdir(parents=True, exist_ok=True)
-        old = files_of_a_manifest(folder)
-        new_files = folder / ".new.partial"
-        shutil.rmtree(new_files, ignore_errors=True)  # what a killed process left
-        new_files.mkdir()
+    new_files = folder / ".new.partial"
+    try:
+        with writing(folder / CSV_NAME):
+            folder.mkdir(parents=True, exist_ok=True)
+            old = files_of_a_manifest(folder)
+            shutil.rmtree(new_files, ignore_errors=True)  # what a killed process left
+            new_files.mkdir()
+    except OSError as error:
+        raise UserError(f"{shown(folder)} cannot be written: {error.strerror}") from error
     header = ["path", "bytes", identity, *map(_further_column, further)]
     values = (
         [entry.path, entry.bytes, entry.sha256, *(more.get(name, "") for name in further)] for entry, more in rows

@@ -5,8 +5,6 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Iterator
 
-import numpy as np
-
 _SUSPECTS = 100_000
 """Hashes that are looked into; of a list that repeats more names, not all of them are found."""
 
@@ -28,6 +26,8 @@ class RepeatedNames:
         Args:
             again: the same names in the same order, each with where it is; read only if two hashes are equal.
         """
+        import numpy as np  # here: no command but `taehv manifest` waits for it
+
         ordered = np.sort(np.frombuffer(self._hashes, np.int64)) if self._hashes else np.empty(0, np.int64)
         suspects = set(ordered[1:][ordered[1:] == ordered[:-1]][:_SUSPECTS].tolist())
         seen: set[str] = set()

@@ -143,7 +143,9 @@ def test_other_files_in_the_folder_are_neither_read_nor_deleted(tmp_path: Path) 
         read_manifest(tmp_path)
 
 
-def test_a_file_in_the_place_of_the_folder_is_one_error(tmp_path: Path) -> None:
+def test_a_file_in_the_place_of_the_folder_or_no_place_for_it_is_one_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="^/proc/none cannot be written: No such file or directory"):
+        write(Path("/proc/none"), made(3))
     (tmp_path / "manifest").touch()
     with pytest.raises(UserError, match="is a regular file, and a manifest is a folder"):
         write(tmp_path / "manifest", made(3))
