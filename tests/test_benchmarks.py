@@ -23,3 +23,12 @@ def test_the_table_of_a_training_step_has_two_precisions_in_one_process() -> Non
     """accelerate refuses another precision than the first one ("AcceleratorState has already been initialized")."""
     result = subprocess.run([sys.executable, "-c", STEPS], cwd=REPOSITORY, capture_output=True, text=True)
     assert result.stdout.split() == ["bf16", "fp32", "bf16"], result.stderr
+
+
+@pytest.mark.slow
+def test_every_clip_codec_has_a_row() -> None:
+    command = [sys.executable, "benchmarks/clip_codecs.py", "--smoke"]
+    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    rows = [line.split("|")[1].strip() for line in result.stdout.splitlines()[2:]]
+    assert result.returncode == 0, result.stderr
+    assert len(rows) == len(set(rows)) > 15 and "**near-lossless**, quality 20" in rows
