@@ -32,3 +32,10 @@ def test_every_clip_codec_has_a_row() -> None:
     rows = [line.split("|")[1].strip() for line in result.stdout.splitlines()[2:]]
     assert result.returncode == 0, result.stderr
     assert len(rows) == len(set(rows)) > 15 and "**near-lossless**, quality 20" in rows
+
+
+@pytest.mark.slow
+def test_the_table_of_the_index_has_a_row_for_each_size() -> None:
+    command = [sys.executable, "-m", "benchmarks.data_index", "--clips", "1000", "2000"]
+    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert [row.split("|")[1].strip() for row in result.stdout.splitlines()[2:]] == ["1,000", "2,000"], result.stderr

@@ -53,7 +53,7 @@ class Profile(Section):
     workers: AtLeastOne | None
     """Processes that decode videos in prepare_data; null uses all cores."""
     reader_workers: AtLeastZero
-    """Processes that read clips for each training process, where they are stored as video (docs/videos.md says how many
+    """Processes that read clips for each training process, where they are stored as video (docs/data.md says how many
     it takes); 0: one thread, which is best for raw clips."""
     verify_reads: bool
     """Compare each clip with its checksum when it is first used (about 1 ms per MiB, once per clip and process). Disks
