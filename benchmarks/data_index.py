@@ -35,14 +35,14 @@ HEADER = (
 
 def simulated(path: Path, clips: int) -> None:
     """Write an index of so many training clips."""
+    from taehv.data.clip_codec import RAW
     from taehv.data.clip_index import write_columns
-    from taehv.data.clip_members import raw_header
     from taehv.data.clip_shards import shard_name
 
     number = np.arange(clips)
     videos, shards = -(-clips // CLIPS_PER_VIDEO), -(-clips // CLIPS_PER_SHARD)
     frames, height, width = 12, 480, 720
-    length = len(raw_header((frames, 3, height, width))) + 3 * frames * height * width
+    length = len(RAW.header((frames, 3, height, width))) + 3 * frames * height * width
     video = number // CLIPS_PER_VIDEO
     same = {"frame_stride": 1, "frames": frames, "top": 0, "left": 0, "height": height, "width": width}
     columns: dict[str, Any] = {name: np.full(clips, value) for name, value in same.items()}

@@ -28,6 +28,7 @@ import torch
 from benchmarks.on_gpu.session import Session
 from taehv.config.params import parse_params
 from taehv.config.profiles import load_profile
+from taehv.data.clip_codec import WHOLE, Part
 from taehv.data.clip_index import ClipColumns
 from taehv.data.dataset import Dataset
 from taehv.model.variants import VARIANTS
@@ -109,8 +110,9 @@ class ArrayClips:
     def columns(self) -> ClipColumns:
         return self._columns
 
-    def clip(self, clip_id: int) -> npt.NDArray[np.uint8]:
-        return self._clips[clip_id]
+    def clip(self, clip_id: int, part: Part = WHOLE) -> npt.NDArray[np.uint8]:
+        frames, rows, columns = part
+        return self._clips[clip_id][frames, :, rows, columns]
 
 
 def stored_clips() -> npt.NDArray[np.uint8]:
