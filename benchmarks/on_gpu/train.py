@@ -96,8 +96,10 @@ class ArrayClips:
         count, frames, _, height, width = clips.shape
         of_each = count * np.arange(len(SOURCES) + 1) // len(SOURCES)
         self._columns = ClipColumns(
-            of_each,
-            *(np.full(count, size) for size in (frames, height, width)),
+            first_clips=of_each,
+            frames=np.full(count, frames),
+            heights=np.full(count, height),
+            widths=np.full(count, width),
             shards=np.zeros(count, int),
             smallest=(frames, height, width),
         )
