@@ -53,7 +53,7 @@ def test_every_script_has_a_make_target_and_is_tested_here() -> None:
     makefile = (REPOSITORY / "Makefile").read_text()
     assert set(re.findall(r"\$\(BENCHMARK\)/(\w+)\.py", makefile)) == scripts
     tested = Path(__file__).read_text()
-    assert {name for name in scripts if f'"{name}"' in tested or f"benchmarks.{name}" in tested} == scripts
+    assert {name for name in scripts if re.search(rf'"{name}"|benchmarks[./]{name}\b', tested)} == scripts
 
 
 def test_lists_of_videos_have_a_row_for_each_format_and_number_of_files() -> None:
@@ -150,6 +150,14 @@ def test_the_row_of_a_pipeline_and_the_memory_of_its_processes(finished: Project
     program = grows.format("import time; held = bytearray(2**27); time.sleep(2)")
     with subprocess.Popen([sys.executable, "-c", program]) as process:
         assert watch_memory(process) > 2**28
+
+
+def test_every_clip_codec_has_a_row() -> None:
+    command = [sys.executable, "benchmarks/clip_codecs.py", "--smoke"]
+    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    codecs = [row[0] for row in rows(result.stdout)]
+    assert len(codecs) == len(set(codecs)) > 15 and "**near-lossless**, quality 20" in codecs
 
 
 def test_the_index_has_a_row_for_each_size() -> None:

@@ -28,6 +28,7 @@ import torch
 from benchmarks.on_gpu.session import Session
 from taehv.config.params import parse_params
 from taehv.config.profiles import load_profile
+from taehv.data.clip_codec import WHOLE, Part
 from taehv.data.clip_index import ClipColumns
 from taehv.data.dataset import Dataset
 from taehv.model.variants import VARIANTS
@@ -95,8 +96,10 @@ class ArrayClips:
         count, frames, _, height, width = clips.shape
         of_each = count * np.arange(len(SOURCES) + 1) // len(SOURCES)
         self._columns = ClipColumns(
-            of_each,
-            *(np.full(count, size) for size in (frames, height, width)),
+            first_clips=of_each,
+            frames=np.full(count, frames),
+            heights=np.full(count, height),
+            widths=np.full(count, width),
             shards=np.zeros(count, int),
             smallest=(frames, height, width),
         )
@@ -109,8 +112,9 @@ class ArrayClips:
     def columns(self) -> ClipColumns:
         return self._columns
 
-    def clip(self, clip_id: int) -> npt.NDArray[np.uint8]:
-        return self._clips[clip_id]
+    def clip(self, clip_id: int, part: Part = WHOLE) -> npt.NDArray[np.uint8]:
+        frames, rows, columns = part
+        return self._clips[clip_id][frames, :, rows, columns]
 
 
 def stored_clips() -> npt.NDArray[np.uint8]:

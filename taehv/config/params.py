@@ -183,10 +183,10 @@ class Store(Section):
 
     codec: ClipCodecName
     """`raw`: the pixels as they are, memory-mapped. `lossless` and `near-lossless`: H.264, decoded whenever a clip is
-    shown (taehv/data/clip_codec.py; which to choose: docs/videos.md). Validation and test clips are never
+    shown (taehv/data/clip_codec.py; which to choose: docs/data.md). Validation and test clips are never
     `near-lossless`, but then `lossless`."""
     quality: Annotated[int, Field(ge=1, le=51)]
-    """Of `near-lossless`: x264's quantiser. 6 less is about 5 dB nearer to the pixels, and twice the bytes."""
+    """Of `near-lossless`: x264's quantiser. 6 less is about 3 dB nearer to the pixels, at 1.7 times the bytes."""
     shard_mb: Positive
     """Size of a shard in 10^6 bytes of pixels, over all splits. A shard is what a worker writes at a time: with fewer
     shards than workers some have nothing to do. A video with more clips than that has a larger one."""

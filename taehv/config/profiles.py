@@ -52,6 +52,9 @@ class Profile(Section):
     """CPU threads per process; null uses all cores, shared out over the processes."""
     workers: AtLeastOne | None
     """Processes that decode videos in prepare_data; null uses all cores."""
+    reader_workers: AtLeastZero
+    """Processes that read clips for each training process, where they are stored as video (docs/data.md says how many
+    it takes); 0: one thread, which is best for raw clips."""
     verify_reads: bool
     """Compare each clip with its checksum when it is first used (about 1 ms per MiB, once per clip and process). Disks
     and copies between machines do damage files, and a damaged clip trains on without a word: true unless reading is the

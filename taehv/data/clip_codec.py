@@ -6,7 +6,7 @@
 
 The bytes are ordinary files: FFmpeg, and what is built on it, shows them in the right colours. They depend on the
 pixels and on the version of PyAV (the encoder is inside its wheel) alone: one thread, no look-ahead, no algorithm
-chosen by the processor, and nothing in the file that names a version or a time. What each costs: docs/videos.md.
+chosen by the processor, and nothing in the file that names a version or a time. What each costs: docs/data.md.
 """
 
 from __future__ import annotations

@@ -195,7 +195,8 @@ def write_columns(path: Path, columns: Mapping[str, Any]) -> None:
 
     columns = dict(columns) | {name: _numbered(columns[name]) for name in _TEXTS}
     arrays = {name: _array(name, columns[name]) for name in COLUMNS}
-    facts = _facts(*columns["split"], [np.asarray(columns[name]) for name in _SIZES])
+    splits, names = columns["split"]
+    facts = _facts(splits, names, [np.asarray(columns[name]) for name in _SIZES])
     batch = pyarrow.record_batch(list(arrays.values()), names=list(arrays))
     schema = batch.schema.with_metadata({_METADATA: json.dumps(facts, sort_keys=True).encode()})
     with writing(path), pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_file(file, schema) as writer:

@@ -15,6 +15,7 @@ import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +49,7 @@ class ClipStore:
         self._index = index
         self._rows = index.rows(split) if rows is None else rows
         self._shards = OpenShards(root)
+        self._verify_reads = verify_reads
         self._verified = np.full(len(self._rows), not verify_reads)
 
     @classmethod
@@ -73,6 +75,10 @@ class ClipStore:
             raise store_error(root, root / INDEX, f"lists no {split} clips")
         files.check_sizes(files.of_split(split))
         return store
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process maps the files for itself, and compares checksums for itself."""
+        return _mapped_again, (self.root, self.split, self._rows, self._verify_reads)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -145,6 +151,11 @@ class ClipStore:
         if hashlib.sha256(np.ascontiguousarray(clip).data).hexdigest() != record.sha256:
             problem = f"is damaged: the clip at byte {record.offset} does not match its checksum"
             raise store_error(self.root, self.root / record.shard, problem)
+
+
+def _mapped_again(root: Path, split: SplitName, rows: Sequence[int], verify_reads: bool) -> ClipStore:
+    """A store that another process has opened, and so has checked its index."""
+    return ClipStore(root, ClipIndex.open(root / INDEX), split, rows, verify_reads=verify_reads)
 
 
 def open_index(root: Path, files: StoreFiles | None = None) -> ClipIndex:

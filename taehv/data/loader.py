@@ -1,4 +1,4 @@
-"""The clips of a step, read one step ahead of the computation."""
+"""The clips of a step, read ahead of the computation."""
 
 from __future__ import annotations
 
@@ -10,22 +10,33 @@ import torch
 from torch import Tensor
 
 from taehv.data.clip_store import ClipStore
+from taehv.data.reader_processes import ReaderProcesses
 from taehv.data.sampler import SlotDraw, SlotSampler, flip_drawn, load_slots
 
 
 class SlotLoader:
     """Reads this process's slots of any step; which clips they are depends on (seed, step, slot) alone.
 
-    A background thread prepares the next step, so that reading, and comparing checksums, overlaps with computing. The
-    order of calls changes nothing but the waiting time.
+    A background thread prepares the next step, so that reading, and comparing checksums, overlaps with computing. Where
+    clips must be decoded, processes do that several steps ahead of it. The order of calls and the number of processes
+    change nothing but the waiting time.
     """
 
-    def __init__(self, store: ClipStore, sampler: SlotSampler, slots: Sequence[int], device: torch.device) -> None:
+    def __init__(
+        self, store: ClipStore, sampler: SlotSampler, slots: Sequence[int], device: torch.device, processes: int = 0
+    ) -> None:
+        """``processes``: that read; 0: the thread itself does, which is best for raw clips."""
         self._store = store
         self._sampler = sampler
         self.slots = slots
         self._device = device
         self._flips_on_device = device.type != "cpu"
+        self._size = sampler.height, sampler.width, sampler.frames
+        self._processes: ReaderProcesses | None = None
+        if processes:
+            self._processes = ReaderProcesses(
+                store, self._size, flip=not self._flips_on_device, draws=self.draws, processes=processes
+            )
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="clip-reader")
         self._ahead: tuple[int, Future[Tensor]] | None = None
         self.seconds_waited = 0.0
@@ -50,8 +61,12 @@ class SlotLoader:
     def close(self) -> None:
         """Stop reading ahead."""
         self._reader.shutdown(wait=True, cancel_futures=True)
+        if self._processes is not None:
+            self._processes.close()
 
     def _read(self, step: int) -> Tensor:
-        size = self._sampler.height, self._sampler.width, self._sampler.frames
-        frames = load_slots(self._store, self.draws(step), *size, flip=not self._flips_on_device)
+        if self._processes is not None:
+            frames = self._processes.read(step)
+        else:
+            frames = load_slots(self._store, self.draws(step), *self._size, flip=not self._flips_on_device)
         return frames.pin_memory() if self._device.type == "cuda" else frames

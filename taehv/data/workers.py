@@ -257,11 +257,15 @@ def _start_worker(counter: Any) -> None:
     global _progress
     _progress = counter
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the interrupt key is for the stage, which ends its workers
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    exit_with_parent()
 
 
-def _exit_with_parent() -> None:
-    """A killed stage must not leave processes behind that wait for work for ever."""
+def exit_with_parent() -> None:
+    """In a child process: end when the parent has. A killed one must leave none behind that wait for work for ever."""
+    threading.Thread(target=_wait_and_exit, daemon=True).start()
+
+
+def _wait_and_exit() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

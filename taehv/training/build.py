@@ -171,4 +171,4 @@ def _loader(spec: RunSpec, slots: range, device: torch.device) -> SlotLoader:
         strides=data.crop_strides,
         block_shards=data.store.shuffle_block_shards,
     )
-    return SlotLoader(clips, sampler, slots, device)
+    return SlotLoader(clips, sampler, slots, device, spec.profile.reader_workers)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from support.clip_stores import write_clips
 
+from taehv.data.clip_codec import Part
 from taehv.data.clip_store import ClipStore
 from taehv.data.loader import SlotLoader
 from taehv.data.sampler import SlotSampler, load_slots
@@ -70,9 +71,9 @@ def test_what_a_step_waits_for_its_clips_is_counted_and_reading_ahead_is_not(
 ) -> None:
     read = ClipStore.clip
 
-    def slow(self: ClipStore, clip_id: int) -> object:
+    def slow(self: ClipStore, clip_id: int, part: Part) -> object:
         time.sleep(0.3)
-        return read(self, clip_id)
+        return read(self, clip_id, part)
 
     monkeypatch.setattr(ClipStore, "clip", slow)
     loader = SlotLoader(store, sampler, range(1), torch.device("cpu"))

@@ -60,7 +60,7 @@ class Run:
         return torch.tensor(self.ranks[0]["gradient"], dtype=torch.float64)
 
 
-def write_profile(project: Project, processes: int, per_device: int | str) -> None:
+def write_profile(project: Project, processes: int, per_device: int | str, reader_workers: int) -> None:
     local = yaml.safe_load((project.root / "profiles/local.yaml").read_text())
     launcher = "torchrun" if processes > 1 else "inline"
     changes = {
@@ -68,6 +68,7 @@ def write_profile(project: Project, processes: int, per_device: int | str) -> No
         "launcher": launcher,
         "processes": processes,
         "per_device": per_device,
+        "reader_workers": reader_workers,
         "log_every": 1,
         "threads": 1,
     }
@@ -79,12 +80,13 @@ def train(
     processes: int,
     *arguments: str,
     per_device: int | str = 4,
+    reader_workers: int = 0,
     work: str | None = None,
     check: bool = True,
 ) -> Run:
     folder = project.root / f"report-{len(list(project.root.glob('report-*')))}"
     folder.mkdir()
-    write_profile(project, processes, per_device)
+    write_profile(project, processes, per_device, reader_workers)
     launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     root = str(project.root / (work or f"work-{folder.name}"))
     environment = {"TAEHV_PROFILE": "test", "TAEHV_ROOT": root, "PYTHONPATH": "."}
@@ -107,7 +109,8 @@ def float64_project(prepared_tiny_project: Project, tmp_path_factory: pytest.Tem
 
 @pytest.fixture(scope="module")
 def float64(float64_project: Project) -> dict[int, Run]:
-    return {processes: train(float64_project, processes) for processes in (1, 2)}
+    """Two processes have others read for them."""
+    return {processes: train(float64_project, processes, reader_workers=processes - 1) for processes in (1, 2)}
 
 
 @pytest.fixture(scope="module")
