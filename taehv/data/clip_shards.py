@@ -32,7 +32,7 @@ MOST_OPEN = 64
 
 
 def shard_name(split: SplitName, number: int) -> str:
-    """Within the store's folder. Shards of one number hold clips of the same videos."""
+    """Within the store's folder."""
     return f"{split}-{number:06d}.tar"
 
 

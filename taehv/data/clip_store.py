@@ -5,7 +5,7 @@
     train-000000.tar          members 000000-000000.npy, ...: (T, 3, H, W) uint8
     val-000000.tar, test-000000.tar, train-000001.tar, ...
 
-A shard holds the clips of successive videos (by path), of one split; those of a number hold clips of the same videos.
+A shard holds the clips of successive videos, by path, of one split (taehv/data/shard_plan.py).
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from taehv.data.dataset import describe_dataset, write_quarantine
 from taehv.data.extract_clips import CutFailed, UnusableVideos, WrittenShards, cut_shards
 from taehv.data.inspect_video import Quarantined, Video, inspect_video
 from taehv.data.manifest import read_manifest
-from taehv.data.shard_plan import ShardPlan, shard_plans, shard_starts
+from taehv.data.shard_plan import ShardPlan, Starts, shard_plans, shard_starts
 from taehv.data.sources import open_source
 from taehv.data.splits import SPLITS
 from taehv.data.workers import Mapper, Workers, worker_count
@@ -96,7 +96,7 @@ def _cut(
     """Plan and write the shards, and plan again without the videos that do not decode, until all of them do."""
     written: dict[ShardPlan, WrittenShards] = {}
     undecodable: list[Quarantined] = []
-    starts: tuple[str, ...] | None = None
+    starts: Starts | None = None
     while True:
         plan = plan_dataset(videos, params.active.data, params.active.validation.samples)
         quarantined = [*unreadable, *undecodable, *plan.quarantined]

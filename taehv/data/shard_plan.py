@@ -1,9 +1,9 @@
-"""Which videos share a shard: successive ones, by path, whose clips fill it. A shard is one task of prepare_data."""
+"""Which videos share a shard: successive ones, by path, whose clips fill it. It is one task of prepare_data."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from taehv.data.clip_plan import DatasetPlan, VideoPlan
@@ -44,26 +44,38 @@ class ShardPlan:
         return paths[0] if len(paths) == 1 else f"{paths[0]} ... {paths[-1]} ({len(paths)} videos)"
 
 
-def shard_starts(plan: DatasetPlan, shard_bytes: int) -> tuple[str, ...]:
-    """The path of the first video of each number: a new one begins where the next video would not fit.
+Starts = Mapping[SplitName, Sequence[str]]
+"""The path of the first video of each number: of videos that are trained on, and of those that are held out whole."""
+
+
+def shard_starts(plan: DatasetPlan, shard_bytes: int) -> Starts:
+    """Where shards begin: a new number is given where the next video would not fit.
 
     A video's clips are never parted: one with more than ``shard_bytes`` has a larger shard, for itself.
     """
-    starts: list[str] = []
-    room = -1
+    starts: dict[SplitName, list[str]] = {}
+    room: dict[SplitName, int] = {}
     for video in plan.videos:
-        size = sum(clip.bytes for clip in video.clips)
-        if size > room:
-            starts.append(video.video.entry.path)
-            room = shard_bytes
-        room -= size
-    return tuple(starts)
+        kind, size = _kind(video), sum(clip.bytes for clip in video.clips)
+        if size > room.get(kind, -1):
+            starts.setdefault(kind, []).append(video.video.entry.path)
+            room[kind] = shard_bytes
+        room[kind] -= size
+    return starts
 
 
-def shard_plans(plan: DatasetPlan, starts: Sequence[str]) -> list[ShardPlan]:
+def shard_plans(plan: DatasetPlan, starts: Starts) -> list[ShardPlan]:
     """The videos by number. Where ``starts`` come from an earlier plan a lost video changes no shard but its own."""
-    by_number: dict[int, list[VideoPlan]] = {}
+    together: dict[tuple[SplitName, int], list[VideoPlan]] = {}
     for video in plan.videos:
-        number = max(bisect_right(starts, video.video.entry.path) - 1, 0)
-        by_number.setdefault(number, []).append(video)
-    return [ShardPlan(number, tuple(videos)) for number, videos in by_number.items()]
+        kind = _kind(video)
+        number = max(bisect_right(starts.get(kind, ()), video.video.entry.path) - 1, 0)
+        together.setdefault((kind, number), []).append(video)
+    return [ShardPlan(number, tuple(videos)) for (_, number), videos in together.items()]
+
+
+def _kind(video: VideoPlan) -> SplitName:
+    """A video with training clips is one that is trained on. The few that have none are counted apart, so that they
+    share shards, however far apart their paths are. By the split's rules no two shards get one name so: either all
+    videos are trained on, or each is in one split."""
+    return next(split for split in SPLITS if any(clip.split == split for clip in video.clips))
