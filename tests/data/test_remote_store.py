@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from support.object_store import BUCKET, s3_server
 from support.project import REPOSITORY
-from support.video_files import list_videos, small_params, write_numbered
+from support.video_files import list_videos, numbered_video, small_params
 
-from taehv.config.profiles import Profile, load_profile
+from taehv.config.profiles import load_profile
 from taehv.data.dataset import Dataset
 from taehv.data.prepare import prepare
 from taehv.data.remote_shards import RemoteStoreError
@@ -39,7 +39,7 @@ def prepared(server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     monkeypatch.chdir(tmp_path)
     Path("videos").mkdir()
     for name in ("a.mkv", "b.mkv"):
-        write_numbered(Path("videos") / name, frames=60)
+        numbered_video(Path("videos") / name, frames=60, first=60 * (name == "b.mkv"))
     list_videos(["a.mkv", "b.mkv"])
     prepare(small_params(store={"url": URL}), PROFILE)
     yield Dataset.open()
