@@ -8,6 +8,7 @@ datasets that share a shard store it once.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import sqlite3
@@ -21,7 +22,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from taehv.config.profiles import Profile
 from taehv.data.clip_shards import ShardFile
@@ -138,10 +138,10 @@ class RemoteShards:
         Raises:
             RemoteStoreError: an object cannot be written, or has another size afterwards.
         """
-        for file, shard in tqdm(list(files), desc=f"uploading to {self.url}", unit="shard", mininterval=1.0):
+        for file, shard in files:
             what = f"writing {object_name(shard)}"
             if self._size(shard) != shard.bytes:
-                self._patiently(what, lambda file=file, shard=shard: self._put(file, shard))  # type: ignore[misc]
+                self._patiently(what, functools.partial(self._put, file, shard))
             size = self._size(shard)
             if size != shard.bytes:
                 raise RemoteStoreError(

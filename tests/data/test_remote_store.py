@@ -43,12 +43,12 @@ def prepared(server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     list_videos(["a.mkv", "b.mkv"])
     prepare(small_params(store={"url": URL}), PROFILE)
     yield Dataset.open()
-    for found in server.list_objects_v2(Bucket=BUCKET).get("Contents", []):
+    for found in server.list_objects_v2(Bucket=BUCKET, Prefix="my/").get("Contents", []):
         server.delete_object(Bucket=BUCKET, Key=found["Key"])
 
 
 def objects(server: Any) -> dict[str, int]:
-    found = server.list_objects_v2(Bucket=BUCKET).get("Contents", [])
+    found = server.list_objects_v2(Bucket=BUCKET, Prefix="my/").get("Contents", [])
     return {entry["Key"].rpartition("/")[2]: entry["Size"] for entry in found}
 
 
@@ -69,16 +69,17 @@ def test_it_is_the_same_dataset_as_on_the_disk_clip_by_clip(prepared: Dataset) -
 
 
 def test_made_again_nothing_is_uploaded_again(prepared: Dataset, server: Any) -> None:
-    before = server.list_objects_v2(Bucket=BUCKET)["Contents"]
+    before = server.list_objects_v2(Bucket=BUCKET, Prefix="my/")["Contents"]
     prepare(small_params(store={"url": URL}), PROFILE)
-    assert server.list_objects_v2(Bucket=BUCKET)["Contents"] == before
+    assert server.list_objects_v2(Bucket=BUCKET, Prefix="my/")["Contents"] == before
 
 
 def test_a_second_reading_needs_no_store(prepared: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     store = prepared.split("train", PROFILE)
     first = store.clip(0).copy()
-    monkeypatch.setattr(store._remote, "__class__", store._remote.__class__)
-    gone = dataclasses.replace(store._remote, url=f"s3://{BUCKET}/elsewhere")
+    remote = prepared.remote(PROFILE)
+    assert remote is not None
+    gone = dataclasses.replace(remote, url=f"s3://{BUCKET}/elsewhere")
     monkeypatch.setattr(store, "_shards", gone)
     assert np.array_equal(store.clip(0), first)
 
