@@ -41,7 +41,7 @@ def main() -> int:
     delete_if_saved("a800_test")
     delete_if_saved("h100_train")
     dataset = Dataset.open()
-    report, compared = measure(params, profile, dataset.split("test", verify_reads=profile.verify_reads))
+    report, compared = measure(params, profile, dataset.split("test", profile))
     track(params, profile, dataset, report, compared, inputs)
     inputs.refuse_edits(RUN_AGAIN)
     print(test_set.describe_evaluation(report), file=sys.stdout if report["passed"] else sys.stderr)

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from stages.finished_training import make_way, origin_of, publish_again, publish_finished, tracking_folder
 from stages.recorded_inputs import RecordedInputs, named_edits
 from taehv.config.params import Params, TrainingStage, load_params
-from taehv.config.profiles import load_profile
+from taehv.config.profiles import Profile, load_profile
 from taehv.data.dataset import Dataset
 from taehv.doctor.checks import check_before_training
 from taehv.evaluation.report.examples import make_examples
@@ -136,7 +136,7 @@ def train(
         if outcome.steps_here == 0:
             summary = summary_of_before(work, outcome.state.progress.step) or summary
         write_summary(work, spec, summary)
-        missing = draw_samples_or_say_why(work, spec.dataset, accelerator.device)
+        missing = draw_samples_or_say_why(work, spec.dataset, spec.profile, accelerator.device)
         if missing is not None:
             run.tags({"samples_missing": missing})
         for path in (work.history, work.summary, work.log, work.params, work.samples):
@@ -177,14 +177,16 @@ class EditWarning:
         )
 
 
-def draw_samples_or_say_why(work: TrainingOutputs, dataset: Dataset, device: torch.device) -> str | None:
+def draw_samples_or_say_why(
+    work: TrainingOutputs, dataset: Dataset, profile: Profile, device: torch.device
+) -> str | None:
     """Draw them; what went wrong otherwise. The training is done and must not be lost for want of a figure.
 
     Raises:
         Exception: the disk is full: then nothing can be published either, and a later start goes on from here.
     """
     try:
-        draw_samples(work, dataset, device)
+        draw_samples(work, dataset, profile, device)
     except Exception as error:
         if is_disk_full(error):
             raise
@@ -193,12 +195,12 @@ def draw_samples_or_say_why(work: TrainingOutputs, dataset: Dataset, device: tor
     return None
 
 
-def draw_samples(work: TrainingOutputs, dataset: Dataset, device: torch.device) -> None:
+def draw_samples(work: TrainingOutputs, dataset: Dataset, profile: Profile, device: torch.device) -> None:
     """A strip of frames of one validation clip per source: original, best model, error."""
     # Not over files of an earlier execution: they may be links into DVC's cache.
     shutil.rmtree(work.samples, ignore_errors=True)
     work.samples.mkdir(parents=True)
     model, _ = load_model(work.best_model)
     codec = {"best model": round_trip(model.to(device))}
-    for example in make_examples(dataset.split("val"), codec, device):
+    for example in make_examples(dataset.split("val", profile), codec, device):
         write_strip(example, work.samples / f"{example.file_stem}.png")

@@ -153,7 +153,7 @@ def train(folder: Path) -> None:
     )
     spec = RunSpec("a800_test", params, profile, Dataset("0" * 64, "0" * 64, folder / "clips"), folder / "teacher")
     stores = {"train": ArrayClips(clips[held_out:]), "val": ArrayClips(clips[:held_out])}
-    with mock.patch.object(Dataset, "split", lambda self, name, verify_reads: stores[name]):
+    with mock.patch.object(Dataset, "split", lambda self, name, profile: stores[name]):
         trainer = Trainer(spec, start_accelerator(spec), NullRecorder())
     load = trainer.loader.frames
 

@@ -194,6 +194,10 @@ class Store(Section):
     """0: a step's clips come from anywhere. Otherwise the videos of so many successive shards are visited one after the
     other, in random order, before the next such block, so that a store on a slow disk is read nearly in sequence."""
 
+    url: str | None
+    """Where the shards are put and read, an fsspec URL such as s3://bucket/folder (taehv/data/remote_shards.py); DVC
+    then tracks their list and the index alone. null: in data/clips."""
+
     @property
     def shard_bytes(self) -> int:
         return round(self.shard_mb * 10**6)

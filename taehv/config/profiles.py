@@ -59,6 +59,10 @@ class Profile(Section):
     """Compare each clip with its checksum when it is first used (about 1 ms per MiB, once per clip and process). Disks
     and copies between machines do damage files, and a damaged clip trains on without a word: true unless reading is the
     bottleneck. Missing and cut-off files are found at the start in any case."""
+    store_cache: str | None
+    """A folder on a local disk for what is read from an object store (data.store.url); null is .work/clips."""
+    store_cache_gb: AtLeastZero
+    """10^9 bytes of it that may be used; the ranges that were not read for longest go first. 0 caches nothing."""
     log_every: AtLeastOne
     """Steps between logged training metrics."""
     log_terms_every: AtLeastOne

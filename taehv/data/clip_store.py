@@ -23,8 +23,10 @@ import numpy.typing as npt
 from taehv.data.clip_codec import CODECS, WHOLE, Clip, ClipDecodeError, Part
 from taehv.data.clip_index import ClipColumns, ClipIndex, ClipRecord, IndexFileError, write_index
 from taehv.data.clip_shards import OpenShards, ShardFile
+from taehv.data.remote_shards import RemoteShards
 from taehv.data.splits import SPLITS, SplitName
 from taehv.data.store_files import INDEX, SHARDS, StoreFiles, store_error
+from taehv.runtime.errors import UserError
 from taehv.runtime.hashing import sha256_of_file
 
 
@@ -42,19 +44,27 @@ class ClipStore:
         rows: Sequence[int] | None = None,
         *,
         verify_reads: bool = True,
+        remote: RemoteShards | None = None,
     ) -> None:
         """``rows``: some of the split's in the index; None: all."""
         self.root = root
         self.split = split
         self._index = index
         self._rows = index.rows(split) if rows is None else rows
-        self._shards = OpenShards(root)
         self._verify_reads = verify_reads
+        self._remote = remote
+        self._shards = OpenShards(root) if remote is None else remote
         self._verified = np.full(len(self._rows), not verify_reads)
 
     @classmethod
     def open(
-        cls, root: Path, split: SplitName, *, verify_reads: bool = True, index: ClipIndex | None = None
+        cls,
+        root: Path,
+        split: SplitName,
+        *,
+        verify_reads: bool = True,
+        index: ClipIndex | None = None,
+        remote: RemoteShards | None = None,
     ) -> ClipStore:
         """Check that every shard of the split is there whole, by its size; they are mapped when first used.
 
@@ -63,22 +73,24 @@ class ClipStore:
             split: whose clips.
             verify_reads: compare each clip with its checksum when it is first used.
             index: what ``open_index`` gives, where it has been opened.
+            remote: where the shards are; None: beside the index.
 
         Raises:
             StoreError: there is no sound index, it has no clip of this split, or a shard is missing or has another
                 size.
+            RemoteStoreError: as ``RemoteShards.check``.
         """
         files = StoreFiles.read(root)
         opened = open_index(root, files) if index is None else index
-        store = cls(root, opened, split, verify_reads=verify_reads)
+        store = cls(root, opened, split, verify_reads=verify_reads, remote=remote)
         if not len(store):
             raise store_error(root, root / INDEX, f"lists no {split} clips")
-        files.check_sizes(files.of_split(split))
+        (files.check_sizes if remote is None else remote.check)(files.of_split(split))
         return store
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process maps the files for itself, and compares checksums for itself."""
-        return _mapped_again, (self.root, self.split, self._rows, self._verify_reads)
+        return _mapped_again, (self.root, self.split, self._rows, self._verify_reads, self._remote)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -134,28 +146,34 @@ class ClipStore:
             self._verify(record, self._read(record))
 
     def _read(self, record: ClipRecord, part: Part = WHOLE) -> Clip:
-        path = self.root / record.shard
         try:
             member = self._shards.bytes_of(record.shard, record.offset, record.length)
         except (OSError, ValueError) as error:
-            raise store_error(self.root, path, f"cannot be read: {error}") from error
+            raise self._error(record, f"cannot be read: {error}") from error
         codec = CODECS.get(record.codec)
         if codec is None:
-            raise store_error(self.root, path, f"has a clip in {record.codec!r}, which this version does not read")
+            raise self._error(record, f"has a clip in {record.codec!r}, which this version does not read")
         try:
             return codec.decode(member, record.shape, part)
         except ClipDecodeError as error:
-            raise store_error(self.root, path, f"is damaged: the clip at byte {record.offset}: {error}") from error
+            raise self._error(record, f"is damaged: the clip at byte {record.offset}: {error}") from error
 
     def _verify(self, record: ClipRecord, clip: Clip) -> None:
         if hashlib.sha256(np.ascontiguousarray(clip).data).hexdigest() != record.sha256:
-            problem = f"is damaged: the clip at byte {record.offset} does not match its checksum"
-            raise store_error(self.root, self.root / record.shard, problem)
+            raise self._error(record, f"is damaged: the clip at byte {record.offset} does not match its checksum")
+
+    def _error(self, record: ClipRecord, problem: str) -> UserError:
+        """What is wrong with a clip's shard, and how it is restored where it lies."""
+        if self._remote is not None:
+            return self._remote.damaged(record.shard, problem)
+        return store_error(self.root, self.root / record.shard, problem)
 
 
-def _mapped_again(root: Path, split: SplitName, rows: Sequence[int], verify_reads: bool) -> ClipStore:
+def _mapped_again(
+    root: Path, split: SplitName, rows: Sequence[int], verify_reads: bool, remote: RemoteShards | None
+) -> ClipStore:
     """A store that another process has opened, and so has checked its index."""
-    return ClipStore(root, ClipIndex.open(root / INDEX), split, rows, verify_reads=verify_reads)
+    return ClipStore(root, ClipIndex.open(root / INDEX), split, rows, verify_reads=verify_reads, remote=remote)
 
 
 def open_index(root: Path, files: StoreFiles | None = None) -> ClipIndex:

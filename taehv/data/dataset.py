@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from taehv.config.params import Params
+from taehv.config.profiles import Profile
 from taehv.data.clip_codec import Fidelity
 from taehv.data.clip_index import ClipIndex
 from taehv.data.clip_plan import DatasetPlan
 from taehv.data.clip_store import ClipStore, open_index
 from taehv.data.inspect_video import Quarantined
 from taehv.data.manifest import csv_text, path_cell, text_cell
+from taehv.data.remote_shards import RemoteShards
 from taehv.data.splits import SPLITS, SplitName
 from taehv.data.store_files import SHARDS, StoreError, StoreFiles, store_error
 from taehv.runtime import atomic_files, paths
@@ -39,6 +41,8 @@ class Dataset:
     """Of the teacher's weights, as dataset.json states."""
     clips: Path
     """The clip store."""
+    url: str | None = None
+    """Where its shards are; None: in the store's folder."""
 
     @classmethod
     def open(cls, file: Path = paths.DATASET) -> Dataset:
@@ -48,7 +52,8 @@ class Dataset:
             StoreError: as ``read_dataset_json``.
         """
         facts = read_dataset_json(file)
-        return cls(facts["dataset_sha256"], facts["teacher_sha256"], file.with_name(paths.CLIPS.name))
+        clips = file.with_name(paths.CLIPS.name)
+        return cls(facts["dataset_sha256"], facts["teacher_sha256"], clips, facts.get("shards_at"))
 
     @cached_property
     def files(self) -> StoreFiles:
@@ -73,16 +78,22 @@ class Dataset:
         """Whether the files are listed as dataset.json describes them."""
         return self.files.sha256_with(self.teacher_sha256) == self.sha256
 
-    def split(self, name: SplitName, *, verify_reads: bool = True) -> ClipStore:
-        """The clips of one split.
+    def remote(self, profile: Profile) -> RemoteShards | None:
+        """The shards, where they are in an object store."""
+        return None if self.url is None else RemoteShards.of(self.url, self.files.shards, profile)
+
+    def split(self, name: SplitName, profile: Profile) -> ClipStore:
+        """The clips of one split, read as the profile says.
 
         Raises:
             StoreError: as ``ClipStore.open``, or the files are not those that dataset.json describes.
+            RemoteStoreError: as ``ClipStore.open``.
         """
         if not self.matches:
             file = self.clips.with_name(paths.DATASET.name)
             raise store_error(self.clips, self.clips / SHARDS, f"is not the list of files that {file} describes")
-        return ClipStore.open(self.clips, name, verify_reads=verify_reads, index=self.index)
+        verify, remote = profile.verify_reads, self.remote(profile)
+        return ClipStore.open(self.clips, name, verify_reads=verify, index=self.index, remote=remote)
 
 
 def read_dataset_json(file: Path) -> dict[str, Any]:
@@ -123,6 +134,7 @@ def describe_dataset(
         "bytes": plan.bytes,
         "stored_bytes": sum(shard.bytes for shard in files.shards.values()),
         "codec": data.store.codec,
+        "shards_at": data.store.url,
         "psnr_db": fidelity.facts(),
         "videos": len(plan.videos),
         "quarantined": quarantined,

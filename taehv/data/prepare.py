@@ -20,6 +20,7 @@ from taehv.data.dataset import describe_dataset, write_quarantine
 from taehv.data.extract_clips import CutFailed, UnusableVideos, WrittenShards, cut_shards
 from taehv.data.inspect_video import Quarantined, Video, inspect_video
 from taehv.data.manifest import read_manifest
+from taehv.data.remote_shards import RemoteShards
 from taehv.data.shard_plan import ShardPlan, Starts, shard_plans, shard_starts
 from taehv.data.sources import open_source
 from taehv.data.splits import SPLITS
@@ -34,6 +35,8 @@ from taehv.teachers.base import teacher_class
 _DISK_MARGIN_BYTES = 64 * 2**20
 _LEAST_RATIO: Mapping[ClipCodecName, int] = {"raw": 1, "lossless": 1, "near-lossless": 2}
 """How many times smaller than raw real clips are at least; where that is too little, writing them is what fails."""
+_MOST_NOT_UPLOADED = 16
+"""Shards that the disk must have room for where they go to an object store: those that are being written, and some."""
 _LISTED = 20
 """Left-out videos that are named on the screen."""
 
@@ -53,7 +56,7 @@ def prepare(params: Params, profile: Profile) -> dict[str, Any]:
     with _building() as folder:
         with Workers(worker_count(profile)) as workers:
             videos, unreadable = _inspect(params, workers)
-            plan, shards, undecodable = _cut(params, videos, unreadable, folder / "clips", workers)
+            plan, shards, undecodable = _cut(params, profile, videos, unreadable, folder / "clips", workers)
         quarantined = [*unreadable, *undecodable, *plan.quarantined]
         _report(plan, quarantined)
         files = complete_store(
@@ -61,7 +64,9 @@ def prepare(params: Params, profile: Profile) -> dict[str, Any]:
             [file for shard in shards for file in shard.files],
             [record for shard in shards for record in shard.records],
         )
-        train = ClipStore.open(folder / "clips", "train", verify_reads=False)
+        url = params.active.data.store.url
+        remote = None if url is None else RemoteShards.of(url, files.shards, profile)
+        train = ClipStore.open(folder / "clips", "train", verify_reads=remote is not None, remote=remote)
         variant = VARIANTS[params.active.model.variant]
         teacher_class(params.active.teacher.name).fit(train, params.active.data.frames, variant, folder / "teacher")
         fidelity = sum((shard.fidelity for shard in shards), start=Fidelity())
@@ -91,7 +96,12 @@ def _inspect(params: Params, workers: Mapper) -> tuple[list[Video], list[Quarant
 
 
 def _cut(
-    params: Params, videos: list[Video], unreadable: Sequence[Quarantined], store: Path, workers: Mapper
+    params: Params,
+    profile: Profile,
+    videos: list[Video],
+    unreadable: Sequence[Quarantined],
+    store: Path,
+    workers: Mapper,
 ) -> tuple[DatasetPlan, list[WrittenShards], list[Quarantined]]:
     """Plan and write the shards, and plan again without the videos that do not decode, until all of them do."""
     written: dict[ShardPlan, WrittenShards] = {}
@@ -111,12 +121,13 @@ def _cut(
         if not wanted:
             _remove_others(store, {name for shard in shards for name in shard.names})
             return plan, [written[shard] for shard in shards], undecodable
-        _check_disk(wanted, store, params.active.data.store.codec)
+        stored_as = params.active.data.store
+        _check_disk(wanted if stored_as.url is None else wanted[:_MOST_NOT_UPLOADED], store, stored_as.codec)
         results = workers.map(
             functools.partial(
                 cut_shards,
                 store=store,
-                stored_as=params.active.data.store,
+                stored_as=stored_as,
                 limits=params.data.limits,
                 conversions=params.data.conversions,
             ),
@@ -129,6 +140,7 @@ def _cut(
         for shard, result in zip(wanted, results, strict=True):
             if isinstance(result, WrittenShards):
                 written[shard] = result
+                _upload(result, store, stored_as.url, profile)
             else:
                 videos = _without(videos, result, undecodable)
 
@@ -173,6 +185,15 @@ def _check_disk(shards: Sequence[ShardPlan], store: Path, codec: ClipCodecName) 
             f"the clips need {needed / 2**20:,.0f} MiB, {store.parent.resolve()} has {free / 2**20:,.0f} MiB left. "
             "Free some space, or lower clips_per_video or the canvas sizes, or change store.codec in params.yaml."
         )
+
+
+def _upload(written: WrittenShards, store: Path, url: str | None, profile: Profile) -> None:
+    """Move finished shards to the object store, where there is one: the disk never holds more than a few."""
+    if url is None:
+        return
+    RemoteShards.of(url, {}, profile).upload((store / file.name, file) for file in written.files)
+    for file in written.files:
+        (store / file.name).unlink()
 
 
 def _remove_others(store: Path, wanted: Collection[str]) -> None:

@@ -8,18 +8,24 @@ datasets that share a shard store it once.
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import os
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from tqdm import tqdm
+import numpy as np
+import numpy.typing as npt
 
+from taehv.config.profiles import Profile
+from taehv.data.clip_shards import ShardFile
+from taehv.runtime import paths
 from taehv.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,6 +33,12 @@ if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
+_ELSEWHERE = (
+    "If the shards lie elsewhere, name that place in TAEHV_STORE_URL; otherwise upload them with: "
+    "dvc repro -f prepare_data"
+)
+CACHE = Path(".work/clips")
+"""Below the main repository, where the profile names no other place."""
 _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 1.0, 60.0
 
 ResultT = TypeVar("ResultT")
@@ -36,15 +48,13 @@ class RemoteStoreError(UserError):
     """The object store does not answer, or does not have what it should; the message says what to do."""
 
 
-class RemoteShard(NamedTuple):
-    """A shard as the object store knows it."""
+PLACE_VARIABLE = "TAEHV_STORE_URL"
+"""Another place of the same shards than the one where prepare_data put them: a mirror near the other machine."""
 
-    sha256: str
-    bytes: int
 
-    @property
-    def object_name(self) -> str:
-        return f"{self.sha256}.tar"
+def object_name(shard: ShardFile) -> str:
+    """What a shard is called in the store."""
+    return f"{shard.sha256}.tar"
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,8 @@ class RemoteShards:
 
     url: str
     """An fsspec URL of a folder."""
+    files: Mapping[str, ShardFile]
+    """The shards by name."""
     cache: Path
     """A folder on a local disk (it holds a small database, which network file systems do not lock well)."""
     cache_bytes: int
@@ -60,7 +72,42 @@ class RemoteShards:
     patience_seconds: float = 600.0
     """How long a store that does not answer is asked again, before the training ends (and can be resumed)."""
 
-    def read(self, shard: RemoteShard, offset: int, length: int) -> bytes:
+    @classmethod
+    def of(cls, url: str, files: Mapping[str, ShardFile], profile: Profile) -> RemoteShards:
+        """The shards at ``url``, or at the place that TAEHV_STORE_URL names, with the profile's cache."""
+        cache = paths.main_repository() / CACHE if profile.store_cache is None else Path(profile.store_cache)
+        return cls(os.environ.get(PLACE_VARIABLE) or url, files, cache, round(profile.store_cache_gb * 10**9))
+
+    def bytes_of(self, name: str, offset: int, length: int) -> npt.NDArray[np.uint8]:
+        """A part of the named shard, as ``read`` gives it; read-only.
+
+        Raises:
+            RemoteStoreError: as ``read``.
+        """
+        return np.frombuffer(self.read(self.files[name], offset, length), dtype=np.uint8)
+
+    def check(self, shards: Iterable[ShardFile]) -> None:
+        """Compare the store's listing with what is wanted; no content is read.
+
+        Raises:
+            RemoteStoreError: a shard is missing or has another size, or the store does not answer.
+        """
+        absent = self.absent(shards)
+        if absent:
+            raise RemoteStoreError(
+                f"{self.url} lacks {len(absent)} shards, or has them with another size; the first is "
+                f"{absent[0].name} ({object_name(absent[0])}). {_ELSEWHERE}"
+            )
+
+    def damaged(self, name: str, problem: str) -> RemoteStoreError:
+        """The error for a shard whose content is not what was uploaded."""
+        place = f"{self.url}/{object_name(self.files[name])}"
+        return RemoteStoreError(
+            f"{name} {problem} ({place}). Delete it there, and put it there again from a copy, or with: "
+            f"dvc repro -f prepare_data. A copy of it may be cached in {self.cache}"
+        )
+
+    def read(self, shard: ShardFile, offset: int, length: int) -> bytes:
         """``length`` bytes of a shard, from ``offset`` on.
 
         A range in the cache is compared with its checksum, and read again where the disk has damaged it. What the
@@ -74,48 +121,48 @@ class RemoteShards:
         if cached is not None:
             return cached
         payload = self._patiently(
-            f"reading {shard.object_name}",
+            f"reading {object_name(shard)}",
             lambda: self._filesystem.cat_file(self._place(shard), start=offset, end=offset + length),
         )
         if len(payload) != length:
             raise RemoteStoreError(
-                f"{self.url}/{shard.object_name} has {len(payload):,} bytes from {offset:,} on, {length:,} are wanted: "
-                "it is not whole. Delete it there and run: dvc repro -f prepare_data"
+                f"{self.url}/{object_name(shard)} has {len(payload):,} bytes from {offset:,} on, {length:,} are "
+                "wanted: it is not whole. Delete it there and run: dvc repro -f prepare_data"
             )
         self._remember(key, payload)
         return bytes(payload)
 
-    def upload(self, files: Iterable[tuple[Path, RemoteShard]]) -> None:
+    def upload(self, files: Iterable[tuple[Path, ShardFile]]) -> None:
         """Store each shard that is not there yet whole; a start after a crash goes on where that one ended.
 
         Raises:
             RemoteStoreError: an object cannot be written, or has another size afterwards.
         """
-        for file, shard in tqdm(list(files), desc=f"uploading to {self.url}", unit="shard", mininterval=1.0):
-            what = f"writing {shard.object_name}"
+        for file, shard in files:
+            what = f"writing {object_name(shard)}"
             if self._size(shard) != shard.bytes:
-                self._patiently(what, lambda file=file, shard=shard: self._put(file, shard))  # type: ignore[misc]
+                self._patiently(what, functools.partial(self._put, file, shard))
             size = self._size(shard)
             if size != shard.bytes:
                 raise RemoteStoreError(
-                    f"{self.url}/{shard.object_name} has {size} bytes after its upload, {shard.bytes:,} were sent; run "
-                    "the same command again, and look into the store's log if it happens twice"
+                    f"{self.url}/{object_name(shard)} has {size} bytes after its upload, {shard.bytes:,} were sent; "
+                    "run the same command again, and look into the store's log if it happens twice"
                 )
 
-    def absent(self, shards: Iterable[RemoteShard]) -> list[RemoteShard]:
+    def absent(self, shards: Iterable[ShardFile]) -> list[ShardFile]:
         """The shards that the store does not have, or not whole, by their sizes; one listing, no content is read.
 
         Raises:
             RemoteStoreError: the store does not answer, or may not be listed.
         """
         listing = self._patiently("listing", self._listing)
-        return [shard for shard in shards if listing.get(shard.object_name) != shard.bytes]
+        return [shard for shard in shards if listing.get(object_name(shard)) != shard.bytes]
 
-    @cached_property
+    @property
     def _filesystem(self) -> AbstractFileSystem:
         import fsspec
 
-        try:
+        try:  # fsspec keeps the client, one for each process
             filesystem, _ = fsspec.core.url_to_fs(self.url)
         except (ImportError, ValueError) as error:
             raise RemoteStoreError(
@@ -131,16 +178,16 @@ class RemoteShards:
         self.cache.mkdir(parents=True, exist_ok=True)
         return Cache(str(self.cache), size_limit=self.cache_bytes, eviction_policy="least-recently-used")
 
-    def _place(self, shard: RemoteShard) -> str:
+    def _place(self, shard: ShardFile) -> str:
         folder: str = self._filesystem._strip_protocol(self.url)
-        return f"{folder}/{shard.object_name}"
+        return f"{folder}/{object_name(shard)}"
 
-    def _put(self, file: Path, shard: RemoteShard) -> None:
+    def _put(self, file: Path, shard: ShardFile) -> None:
         self._filesystem.makedirs(self._filesystem._parent(self._place(shard)), exist_ok=True)
         self._filesystem.put_file(str(file), self._place(shard))
         self._filesystem.invalidate_cache()
 
-    def _size(self, shard: RemoteShard) -> int | None:
+    def _size(self, shard: ShardFile) -> int | None:
         """Of the object; None where there is none."""
 
         def ask() -> int | None:
@@ -150,7 +197,7 @@ class RemoteShards:
             except FileNotFoundError:
                 return None
 
-        return self._patiently(f"looking for {shard.object_name}", ask)
+        return self._patiently(f"looking for {object_name(shard)}", ask)
 
     def _listing(self) -> dict[str, int]:
         self._filesystem.invalidate_cache()
@@ -192,10 +239,7 @@ class RemoteShards:
             except RemoteStoreError:
                 raise
             except FileNotFoundError as error:
-                raise RemoteStoreError(
-                    f"{what}: {self.url} does not have it ({error}). If the shards lie elsewhere, name that place in "
-                    "TAEHV_STORE_URL; otherwise upload them with: dvc repro -f prepare_data"
-                ) from error
+                raise RemoteStoreError(f"{what}: {self.url} does not have it ({error}). {_ELSEWHERE}") from error
             except PermissionError as error:
                 raise RemoteStoreError(f"{what}: {self.url} refuses it ({error}). Check the credentials") from error
             # Clients of object stores raise errors of their own, which have no base class in common.

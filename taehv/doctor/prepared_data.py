@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from taehv.config.params import STAGE_KEYS, Params, flatten, is_below, resolved
+from taehv.config.profiles import Profile
 from taehv.data.dataset import Dataset
 from taehv.data.manifest import ManifestError, read_manifest
+from taehv.data.remote_shards import RemoteStoreError
 from taehv.data.splits import SPLITS, SplitName
 from taehv.data.store_files import StoreError
 from taehv.doctor.check import Check, Level, listed
@@ -45,7 +47,7 @@ def check_prepared_data(context: RunContext) -> list[Check]:
     if 0 in counts.values():
         return [Check("clips", "fail", f"the index lists {counts} clips", AGAIN)]
     return [
-        _check_shards(dataset, counts, contents=not context.at_start_of_stage),
+        _check_shards(dataset, counts, context.profile, contents=not context.at_start_of_stage),
         _check_hash(dataset, params.active.teacher.name),
         _check_teacher(params),
         _check_parameters(params, made_later),
@@ -76,18 +78,24 @@ def _check_manifest() -> list[Check]:
         return [Check("manifest", "fail", str(error), "write it: taehv manifest FOLDER")]
 
 
-def _check_shards(dataset: Dataset, counts: dict[SplitName, int], *, contents: bool) -> Check:
+def _check_shards(dataset: Dataset, counts: dict[SplitName, int], profile: Profile, *, contents: bool) -> Check:
     """Every shard's size, and on request the bytes of as many as can be read in about half a minute."""
     files = dataset.files
     shards = list(files.shards.values())
     readable = min(max(MOST_READ_BYTES * len(shards) // sum(shard.bytes for shard in shards), 1), len(shards))
     read = [shards[number * len(shards) // readable] for number in range(readable)] if contents else []
+    shown = ", ".join(f"{count:,} {split}" for split, count in counts.items())
+    remote = dataset.remote(profile)
     try:
+        if remote is not None:
+            remote.check(shards)
+            return Check("clips", "pass", f"{shown}; {len(shards):,} shards of the right size at {remote.url}")
         files.check_sizes(shards)
         files.check_contents(read)
+    except RemoteStoreError as error:
+        return Check("clips", "fail", str(error), "see the line above")
     except StoreError as error:
         return Check("clips", "fail", str(error), AGAIN)
-    shown = ", ".join(f"{count:,} {split}" for split, count in counts.items())
     found = f"{len(shards):,} shards of the right size" + (f", {len(read):,} of them read whole" if contents else "")
     return Check("clips", "pass", f"{shown}; {found}")
 

@@ -113,7 +113,7 @@ def assemble(spec: RunSpec, accelerator: Accelerator) -> Parts:
         augmentation=Augmentation.wanted(scale.augment, spec.params.seed),
     )
     metrics = metrics_of_validation(spec.params.validation.best_metric, accelerator.device)
-    validation_clips = spec.dataset.split("val", verify_reads=spec.profile.verify_reads)
+    validation_clips = spec.dataset.split("val", spec.profile)
     validate = Validator(accelerator, validation_clips, spec.profile.validation_batch, dtype, metrics)
     return Parts(state, loader, train_step, validate)
 
@@ -159,7 +159,7 @@ def initial_student(params: Params) -> TAEHV:
 
 def _loader(spec: RunSpec, slots: range, device: torch.device) -> SlotLoader:
     data = spec.params.active.data
-    clips = spec.dataset.split("train", verify_reads=spec.profile.verify_reads)
+    clips = spec.dataset.split("train", spec.profile)
     sampler = SlotSampler(
         clips.columns(),
         seed=spec.params.seed,

@@ -18,6 +18,7 @@ from support.clip_stores import moving_pattern, replace_index, write_clips
 from support.project import REPOSITORY
 
 from taehv.config.params import ClipCodecName
+from taehv.config.profiles import load_profile
 from taehv.data import clip_shards
 from taehv.data.clip_codec import psnr_db
 from taehv.data.clip_index import ClipIndex, ClipRecord
@@ -325,17 +326,20 @@ def test_an_index_that_contradicts_the_shards_is_one_clear_error_when_the_clip_i
         store.clip(0)
 
 
+PROFILE = load_profile("local", REPOSITORY / "profiles")
+
+
 def test_the_files_must_be_those_that_dataset_json_describes(root: Path) -> None:
     store = root.parent / "data/clips"
     shutil.copytree(root, store)
     dataset = store.with_name("dataset.json")
-    good = {"teacher_sha256": "t", "dataset_sha256": StoreFiles.read(store).sha256_with("t")}
+    good = {"teacher_sha256": "t", "dataset_sha256": StoreFiles.read(store).sha256_with("t"), "shards_at": None}
     dataset.write_text(json.dumps(good))
-    Dataset.open(dataset).split("train")
+    Dataset.open(dataset).split("train", PROFILE)
     first, *others = records(store)
     replace_index(store, [dataclasses.replace(first, sha256="0" * 64), *others])
     with pytest.raises(StoreError, match=r"shards\.csv is not the list of files that .*dataset\.json describes"):
-        Dataset.open(dataset).split("train")
+        Dataset.open(dataset).split("train", PROFILE)
     for bad in ("{", "[]", "{}"):
         dataset.write_text(bad)
         with pytest.raises(StoreError, match=r"dataset\.json cannot be read.* dvc checkout --force"):

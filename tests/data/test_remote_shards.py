@@ -16,10 +16,12 @@ import fsspec
 import pytest
 from support.object_store import BUCKET, s3_server
 
-from taehv.data.remote_shards import RemoteShard, RemoteShards, RemoteStoreError
+from taehv.data.clip_shards import ShardFile
+from taehv.data.remote_shards import RemoteShards, RemoteStoreError
 
 CONTENT = os.urandom(200_000)
-SHARD = RemoteShard(hashlib.sha256(CONTENT).hexdigest(), len(CONTENT))
+SHARD = ShardFile("train-000000.tar", len(CONTENT), hashlib.sha256(CONTENT).hexdigest(), clips=3)
+FILES = {SHARD.name: SHARD}
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +38,7 @@ def url(request: pytest.FixtureRequest, server: str, tmp_path: Path) -> str:
 
 @pytest.fixture
 def shards(url: str, tmp_path: Path) -> RemoteShards:
-    return RemoteShards(url, tmp_path / "cache", cache_bytes=10**6, patience_seconds=0)
+    return RemoteShards(url, FILES, tmp_path / "cache", cache_bytes=10**6, patience_seconds=0)
 
 
 @pytest.fixture
@@ -80,7 +82,7 @@ class TestRead:
     def test_a_range_is_fetched_once(self, shards: RemoteShards, file: Path, tmp_path: Path) -> None:
         shards.upload([(file, SHARD)])
         first = shards.read(SHARD, 512, 40_000)
-        elsewhere = RemoteShards(f"{shards.url}-gone", shards.cache, shards.cache_bytes, patience_seconds=0)
+        elsewhere = RemoteShards(f"{shards.url}-gone", FILES, shards.cache, shards.cache_bytes, patience_seconds=0)
         assert elsewhere.read(SHARD, 512, 40_000) == first
 
     def test_a_damaged_cache_is_fetched_again(
@@ -102,7 +104,7 @@ class TestRead:
         assert sum(path.stat().st_size for path in shards.cache.rglob("*.val")) < 1.5e6
 
     def test_without_a_cache_nothing_is_written(self, url: str, file: Path, tmp_path: Path) -> None:
-        shards = RemoteShards(url, tmp_path / "cache", cache_bytes=0, patience_seconds=0)
+        shards = RemoteShards(url, FILES, tmp_path / "cache", cache_bytes=0, patience_seconds=0)
         shards.upload([(file, SHARD)])
         shards.read(SHARD, 0, 100)
         assert not (tmp_path / "cache").exists()
@@ -139,14 +141,14 @@ class TestAStoreThatDoesNotAnswer:
     def test_it_is_asked_again_until_it_does(
         self, server: str, file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
     ) -> None:
-        RemoteShards(f"s3://{BUCKET}/patient", tmp_path / "cache", 0).upload([(file, SHARD)])
+        RemoteShards(f"s3://{BUCKET}/patient", FILES, tmp_path / "cache", 0).upload([(file, SHARD)])
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         with pytest.MonkeyPatch.context() as monkeypatch:
             monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
             monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
             fsspec.get_filesystem_class("s3").clear_instance_cache()
-            shards = RemoteShards(f"s3://{BUCKET}/patient", tmp_path / "cache", 0, patience_seconds=300)
+            shards = RemoteShards(f"s3://{BUCKET}/patient", FILES, tmp_path / "cache", 0, patience_seconds=300)
             with ThreadPoolExecutor() as reader, ExitStack() as later:
                 reading = reader.submit(shards.read, SHARD, 0, 100)
                 said = ""
@@ -160,7 +162,7 @@ class TestAStoreThatDoesNotAnswer:
         monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
         fsspec.get_filesystem_class("s3").clear_instance_cache()
-        shards = RemoteShards(f"s3://{BUCKET}/nobody", tmp_path / "cache", 0, patience_seconds=0)
+        shards = RemoteShards(f"s3://{BUCKET}/nobody", FILES, tmp_path / "cache", 0, patience_seconds=0)
         with pytest.raises(RemoteStoreError, match="has not answered.*network"):
             shards.read(SHARD, 0, 100)
 
@@ -169,11 +171,11 @@ class TestAStoreThatDoesNotAnswer:
             threading.Thread(target=refusing.serve_forever).start()
             monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{refusing.server_port}")
             fsspec.get_filesystem_class("s3").clear_instance_cache()
-            shards = RemoteShards(f"s3://{BUCKET}/forbidden", tmp_path / "cache", 0, patience_seconds=600)
+            shards = RemoteShards(f"s3://{BUCKET}/forbidden", FILES, tmp_path / "cache", 0, patience_seconds=600)
             with pytest.raises(RemoteStoreError, match="Check the credentials"):
                 shards.read(SHARD, 0, 100)
             refusing.shutdown()
 
     def test_an_unknown_kind_of_store_is_an_error(self, tmp_path: Path) -> None:
         with pytest.raises(RemoteStoreError, match="cannot be used"):
-            RemoteShards("nothing://bucket", tmp_path, 0).read(SHARD, 0, 1)
+            RemoteShards("nothing://bucket", FILES, tmp_path, 0).read(SHARD, 0, 1)
