@@ -10,17 +10,23 @@ EMPTY :=
 INSTALLED := $(subst $(EMPTY) ,\ ,$(VENV))/.installed
 # Of make ui and make tensorboard; empty is each program's own.
 PORT ?=
+# Of a benchmark: make bench-codec ARGS=--help
+ARGS ?=
+BENCHMARK := "$(BIN)/python" benchmarks
+PREPARED := "$(BIN)/dvc" repro --quiet prepare_data
 # The stages are started as `python -m stages.x` and must find this environment's interpreter.
 export PATH := $(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 export DVC_NO_ANALYTICS := true
 
 .PHONY: help setup repro test test-fast lint format soak ui tensorboard lock clean
+.PHONY: bench-checkpoints bench-codec bench-comparison-mistakes bench-gpu bench-pipeline bench-tracking bench-train-step
+.PHONY: bench-trainings bench-world-sizes
 .DEFAULT_GOAL := help
 
 help: ## Show this list
 	@echo "Targets (VENV=$(VENV) chooses where the environment goes):"
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-25s %s\n", $$1, $$2}'
 
 setup: $(INSTALLED) .dvc/.set-up ## Install everything that requirements.lock pins
 
@@ -64,6 +70,40 @@ ui: setup ## MLflow UI on http://127.0.0.1:5000 (make ui PORT=5001: on another p
 tensorboard: setup ## TensorBoard on http://127.0.0.1:6006, finished and running trainings
 	@mkdir -p runs .work
 	@"$(BIN)/tensorboard" --logdir_spec finished:runs,running:.work --host 127.0.0.1 $(if $(PORT),--port $(PORT))
+
+# Each makes tables of benchmarks/RESULTS.md or docs/losses.md; the file says how. ARGS="..." are its options.
+bench-checkpoints: setup ## What checkpoints cost a training step
+	@$(PREPARED) && $(BENCHMARK)/checkpoints.py $(ARGS)
+
+bench-clip-codecs: setup ## Codecs of stored clips: size, PSNR, clips/s
+	@$(BENCHMARK)/clip_codecs.py $(ARGS)
+
+bench-codec: setup ## Encode and decode: plain against the fast paths
+	@$(BENCHMARK)/codec.py $(ARGS)
+
+bench-comparison-mistakes: setup ## What PSNR a wrong comparison shows
+	@$(PREPARED) && $(BENCHMARK)/comparison_mistakes.py $(ARGS)
+
+bench-gpu: setup ## What only a GPU can show (ARGS="--part step")
+	@PYTHON="$(BIN)/python" benchmarks/gpu.sh $(ARGS)
+
+bench-manifest: setup ## Lists of millions of videos, and taehv manifest over many files
+	@$(BENCHMARK)/manifest.py $(ARGS)
+
+bench-pipeline: setup ## The whole pipeline in fresh clones: minutes, memory, PSNR
+	@$(BENCHMARK)/pipeline.py $(ARGS)
+
+bench-tracking: setup ## What tracking costs a training step, by state of the server (15 min)
+	@$(BENCHMARK)/tracking.py $(ARGS)
+
+bench-train-step: setup ## Speed of a training step: plain against as built, term by term
+	@$(BENCHMARK)/train_step.py $(ARGS)
+
+bench-trainings: setup ## Many trainings: ARGS=seeds, founding-story, unseen-source or tune (hours)
+	@$(PREPARED) && $(BENCHMARK)/trainings.py $(ARGS)
+
+bench-world-sizes: setup ## How far 1, 2 and 3 processes drift apart by rounding
+	@$(PREPARED) && $(BENCHMARK)/world_sizes.py $(ARGS)
 
 lock: ## Resolve requirements.in into requirements.lock again
 	@"$(PYTHON)" -m venv "$(VENV)-lock" && "$(VENV)-lock/bin/python" -m pip install --quiet uv

@@ -1,8 +1,8 @@
 """What checkpoints cost a training step: steps with one written behind each, against steps without.
 
-    python benchmarks/checkpoints.py [--rounds 6] [--steps 10]
+    make bench-checkpoints                    # ARGS="--rounds 6 --steps 10"
 
-Needs `dvc repro prepare_data`. The state is the embedded default's with its adversary at work; rounds with and without
+The state is the embedded default's with its adversary at work; rounds with and without
 take turns, so that the machine's mood cancels out. Prints a markdown table; a run writes one every 100 steps.
 """
 

@@ -1,6 +1,6 @@
 """Encode and decode, plain against folded: same weights, same machine, same run.
 
-    python benchmarks/codec.py --threads 2                         # CPU: all tables
+    make bench-codec                                               # CPU: all tables; ARGS="--threads 2"
     python benchmarks/codec.py --device cuda                       # GPU: 512x320 and 720x480, fp16 and bf16
     python benchmarks/codec.py --rehearse                          # the GPU's tables on the CPU, tiny: does it run?
 

@@ -1,8 +1,8 @@
 """What PSNR a good codec seems to have when the comparison is wrong: which mistakes look like 4.2 dB.
 
-    python benchmarks/comparison_mistakes.py
+    make bench-comparison-mistakes
 
-Needs `dvc repro prepare_data`. The codec is the teacher's round trip on the validation clips; each row makes one
+The codec is the teacher's round trip on the validation clips; each row makes one
 mistake between it and PSNR. Prints the table of docs/losses.md.
 """
 
@@ -16,8 +16,7 @@ from torch import Tensor
 from taehv.config.params import load_params
 from taehv.data.clip_store import ClipStore
 from taehv.evaluation.test_set import teacher_round_trip
-from taehv.losses.alignment import common_frames
-from taehv.losses.metrics import load_frames, psnr_per_clip
+from taehv.losses.metrics import common_frames, load_frames, psnr_per_clip
 from taehv.model.variants import VARIANTS
 from taehv.runtime import paths
 from taehv.teachers.base import load_teacher

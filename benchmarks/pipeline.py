@@ -1,6 +1,6 @@
 """The whole embedded pipeline, timed, in fresh clones: minutes, peak memory, PSNR, and whether runs agree bit for bit.
 
-    python benchmarks/pipeline.py --runs 2
+    make bench-pipeline                       # ARGS="--runs 2"
 
 Prints one row of benchmarks/RESULTS.md per run. Commit first: a clone holds what is committed.
 """
@@ -55,13 +55,18 @@ def measure(clone: Path) -> tuple[str, str]:
     minutes = (time.perf_counter() - started) / 60
     if process.returncode != 0:
         sys.exit((clone / "pipeline.log").read_text()[-3000:])
+    return row_of(clone, commit.stdout.strip(), minutes, peak)
+
+
+def row_of(clone: Path, commit: str, minutes: float, peak: int) -> tuple[str, str]:
+    """The row of a pipeline that has ended, and the hash of both best models; ``peak`` is memory in bytes."""
     metrics = read(clone / "runs/a800_test/summary.json")
     gate = read(clone / "runs/gate_psnr.json")
     test = read(clone / "reports/evaluation.json")["final_psnr"]["value"]
     models = b"".join((clone / "runs" / stage / "best_model/model.safetensors").read_bytes() for stage in STAGES)
     fingerprint = hashlib.sha256(models).hexdigest()
     numbers = f"{minutes:.1f} | {peak / 2**30:.2f} GB | {gate['psnr_db']:.2f} dB | {test:.2f} dB"
-    row = f"| {commit.stdout.strip()} | {numbers} | {metrics['clips_per_second']:.1f} | {fingerprint[:12]} |"
+    row = f"| {commit} | {numbers} | {metrics['clips_per_second']:.1f} | {fingerprint[:12]} |"
     return row, fingerprint
 
 

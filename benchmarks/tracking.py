@@ -1,7 +1,6 @@
 """What tracking costs a training step: without it, on sqlite, on a live, a silent and a dead server.
 
-    python benchmarks/tracking.py                      # about 15 minutes on 2 cores
-    python benchmarks/tracking.py --rounds 5 --steps 20
+    make bench-tracking                       # about 15 minutes on 2 cores; ARGS="--rounds 5 --steps 20"
 
 Real training steps of the embedded default on random clips, with the metrics of a real run every `log_every` steps. All
 five runs are open in this one process; they take turns, a few steps each, in an order that rotates, so that whatever
@@ -43,9 +42,6 @@ from taehv.config.params import load_params  # noqa: E402
 from taehv.config.profiles import load_profile  # noqa: E402
 from taehv.runtime.machine import available_cores  # noqa: E402
 from taehv.tracking.run import StageRun, stage_run  # noqa: E402
-
-SECONDS_TO_SETTLE = 30.0
-"""Until every sender has loaded its libraries and met its store."""
 
 
 @dataclass
@@ -105,7 +101,7 @@ class Store:
 
 
 def tracked(report: Any) -> dict[str, float]:
-    """As `Meter.training_metrics` does."""
+    """As `RunMetrics.training_metrics` does."""
     return {
         "train/loss": report.loss,
         **{f"train/{term}": value for term, value in report.terms.items()},
@@ -117,8 +113,8 @@ def tracked(report: Any) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def opened(stack: contextlib.ExitStack, root: Path) -> Iterator[list[Store]]:
-    """All five, ready for their turns."""
+def opened(stack: contextlib.ExitStack, root: Path, settle: float) -> Iterator[list[Store]]:
+    """All five, ready for their turns after so many seconds."""
     server = MlflowServer(root)
     server.start()
     stack.callback(server.kill)
@@ -137,7 +133,7 @@ def opened(stack: contextlib.ExitStack, root: Path) -> Iterator[list[Store]]:
         with mock.patch.dict(os.environ, environment):
             run = stack.enter_context(stage_run("a800_test", params, profile, folder=root / name / "tracking"))
         stores.append(Store(name, run, [child for child in psutil.Process().children() if child not in known]))
-    time.sleep(SECONDS_TO_SETTLE)
+    time.sleep(settle)
     listening = next(store for store in stores if store.name == "live server")
     listening.processes += server.processes()
     for store in stores:
@@ -153,6 +149,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=12, help="turns of each store (default: 12)")
     parser.add_argument("--steps", type=int, default=30, help="steps of a turn (default: 30)")
+    parser.add_argument(
+        "--settle",
+        type=float,
+        default=30.0,
+        metavar="SECONDS",
+        help="until every sender has loaded its libraries and met its store (default: 30)",
+    )
     parser.add_argument("--threads", type=int, default=available_cores(), help="CPU threads (default: all)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -165,7 +168,7 @@ def main() -> None:
     with (
         tempfile.TemporaryDirectory() as folder,
         contextlib.ExitStack() as stack,
-        opened(stack, Path(folder)) as stores,
+        opened(stack, Path(folder), options.settle) as stores,
     ):
         step = 6
         for turn in range(options.rounds):

@@ -1,7 +1,7 @@
 """Speed of one training step: the plain formulation against the step as built, and what each loss term adds.
 
-    python benchmarks/train_step.py                    # this machine's CPU at 64x64x12, GPU sizes where there is a GPU
-    python benchmarks/train_step.py --threads 1 --steps 30
+    make bench-train-step                     # this machine's CPU at 64x64x12, GPU sizes where there is a GPU
+    python benchmarks/train_step.py --threads 1 --steps 30     # where only the packages below are
 
 Needs torch, numpy, accelerate, pydantic and pyyaml (and pytorch-msssim for the perceptual term; without it that row
 says so). Clips are random and the teacher is left out: its latents are random too. Formulations take turns, step by

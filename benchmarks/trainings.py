@@ -1,11 +1,11 @@
 """Many trainings of the embedded default, each in a process of its own: seeds, the founding story, unseen sources.
 
-    python benchmarks/trainings.py seeds                  # seeds 0 .. 4 of params.yaml as it is
-    python benchmarks/trainings.py founding-story         # seeds 0 .. 2: which of the suspects gives what
-    python benchmarks/trainings.py unseen-source          # train on two videos, validate on the third
-    python benchmarks/trainings.py tune --seeds 100 --set scales.embedded.optim.muon_lr=0.02
+    make bench-trainings ARGS=seeds                       # seeds 0 .. 4 of params.yaml as it is
+    make bench-trainings ARGS=founding-story              # seeds 0 .. 2: which of the suspects gives what
+    make bench-trainings ARGS=unseen-source               # train on two videos, validate on the third
+    make bench-trainings ARGS="tune --seeds 100 --set scales.embedded.optim.muon_lr=0.02"
 
-Needs `dvc repro prepare_data`. Each training is a800_test's, on the prepared clips, without DVC and tracking; it takes
+Each training is a800_test's, on the prepared clips, without DVC and tracking; it takes
 about 8 minutes on one core. Results are appended to benchmarks/trainings.jsonl as they come in. A training that is
 there already, with the same parameters and data, is not run again: an interrupted call goes on where it ended, and
 `--table` prints what there is.
@@ -36,7 +36,8 @@ from taehv.config.params import Params, parse_params, stage_params
 from taehv.config.profiles import Profile, load_profile
 from taehv.data.clip_store import ClipStore
 from taehv.data.dataset import Dataset
-from taehv.data.manifest import describe, write_manifest
+from taehv.data.list_videos import describe
+from taehv.data.manifest_writer import write_manifest
 from taehv.data.sources import NAMES, SampleFiles, sample_videos
 from taehv.runtime import paths
 from taehv.runtime.hashing import sha256_of_json
@@ -200,7 +201,8 @@ def prepared_without(source: str, params: Params, profile: Profile) -> tuple[Pat
 
     os.chdir(os.environ["TAEHV_ROOT"])
     others = [name for name in NAMES if name != source]
-    write_manifest(paths.MANIFEST, describe(SampleFiles(sample_videos()), others))
+    entries = describe(SampleFiles(sample_videos()), others)
+    write_manifest(paths.MANIFEST, ((entry, {}) for entry in entries), videos=len(entries))
     samples = params.active.validation.samples * len(others) // len(NAMES)
     scale = params.active.model_copy(
         update={"validation": params.active.validation.model_copy(update={"samples": samples})}
@@ -226,7 +228,7 @@ def changed(params: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
 @contextlib.contextmanager
 def made_on_purpose(mistake: Mistake) -> Iterator[None]:
     """Compare decoded frame j with input frame j + 3, in every loss term or in validation."""
-    from taehv.losses.alignment import common_frames
+    from taehv.losses.metrics import common_frames
     from taehv.losses.perceptual import PERCEPTUAL
 
     def shifted(compare: Any) -> Any:
@@ -234,7 +236,7 @@ def made_on_purpose(mistake: Mistake) -> Iterator[None]:
 
     with contextlib.ExitStack() as stack:
         if mistake == "shifted training":
-            for target in ("taehv.losses.reconstruction.common_frames", "taehv.training.adversary.common_frames"):
+            for target in ("taehv.losses.objective.common_frames", "taehv.training.adversary.common_frames"):
                 stack.enter_context(mock.patch(target, shifted(common_frames)))
             distances = {name: shifted(distance) for name, distance in PERCEPTUAL.items()}
             stack.enter_context(mock.patch.dict(PERCEPTUAL, distances))

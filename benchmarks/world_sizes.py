@@ -1,8 +1,8 @@
 """How far runs of the embedded default on 1, 2 and 3 processes drift apart by rounding, in float32.
 
-    python benchmarks/world_sizes.py [--steps 200]
+    make bench-world-sizes                    # ARGS="--steps 1000 --processes 1 2"
 
-Needs `dvc repro prepare_data`. In exact arithmetic they are one run: tests/training/test_distributed.py holds that
+In exact arithmetic they are one run: tests/training/test_distributed.py holds that
 their losses agree within 1e-8 over 50 steps in float64. Prints the table of benchmarks/RESULTS.md.
 """
 
@@ -28,7 +28,6 @@ from taehv.training.build import start_accelerator
 from taehv.training.run_spec import RunSpec
 from taehv.training.trainer import Trainer
 
-PROCESSES = (1, 2, 3)
 SHOWN_STEPS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
@@ -51,19 +50,22 @@ class LossKeeper:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 3], help="the first is compared with")
     parser.add_argument("--report", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.report is not None:
         train(options.steps, options.report)
         return
-    runs = {processes: run(processes, options.steps) for processes in PROCESSES}
-    print(f"| step | loss on 1 process | {' | '.join(f'relative difference on {n}' for n in PROCESSES[1:])} |")
-    print("|" + "---|" * (1 + len(PROCESSES)))
-    one = runs[1]["losses"]
+    runs = {processes: run(processes, options.steps) for processes in options.processes}
+    first, *others = options.processes
+    columns = ["step", f"loss on {first}", *(f"relative difference on {n}" for n in others)]
+    print(f"| {' | '.join(columns)} |")
+    print("|" + "---|" * len(columns))
+    one = runs[first]["losses"]
     for step in [str(step) for step in SHOWN_STEPS if step <= options.steps]:
-        differences = [abs(runs[n]["losses"][step] / one[step] - 1) for n in PROCESSES[1:]]
-        print(f"| {step} | {one[step]:.5f} | {' | '.join(f'{value:.1e}' for value in differences)} |")
-    print("validation at the end: " + ", ".join(f"{runs[n]['psnr']:.3f} dB on {n}" for n in PROCESSES))
+        differences = [f"{abs(runs[n]['losses'][step] / one[step] - 1):.1e}" for n in others]
+        print(f"| {' | '.join([step, f'{one[step]:.5f}', *differences])} |")
+    print("validation at the end: " + ", ".join(f"{found['psnr']:.3f} dB on {n}" for n, found in runs.items()))
 
 
 def run(processes: int, steps: int) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from taehv.launch import output_places
+import taehv.runtime.failpoints  # noqa: F401  refuses at once what a test asks for and there is not
+from taehv.launch.dvc_yaml import check_output_places
 from taehv.runtime import launched, signals
 from taehv.runtime.errors import EXIT_FAILED, Interrupted, exit_with
 
@@ -36,7 +37,7 @@ def run_stage(main: Callable[[], int], description: str | None = None) -> NoRetu
         launched.forget_inherited(os.environ, keep_group=launched.launched_processes() is not None)
         if description is not None:
             read_no_arguments(description)
-        output_places.check()
+        check_output_places()
         with signals.listening(_interrupt, signals.end_at_once):
             return main()
 

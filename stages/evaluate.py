@@ -19,9 +19,9 @@ from taehv.evaluation.parity import Parity
 from taehv.evaluation.report.build import write_report
 from taehv.evaluation.report.examples import make_examples
 from taehv.evaluation.run_records import read_record, read_tracking_ids
-from taehv.launch.processes import check_gpus
+from taehv.launch.processes import require_gpus
 from taehv.losses.metrics import available_metrics
-from taehv.model.model_folder import load_model
+from taehv.model.checkpoints import load_model
 from taehv.model.variants import VARIANTS
 from taehv.runtime import atomic_files, dvc_metrics, paths
 from taehv.teachers.base import load_teacher
@@ -36,7 +36,7 @@ def main() -> int:
     dvc_metrics.delete_earlier("evaluate")
     params, profile = load_params(), load_profile()
     inputs = RecordedInputs.at_start("evaluate", params)
-    check_gpus(profile)
+    require_gpus(profile)
     check_store()
     delete_if_saved("a800_test")
     delete_if_saved("h100_train")
@@ -44,7 +44,7 @@ def main() -> int:
     report, compared = measure(params, profile, dataset.split("test", verify_reads=profile.verify_reads))
     track(params, profile, dataset, report, compared, inputs)
     inputs.refuse_edits(RUN_AGAIN)
-    print(test_set.describe(report), file=sys.stdout if report["passed"] else sys.stderr)
+    print(test_set.describe_evaluation(report), file=sys.stdout if report["passed"] else sys.stderr)
     return 0 if report["passed"] else EXIT_FAILED
 
 
@@ -58,10 +58,10 @@ def measure(params: Params, profile: Profile, store: ClipStore) -> tuple[dict[st
     models = {stage: load_model(paths.training_outputs(stage).best_model)[0].to(device) for stage in STAGES}
     teacher = load_teacher(scale.teacher.name, paths.TEACHER, VARIANTS[scale.model.variant]).to(device)
 
-    compared = parity.compare(runs["a800_test"], runs["h100_train"], params.evaluate)
-    bench = test_set.Scorer(store, available_metrics(device), device, profile.validation_batch)
+    compared = parity.compare_runs(runs["a800_test"], runs["h100_train"], params.evaluate)
+    scorer = test_set.Scorer(store, available_metrics(device), device, profile.validation_batch)
     report = test_set.conclude(
-        test_set.evaluate(models, teacher, scale.teacher.name, bench), compared, scale.final_psnr_db
+        test_set.evaluate(models, teacher, scale.teacher.name, scorer), compared, scale.final_psnr_db
     )
     shown = {
         "h100_train": test_set.round_trip(models["h100_train"]),

@@ -40,7 +40,7 @@ def publish_again(spec: RunSpec, origin: str) -> bool:
     work = spec.work
     if spec.resume is not None or not finished_work.is_finished(work):
         return False
-    if finished_work.origin_of(work) != origin or is_saved_by_dvc(spec.stage, work):
+    if finished_work.recorded_origin(work) != origin or is_saved_by_dvc(spec.stage, work):
         return False
     with work_lock(work.root):
         start_logging(work.log, main_process=True)
@@ -104,7 +104,7 @@ def make_way(spec: RunSpec) -> None:
             finished_work.discard(work)
         else:
             finished_work.unmark_finished(work)
-    finished_work.delete_old_ones_beside(work)
+    finished_work.delete_old_siblings(work)
 
 
 def delete_if_saved(stage: TrainingStage) -> None:

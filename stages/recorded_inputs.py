@@ -15,6 +15,7 @@ from taehv.config.params import Params, StageName, load_params, stage_params
 from taehv.launch.dvc_yaml import declared_stages
 from taehv.runtime import paths
 from taehv.runtime.errors import ConfigError, UserError
+from taehv.runtime.failpoints import Failpoint, failpoint
 from taehv.runtime.hashing import sha256_of_file
 
 CODE = ("stages/", "taehv/")
@@ -86,11 +87,12 @@ class RecordedInputs:
         Raises:
             UserError: something was edited since the start.
         """
+        failpoint(Failpoint.EDITS)
         edits = self.edits()
         if edits:
             raise UserError(
-                f"edited while {self.stage} ran, and not what it used: {listed(edits)}. DVC would record the edited "
-                f"state as used, so the stage ends as failed. {consequence}"
+                f"edited while {self.stage} ran, and not what it used: {named_edits(edits)}. DVC would record the "
+                f"edited state as used, so the stage ends as failed. {consequence}"
             )
 
 
@@ -98,7 +100,7 @@ RUN_AGAIN = "Run the same command again: it makes the outputs from what is there
 """What becomes of a stage that takes little time."""
 
 
-def listed(edits: list[str]) -> str:
+def named_edits(edits: list[str]) -> str:
     """For a message."""
     more = len(edits) - SHOWN
     return "; ".join(edits[:SHOWN]) + (f"; and {more} more" if more > 0 else "")

@@ -13,18 +13,19 @@ import torch
 from accelerate import Accelerator
 
 from stages.finished_training import make_way, origin_of, publish_again, publish_finished, tracking_folder
-from stages.recorded_inputs import RecordedInputs, listed
+from stages.recorded_inputs import RecordedInputs, named_edits
 from taehv.config.params import Params, TrainingStage, load_params
 from taehv.config.profiles import load_profile
 from taehv.data.dataset import Dataset
-from taehv.doctor.start import check_before_training
+from taehv.doctor.checks import check_before_training
 from taehv.evaluation.report.examples import make_examples
-from taehv.evaluation.report.strips import write_strip
+from taehv.evaluation.report.figures import write_strip
 from taehv.evaluation.test_set import round_trip
 from taehv.launch import processes
-from taehv.model.model_folder import load_model
+from taehv.model.checkpoints import load_model
 from taehv.runtime import atomic_files, dvc_metrics, paths
 from taehv.runtime.errors import is_disk_full
+from taehv.runtime.failpoints import Failpoint, failpoint
 from taehv.runtime.launched import launched_processes
 from taehv.runtime.paths import TrainingOutputs
 from taehv.tracking.environment import current_git
@@ -141,11 +142,13 @@ def train(
         for path in (work.history, work.summary, work.log, work.params, work.samples):
             run.artifact(path)
         run.model(work.best_model, metrics=summary["best"])
+        failpoint(Failpoint.MODEL_TRACKED)
         if outcome.stopped_early is not None:
             run.tags({"stopped_early": outcome.stopped_early})
         atomic_files.write_json(work.mlflow, {"schema": 1, **vars(run.ids())})
         warn.if_edited()
         finished_work.mark_finished(work, origin)
+        failpoint(Failpoint.FINISHED)
 
 
 class EditWarning:
@@ -162,7 +165,7 @@ class EditWarning:
         if edits == self._said:
             return
         self._said = edits
-        self._run.tags({EDITED_TAG: listed(edits) or "no: put back"})
+        self._run.tags({EDITED_TAG: named_edits(edits) or "no: put back"})
         if not edits:
             log.info("what was edited while %s runs has been put back", self._inputs.stage)
             return
@@ -170,12 +173,12 @@ class EditWarning:
             "WARNING: edited while %s runs, which goes on with what it started with: %s. Put it back before the end, "
             "or the stage fails there (its work is kept)",
             self._inputs.stage,
-            listed(edits),
+            named_edits(edits),
         )
 
 
 def draw_samples_or_say_why(work: TrainingOutputs, dataset: Dataset, device: torch.device) -> str | None:
-    """Draw them; what went wrong otherwise. The training is done and must not be lost for want of a picture.
+    """Draw them; what went wrong otherwise. The training is done and must not be lost for want of a figure.
 
     Raises:
         Exception: the disk is full: then nothing can be published either, and a later start goes on from here.

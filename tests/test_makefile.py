@@ -34,7 +34,7 @@ def made(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, dict[str
 
 def test_every_target_works_in_a_folder_with_a_space(made: tuple[Path, dict[str, str], str], tmp_path: Path) -> None:
     root, environment, venv = made
-    for target in ("setup", "lint", "ui", "ui PORT=5001", "tensorboard", "repro"):
+    for target in ("setup", "lint", "ui", "ui PORT=5001", "tensorboard", "repro", "bench-codec", "bench-checkpoints"):
         command = ["make", *target.split()]
         result = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr
@@ -44,6 +44,9 @@ def test_every_target_works_in_a_folder_with_a_space(made: tuple[Path, dict[str,
     assert len([call for call in calls if "pip|" in call]) == 2, "what is installed is not installed again"
     assert "python|-m|taehv.tracking.ui|" in calls and "python|-m|taehv.tracking.ui|--port|5001|" in calls
     assert "python|-m|taehv.launch|" in calls
+    assert calls[-3:] == [
+        "python|benchmarks/codec.py|", "dvc|repro|--quiet|prepare_data|", "python|benchmarks/checkpoints.py|"
+    ]  # fmt: skip
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
         {"my project", "calls"} | ({"an environment"} if venv != ".venv" else set())
     )

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import torch
 
-from taehv.model.checkpoints import load_checkpoint
+from taehv.model.checkpoints import load_checkpoint, load_model
 from taehv.model.formulations import RECIPES
 from taehv.model.fused_inference import FoldedTAEHV
-from taehv.model.model_folder import load_model
 from taehv.model.taehv import TAEHV
 from taehv.model.variants import VARIANTS, Variant
 from taehv.runtime.errors import UserError

@@ -25,7 +25,7 @@ from taehv.data.video_files import (
     VideoFileError,
     check_rate,
     open_video,
-    pictures_of,
+    rgb_frames,
     side_by_side,
     write_video,
 )
@@ -48,7 +48,7 @@ class Quality:
     frames: int
     psnr_db: float
     ssim: float | None
-    """None where the picture is smaller than SSIM's window."""
+    """None where the frame is smaller than SSIM's window."""
 
 
 def reconstruct(
@@ -81,7 +81,7 @@ def reconstruct(
             if count:
                 shown, original = decoded[:count, :, :height, :width].float().cpu(), to_float(originals[:count])
                 meter.add(shown, original)
-                writer.write(pictures_of(side_by_side(original, shown) if beside_original else shown))
+                writer.write(rgb_frames(side_by_side(original, shown) if beside_original else shown))
                 progress.update(count)
     return meter.result()
 
@@ -118,7 +118,7 @@ def decode(
     """Decode a file of latents into a video; returns its number of frames.
 
     Raises:
-        UserError: a file cannot be read or written, or the latents are another variant's or make larger pictures than
+        UserError: a file cannot be read or written, or the latents are another variant's or make larger frames than
             the limits allow.
     """
     latents = open_latents(source)
@@ -126,7 +126,7 @@ def decode(
     pixels = math.prod(latents.shape[2:]) * model.variant.spatial_upscale**2
     if pixels > limits.pixels:
         raise LatentFileError(
-            f"{source} makes pictures of {pixels:,} pixels, {limits.pixels:,} are allowed; --max-pixels raises the "
+            f"{source} makes frames of {pixels:,} pixels, {limits.pixels:,} are allowed; --max-pixels raises the "
             "limit, at the price of memory"
         )
     weight = next(model.parameters())
@@ -139,7 +139,7 @@ def decode(
     ):
         for decoded in _decoded(StreamingDecoder(model, latents.shape[0]), pieces):
             shown = decoded[:left, :, : info.height, : info.width]
-            writer.write(pictures_of(shown))
+            writer.write(rgb_frames(shown))
             left -= len(shown)
             progress.update(len(shown))
     return info.frames

@@ -43,11 +43,11 @@ def compare(
     names = (run, other)
     rule = load_params().evaluate
     a, b = (read(name) for name in names)
-    result = parity.compare(a, b, rule)
+    result = parity.compare_runs(a, b, rule)
     if as_json:
         print(json.dumps({"schema": 1, **dataclasses.asdict(result)}, indent=2))
     else:
-        print(describe(names, a, b, result))
+        print(describe_comparison(names, a, b, result))
     return EXIT_CODES[result.verdict]
 
 
@@ -62,7 +62,7 @@ def read(name: str) -> RunRecord:
     return read_tracked_run(name)
 
 
-def describe(names: Sequence[str], a: RunRecord, b: RunRecord, result: Parity) -> str:
+def describe_comparison(names: Sequence[str], a: RunRecord, b: RunRecord, result: Parity) -> str:
     """The comparison as text."""
     lines = [f"a  {names[0]}", f"b  {names[1]}", ""]
     differences = [(f"{item.kind}: {item.name}", _short(item.a), _short(item.b)) for item in result.differences]

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 VideoIn = Annotated[Path, typer.Argument(parser=Path, metavar="IN.mp4", help="The video.")]
 VideoOut = Annotated[Path, typer.Argument(parser=Path, metavar="OUT.mp4", help="The video to write.")]
 Latents = Annotated[Path, typer.Argument(parser=Path, metavar="LATENTS.safetensors", help="The latents.")]
-MaxPixels = Annotated[int, typer.Option(metavar="N", help="Refuse larger pictures than this, which is 8192 x 4320.")]
+MaxPixels = Annotated[int, typer.Option(metavar="N", help="Refuse larger frames than this, which is 8192 x 4320.")]
 Hdr = Annotated[HdrRule, typer.Option(help="HDR videos (PQ, HLG): refuse them, or make SDR of them.")]
 Interlaced = Annotated[
-    InterlacedRule, typer.Option(help="Interlaced videos: refuse them, or make one progressive picture of each.")
+    InterlacedRule, typer.Option(help="Interlaced videos: refuse them, or make one progressive frame of each.")
 ]
 Model = Annotated[
     Path,
@@ -58,7 +58,7 @@ def reconstruct(
     limits, conversions = _limits(max_pixels), Conversions(hdr=hdr, interlaced=interlaced)
     opened = _fast_model(model, variant, device, dtype)
     quality = codec.reconstruct(opened, source, target, side_by_side, limits, conversions)
-    ssim = "SSIM not defined for so small a picture" if quality.ssim is None else f"SSIM {quality.ssim:.4f}"
+    ssim = "SSIM not defined for so small a frame" if quality.ssim is None else f"SSIM {quality.ssim:.4f}"
     print(f"{target}: {quality.frames} frames, PSNR {quality.psnr_db:.2f} dB, {ssim}")
     return 0
 

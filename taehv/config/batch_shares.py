@@ -1,4 +1,4 @@
-"""How a step's slots are shared out. A slot is one of the ``batch.global`` clips of an optimiser step.
+"""How a step's slots are shared out. A slot is one of the ``batch.global`` clips of an optimizer step.
 
 The gradient is the sum over all slots divided by ``batch.global``, whoever computes which slot, in whatever
 micro-batches: any number of processes up to ``batch.global`` does the same mathematics.

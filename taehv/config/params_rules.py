@@ -9,12 +9,12 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from taehv.config.precision import PRECISIONS
 from taehv.model.variants import TRAINABLE
 from taehv.runtime.errors import Problem
 
-SMALLEST_PICTURE = 11
+SMALLEST_SIDE = 11
 """Pixels along a side that SSIM needs: losses/metrics.py has it too, and brings torch."""
-BYTES_PER_VALUE = {"fp32": 4, "bf16": 4, "fp64": 8}
 
 Values = Mapping[str, Any]
 
@@ -36,6 +36,11 @@ def data_source(values: Values) -> Iterator[Problem]:
         case {"source": "videos" | "annotations" as source, "path": None}:
             wanted = "the folder of videos" if source == "videos" else "the annotation file"
             yield Problem("path", f"must name {wanted} when data.source is {source}")
+    match values:
+        case {"source": "samples" | "videos" as source, "root": str()}:
+            yield Problem(
+                "root", f"must be null when data.source is {source}: it is where an annotation file's paths begin"
+            )
 
 
 def evaluation(values: Values) -> Iterator[Problem]:
@@ -53,11 +58,31 @@ def split(values: Values) -> Iterator[Problem]:
 
 
 def scale_data(values: Values) -> Iterator[Problem]:
-    """The crop fits into the canvas."""
+    """The crop fits into the canvas, at its largest stride too."""
+    match values:
+        case {"frame_stride": [least, most]} if least > most:
+            yield Problem("frame_stride", f"must rise, got [{least}, {most}]")
+        case {"frame_stride": [_, most], "frames": frames, "canvas_frames": canvas} if canvas >= frames:
+            needed = (frames - 1) * most + 1
+            if canvas < needed:
+                message = f"must be >= {needed} ({frames} frames, one in {most}) with frame_stride up to {most}"
+                yield Problem("canvas_frames", f"{message}, got {canvas}")
     for name in ("height", "width", "frames"):
         size, canvas = values.get(name), values.get(f"canvas_{name}")
         if size is not None and canvas is not None and canvas < size:
             yield Problem(f"canvas_{name}", f"must be >= {name} ({size}): the crop is cut from it, got {canvas}")
+
+
+def augment(values: Values) -> Iterator[Problem]:
+    """The range of the blur rises."""
+    match values:
+        case {"blur_sigma": [least, most]} if least > most:
+            yield Problem("blur_sigma", f"must rise, got [{least:g}, {most:g}]")
+
+
+def blur_radius(sigma: float) -> int:
+    """Beyond three standard deviations a Gaussian is next to nothing."""
+    return math.ceil(3 * sigma)
 
 
 def distillation(values: Values) -> Iterator[Problem]:
@@ -79,12 +104,10 @@ def optimizer(values: Values) -> Iterator[Problem]:
 
 
 def scale(values: Values) -> Iterator[Problem]:
-    """The model is known, and clips are of a size that it and SSIM can take."""
+    """Clips are of a size that the model, SSIM and the blur can take."""
+    yield from _blurred_size(values)
     data, name = values.get("data", {}), values.get("model", {}).get("variant")
     if name is None:
-        return
-    if name not in TRAINABLE:
-        yield Problem("model.variant", f"must be one of {', '.join(TRAINABLE)}, got {name!r}")
         return
     variant = TRAINABLE[name]
     multiple = f"a multiple of {variant.spatial_downscale} (patch size times downscale of {name})"
@@ -92,11 +115,19 @@ def scale(values: Values) -> Iterator[Problem]:
         size = data.get(key)
         if size is not None and size % variant.spatial_downscale:
             yield Problem(f"data.{key}", f"must be {multiple}, got {size}")
-        elif size is not None and size < SMALLEST_PICTURE:
-            yield Problem(f"data.{key}", f"must be >= {SMALLEST_PICTURE}, SSIM's window, got {size}")
+        elif size is not None and size < SMALLEST_SIDE:
+            yield Problem(f"data.{key}", f"must be >= {SMALLEST_SIDE}, SSIM's window, got {size}")
     match data:
         case {"frames": frames} if frames < variant.t_downscale:
             yield Problem("data.frames", f"must be >= {variant.t_downscale} for one latent of {name}, got {frames}")
+
+
+def _blurred_size(values: Values) -> Iterator[Problem]:
+    match values:
+        case {"augment": {"blur_sigma": [_, most]}, "data": {"height": height, "width": width}}:
+            if min(height, width) <= blur_radius(most):
+                allowed = f"must be below {(min(height, width) - 1) / 3:.3g} for crops of {height}x{width}"
+                yield Problem("augment.blur_sigma", f"{allowed}: the blur looks three times as far, got {most:g}")
 
 
 def params(values: Values) -> Iterator[Problem]:
@@ -146,14 +177,14 @@ def _seraena(sizes: Values, scale: str) -> Iterator[Problem]:
             "seraena": {"group_frames": group, "replay_mib": available},
             "batch": {"global": batch},
             "precision": precision,
-        } if name in TRAINABLE:
+        }:
             variant = TRAINABLE[name]
             decoded = min(frames, variant.decoded_frames(variant.latent_frames(frames)))
             if decoded % group:
                 message = f"must divide the {decoded} decoded frames of a clip, got {group}"
                 yield Problem(f"{scale}.seraena.group_frames", message)
             latent = variant.latent_channels / variant.spatial_downscale**2
-            mib = height * width * (3 * group + latent) * BYTES_PER_VALUE[precision] * batch / 2**20
+            mib = height * width * (3 * group + latent) * PRECISIONS[precision].bytes * batch / 2**20
             if mib > available:
                 message = f"must be >= {math.ceil(mib)} to hold one group per slot of a batch, got {available}"
                 yield Problem(f"{scale}.seraena.replay_mib", message)

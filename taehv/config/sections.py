@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, TypeVar
@@ -20,7 +21,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
 from taehv.runtime.errors import ConfigError, Problem
 from taehv.runtime.yaml_files import YamlFileError, read_yaml
@@ -33,6 +34,17 @@ AtLeastZero = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """``Annotated[str, OneOf(TABLE)]``: a key of a table, as ``Literal`` would say it if the names stood here."""
+
+    names: Collection[str]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
+        return core_schema.literal_schema(list(self.names))
+
 
 Rules = Callable[[Mapping[str, Any]], Iterator[Problem]]
 """From the values of a section that could be read to what is wrong about them together. A value that is not there has a
@@ -180,7 +192,7 @@ def _describe(schema: Mapping[str, Any]) -> str:
         length = f" of {schema['maxItems']}" if "maxItems" in schema else ""
         return f"a list{length}, each {_describe(schema['items'] if 'items' in schema else schema['prefixItems'][0])}"
     if "propertyNames" in schema:
-        return "a mapping of texts to values with at least one entry"
+        return "a mapping of strings to values with at least one entry"
     kind = TYPES.get(schema.get("type", ""), "a mapping of keys to values")
     limits = [f"{sign} {schema[name]:.10g}" for name, sign in LIMITS.items() if name in schema]
     return " ".join([kind, " and ".join(limits)]).rstrip()
@@ -190,7 +202,7 @@ TYPES = {
     "boolean": "true or false",
     "integer": "an integer",
     "number": "a finite number",
-    "string": "a text",
+    "string": "a string",
     "null": "null",
 }
 LIMITS = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}

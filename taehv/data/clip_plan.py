@@ -182,15 +182,15 @@ def _plan(video: Video, data: ScaleData, parts: Parts, held_out: Mapping[SplitNa
                 found = f"its {split} part holds {len(boxes)} different clips"
                 raise VideoError("too short", f"{found}, {held_out[split]} are needed")
         clips += [ClipPlan(split, dataclasses.replace(box, start=box.start + frames.start), extent) for box in boxes]
-    return VideoPlan(video, data.frame_stride, height, width, tuple(clips))
+    return VideoPlan(video, data.stored_stride, height, width, tuple(clips))
 
 
 def _frames(video: Video, data: ScaleData) -> int:
     """Frames left after the frame stride."""
-    return -(-video.info.frames // data.frame_stride)
+    return -(-video.info.frames // data.stored_stride)
 
 
 def _require(what: str, frames: int, needed: int, data: ScaleData) -> None:
     if frames < needed:
-        stride = f" (one in {data.frame_stride} is used)" if data.frame_stride > 1 else ""
+        stride = f" (one in {data.stored_stride} is used)" if data.stored_stride > 1 else ""
         raise VideoError("too short", f"{what} has {frames} frames{stride}, {needed} are needed")

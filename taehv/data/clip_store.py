@@ -1,144 +1,121 @@
-"""The clip store: uint8 clips in bounded ``.npy`` shards, memory-mapped, with one index for all splits.
+"""The clip store: uint8 clips in tar shards, memory-mapped where they lie, with one index for all splits.
 
-    index.parquet                            one row per clip, in order: see ClipRecord
-    train/<video's sha256>-<part>.npy        (clips, T, 3, H, W) uint8
-    val/..., test/...                        the same
+    index.arrow               one row per clip: taehv/data/clip_index.py
+    shards.csv                name, bytes, sha256 and clips of the index and of every shard
+    train-000000.tar          members 000000-000000.npy, ...: (T, 3, H, W) uint8
+    val-000000.tar, test-000000.tar, train-000001.tar, ...
 
-Shards belong to one video each, so that adding a video adds files and changes none.
+A shard holds the clips of successive videos (by path), of one split; those of a number hold clips of the same videos.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import math
-import os
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from tokenize import TokenError
-from types import TracebackType
-from typing import Any, get_type_hints
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from numpy.lib import format as npy
 
-from taehv.data.splits import SplitName
-from taehv.runtime.errors import UserError, writing
-
-INDEX = "index.parquet"
-
-Clip = npt.NDArray[np.uint8]
-"""(T, 3, H, W) RGB in 0..255."""
-
-
-class StoreError(UserError):
-    """The clip store is missing or damaged. Made by ``store_error``."""
-
-
-def store_error(root: Path, file: Path, problem: str) -> StoreError:
-    """The error for a file of the store at ``root``, with the commands that restore it.
-
-    ``dvc checkout`` alone, also with --force, leaves a damaged file whose time stamp is the old one: the folder must go
-    first. Where DVC links the workspace to its cache the cache holds the same damaged file, which neither a checkout
-    nor a new run of prepare_data would replace (tests/data/test_clip_store_restore.py runs all of this).
-    """
-    if file.is_symlink() or (file.exists() and file.stat().st_nlink > 1):
-        delete = f'find -L "$(dvc cache dir)" -samefile {file} -delete; rm -r {root}'
-        how = f"DVC's cache shares this file. Restore it with: {delete}; dvc pull {root}"
-    else:
-        how = f"Restore it with: rm -rf {root} && dvc checkout {root}"
-    return StoreError(f"{file} {problem}. {how}\nWhere DVC does not have the clips: dvc repro -f prepare_data")
-
-
-@dataclass(frozen=True)
-class ClipRecord:
-    """One stored clip: where it is, and which frames and pixels of which video it shows."""
-
-    clip_id: int
-    """Position within the split, from 0."""
-    source: str
-    """The video's path in data/manifest.csv."""
-    video_sha256: str
-    split: str
-    shard: str
-    """The shard's path within the store."""
-    row: int
-    """The clip's row in the shard."""
-    first_frame: int
-    """Number, in the video, of the clip's first frame; clip frame i is video frame first_frame + i * frame_stride."""
-    frame_stride: int
-    frames: int
-    top: int
-    """Upper border of the clip in the scaled picture, in pixels."""
-    left: int
-    height: int
-    width: int
-    scaled_height: int
-    """Height of the whole picture after scaling; the video's own for `native`."""
-    scaled_width: int
-    sha256: str
-    """Of the clip's bytes, in T, 3, H, W order."""
+from taehv.data.clip_codec import CODECS, WHOLE, Clip, ClipDecodeError, Part
+from taehv.data.clip_index import ClipColumns, ClipIndex, ClipRecord, IndexFileError, write_index
+from taehv.data.clip_shards import OpenShards, ShardFile
+from taehv.data.splits import SPLITS, SplitName
+from taehv.data.store_files import INDEX, SHARDS, StoreFiles, store_error
+from taehv.runtime.hashing import sha256_of_file
 
 
 class ClipStore:
-    """The clips of one split, read-only. ``clip_id`` runs from 0 to ``len(store) - 1``."""
+    """The clips of one split, or some of them, read-only. ``clip_id`` runs from 0 to ``len(store) - 1``.
+
+    For one thread at a time.
+    """
 
     def __init__(
-        self, root: Path, split: SplitName, records: Sequence[ClipRecord], *, verify_reads: bool = True
+        self,
+        root: Path,
+        index: ClipIndex,
+        split: SplitName,
+        rows: Sequence[int] | None = None,
+        *,
+        verify_reads: bool = True,
     ) -> None:
+        """``rows``: some of the split's in the index; None: all."""
         self.root = root
         self.split = split
-        self.records = tuple(records)
-        self.sources = tuple(sorted({record.source for record in records}))
-        self._shards: dict[str, Clip] = {}
-        self._unverified = {record.clip_id for record in self.records} if verify_reads else set()
+        self._index = index
+        self._rows = index.rows(split) if rows is None else rows
+        self._shards = OpenShards(root)
+        self._verified = np.full(len(self._rows), not verify_reads)
 
     @classmethod
     def open(
-        cls, root: Path, split: SplitName, *, verify_reads: bool = True, index: Sequence[ClipRecord] | None = None
+        cls, root: Path, split: SplitName, *, verify_reads: bool = True, index: ClipIndex | None = None
     ) -> ClipStore:
-        """Check that every shard of the split is there whole; they are mapped when first used.
-
-        The check of the shards looks at sizes and headers alone. It is what keeps a cut-off file from killing the
-        process: reading a memory map behind the end of its file is a bus error, not an exception.
+        """Check that every shard of the split is there whole, by its size; they are mapped when first used.
 
         Args:
             root: the store's folder.
             split: whose clips.
             verify_reads: compare each clip with its checksum when it is first used.
-            index: what ``read_index`` gives, where it has been read (``Dataset`` does, and checks it).
+            index: what ``open_index`` gives, where it has been opened.
 
         Raises:
-            StoreError: there is no readable index, it has no clip of this split, or a shard is missing or has another
-                size or shape than the index says.
+            StoreError: there is no sound index, it has no clip of this split, or a shard is missing or has another
+                size.
         """
-        records = [record for record in (read_index(root) if index is None else index) if record.split == split]
-        if not records:
+        files = StoreFiles.read(root)
+        opened = open_index(root, files) if index is None else index
+        store = cls(root, opened, split, verify_reads=verify_reads)
+        if not len(store):
             raise store_error(root, root / INDEX, f"lists no {split} clips")
-        check_shards(root, records)
-        return cls(root, split, records, verify_reads=verify_reads)
+        files.check_sizes(files.of_split(split))
+        return store
 
     def __len__(self) -> int:
-        return len(self.records)
+        return len(self._rows)
 
-    def clip(self, clip_id: int) -> Clip:
-        """(T, 3, H, W) uint8, a read-only view of the mapped file.
+    def record(self, clip_id: int) -> ClipRecord:
+        """What the index says of a clip."""
+        return dataclasses.replace(self._index.record(self._rows[clip_id]), clip_id=clip_id)
+
+    @cached_property
+    def records(self) -> tuple[ClipRecord, ...]:
+        """Of all clips: for the held-out splits, which are small. Training asks for ``columns``."""
+        return tuple(self.record(clip_id) for clip_id in range(len(self)))
+
+    @cached_property
+    def sources(self) -> tuple[str, ...]:
+        """The paths of the videos, sorted: for the held-out splits, too."""
+        return tuple(self._index.texts("source").take(np.unique(self.source_numbers(range(len(self))))).to_pylist())
+
+    def source_numbers(self, clip_ids: Sequence[int]) -> npt.NDArray[np.int32]:
+        """For each clip a number that stands for its video, increasing with the video's path."""
+        rows = [self._rows[clip_id] for clip_id in clip_ids]
+        numbers: npt.NDArray[np.int32] = self._index.column("source")[rows]
+        return numbers
+
+    def columns(self) -> ClipColumns:
+        """What the sampler draws from: all clips of the split."""
+        assert self._rows == self._index.rows(self.split)
+        return self._index.columns(self.split)
+
+    def clip(self, clip_id: int, part: Part = WHOLE) -> Clip:
+        """A part of a clip, uint8: a read-only view of the mapped file where it is raw, else decoded up to there.
 
         Raises:
             StoreError: the shard cannot be read, or the clip is not the one that was written.
         """
-        record = self.records[clip_id]
-        shard = self._shards.get(record.shard)
-        if shard is None:
-            shard = self._shards[record.shard] = self._map(record.shard)
-        clip: Clip = shard[record.row]
-        if clip_id in self._unverified:
-            self._verify(record, clip)
-            self._unverified.discard(clip_id)
-        return clip
+        record = self.record(clip_id)
+        if self._verified[clip_id]:
+            return self._read(record, part)
+        clip = self._read(record)
+        self._verify(record, clip)
+        self._verified[clip_id] = True
+        frames, rows, columns = part
+        return clip[frames, :, rows, columns]
 
     def verify(self) -> None:
         """Compare every clip with its checksum.
@@ -146,159 +123,60 @@ class ClipStore:
         Raises:
             StoreError: a clip's bytes are not the ones that were written; the message names the file.
         """
-        for record in self.records:
-            self._verify(record, self.clip(record.clip_id))
+        for clip_id in range(len(self)):
+            record = self.record(clip_id)
+            self._verify(record, self._read(record))
 
-    def _verify(self, record: ClipRecord, clip: Clip) -> None:
-        if sha256_of_clip(clip) != record.sha256:
-            problem = f"is damaged: row {record.row} does not match its checksum"
-            raise store_error(self.root, self.root / record.shard, problem)
-
-    def _map(self, shard: str) -> Clip:
-        path = self.root / shard
+    def _read(self, record: ClipRecord, part: Part = WHOLE) -> Clip:
+        path = self.root / record.shard
         try:
-            mapped: Clip = np.load(path, mmap_mode="r", allow_pickle=False)
+            member = self._shards.bytes_of(record.shard, record.offset, record.length)
         except (OSError, ValueError) as error:
             raise store_error(self.root, path, f"cannot be read: {error}") from error
-        return mapped
+        codec = CODECS.get(record.codec)
+        if codec is None:
+            raise store_error(self.root, path, f"has a clip in {record.codec!r}, which this version does not read")
+        try:
+            return codec.decode(member, record.shape, part)
+        except ClipDecodeError as error:
+            raise store_error(self.root, path, f"is damaged: the clip at byte {record.offset}: {error}") from error
+
+    def _verify(self, record: ClipRecord, clip: Clip) -> None:
+        if hashlib.sha256(np.ascontiguousarray(clip).data).hexdigest() != record.sha256:
+            problem = f"is damaged: the clip at byte {record.offset} does not match its checksum"
+            raise store_error(self.root, self.root / record.shard, problem)
 
 
-def sha256_of_clip(clip: Clip) -> str:
-    """Hex sha256 of the clip's bytes."""
-    return hashlib.sha256(np.ascontiguousarray(clip).tobytes()).hexdigest()
-
-
-def read_index(root: Path) -> list[ClipRecord]:
-    """The records of all splits, in order.
+def open_index(root: Path, files: StoreFiles | None = None) -> ClipIndex:
+    """The index of the store at ``root``, after its checksum was compared: reading a damaged one could go anywhere.
 
     Raises:
-        StoreError: the index is missing, unreadable, or of another version.
+        StoreError: it is missing, damaged, of another version, or names shards that the list of shards does not.
     """
-    import pandas  # not needed by anything else on a training box
-
+    files = StoreFiles.read(root) if files is None else files
+    files.check_sizes([files.index])
+    files.check_contents([files.index])
     path = root / INDEX
     try:
-        table = pandas.read_parquet(path)
-        rows: list[dict[str, Any]] = table.to_dict(orient="records")  # type: ignore[assignment]
-    except (OSError, ValueError, TypeError, LookupError, NotImplementedError) as error:  # each by some flipped bit
-        raise store_error(root, path, f"cannot be read: {error}") from error
-    columns = get_type_hints(ClipRecord)
-    if list(table.columns) != list(columns):
-        found = ", ".join(map(str, table.columns))
-        raise store_error(root, path, f"was written by another version: its columns are {found}")
-    if damaged := {name for row in rows for name, kind in columns.items() if type(row[name]) is not kind}:
-        raise store_error(root, path, f"is damaged: not every {', '.join(sorted(damaged))} is what it should be")
-    return [ClipRecord(**row) for row in rows]
+        index = ClipIndex.open(path)
+    except (OSError, IndexFileError) as error:
+        raise store_error(root, path, str(error)) from error
+    unknown = set(index.texts("shard").to_pylist()) - set(files.shards)
+    if unknown or len(index) != files.index.clips:
+        raise store_error(root, path, f"and {SHARDS} do not belong together")
+    return index
 
 
-def check_shards(root: Path, records: Sequence[ClipRecord]) -> None:
-    """Compare size and header of every shard with what the index says; no pixels are read.
+def complete_store(root: Path, shards: Sequence[ShardFile], records: Sequence[ClipRecord]) -> StoreFiles:
+    """Write the index and the list of files beside the shards; returns the list.
 
-    Raises:
-        StoreError: a shard is missing, or is not what the index says.
+    Args:
+        root: the folder that the shards are in.
+        shards: all of them.
+        records: all clips, within each split sorted by the video's path. Their ``clip_id`` does not count.
     """
-    rows = Counter(record.shard for record in records)
-    shapes = {record.shard: (rows[record.shard], record.frames, 3, record.height, record.width) for record in records}
-    for record in records:
-        if shapes[record.shard][1:] != (record.frames, 3, record.height, record.width) or not (
-            0 <= record.row < rows[record.shard]
-        ):
-            raise store_error(root, root / INDEX, f"contradicts itself about {record.shard}")
-    for name, shape in shapes.items():
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise store_error(root, root / INDEX, f"names a shard outside of the store: {name!r}")
-        _check_shard(root, root / name, shape)
-
-
-def _check_shard(root: Path, path: Path, shape: tuple[int, ...]) -> None:
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            if npy.read_magic(file) != (1, 0):
-                raise ValueError("another version of the .npy format")
-            found, fortran_order, dtype = npy.read_array_header_1_0(file)
-            header_bytes = file.tell()
-    # The header is a Python literal: NumPy lets through what parsing a damaged one raises.
-    except (OSError, ValueError, SyntaxError, TokenError, MemoryError, RecursionError) as error:
-        raise store_error(root, path, f"cannot be read: {error}") from error
-    if (found, fortran_order, dtype) != (shape, False, np.dtype(np.uint8)):
-        raise store_error(root, path, f"is {dtype} {found}, the index wants uint8 {shape}")
-    expected = header_bytes + math.prod(shape)
-    if size != expected:
-        raise store_error(root, path, f"is damaged: it has {size:,} bytes, the index wants {expected:,}")
-
-
-def write_index(root: Path, records: Sequence[ClipRecord]) -> None:
-    """Write the records of all splits as the store's index."""
-    import pandas
-
-    table = pandas.DataFrame([dataclasses.asdict(record) for record in records])
-    with writing(root / INDEX):
-        table.to_parquet(root / INDEX, index=False)
-
-
-MAX_SHARD_BYTES = 256 * 2**20
-
-
-def rows_per_shard(clip_bytes: int, max_bytes: int = MAX_SHARD_BYTES) -> int:
-    """Clips that a shard holds at most; a single clip larger than the bound gets a shard of its own."""
-    return max(max_bytes // clip_bytes, 1)
-
-
-class ClipShardWriter:
-    """One ``.npy`` shard (clips, T, 3, H, W) uint8, whose clips grow side by side as their frames are decoded.
-
-    Frames go to their place in the file at once: no clip is ever held in memory. They are written, not assigned
-    through a memory map, because a full disk then is an error here instead of a killed process.
-    """
-
-    def __init__(self, path: Path, clips: int, frames: int, height: int, width: int) -> None:
-        self._frame_shape = (3, height, width)
-        self._frames = frames
-        self._hashes = [hashlib.sha256() for _ in range(clips)]
-        self._written = [0] * clips
-        self._path = path
-        shape = (clips, frames, *self._frame_shape)
-        header = {"descr": npy.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape}
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("wb")
-            npy.write_array_header_1_0(self._file, header)
-            self._file.flush()
-        self._header_bytes = self._file.tell()
-
-    def append(self, clip: int, frame_chw: npt.NDArray[np.uint8]) -> None:
-        """Add the next frame (3, H, W) of a clip.
-
-        Raises:
-            DiskFullError: there is no space left for it.
-        """
-        assert frame_chw.shape == self._frame_shape
-        assert frame_chw.dtype == np.uint8
-        assert self._written[clip] < self._frames
-        data = np.ascontiguousarray(frame_chw).tobytes()
-        place = self._header_bytes + (clip * self._frames + self._written[clip]) * len(data)
-        with writing(self._path):
-            self._file.seek(place)
-            self._file.write(data)
-        self._hashes[clip].update(data)
-        self._written[clip] += 1
-
-    def sha256(self, clip: int) -> str:
-        """Hex sha256 of a complete clip's bytes."""
-        assert self._written[clip] == self._frames
-        return self._hashes[clip].hexdigest()
-
-    def __enter__(self) -> ClipShardWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with writing(self._path):
-            try:
-                if error is None:
-                    self._file.flush()
-                    os.fsync(self._file.fileno())
-            finally:
-                self._file.close()
+    write_index(root / INDEX, sorted(records, key=lambda record: SPLITS.index(record.split)))
+    index = ShardFile(INDEX, (root / INDEX).stat().st_size, sha256_of_file(root / INDEX), len(records))
+    files = StoreFiles(root, [index, *shards])
+    files.write()
+    return files

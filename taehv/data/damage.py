@@ -1,14 +1,14 @@
-"""What tells that pictures of a video are damaged.
+"""What tells that frames of a video are damaged.
 
-Not the counts in its header (edit lists, empty samples and pictures that lean on something before a cut make them
-differ from what is shown), and not FFmpeg's strict mode (it refuses sound videos, and lets damage through that FFmpeg
+Not the counts in its header (edit lists, empty samples and frames that lean on something before a cut make them
+differ from what is shown), and not FFmpeg's strict mode (it refuses intact videos, and lets damage through that FFmpeg
 itself reports). What does tell:
 
 - a packet that the demuxer flags as corrupt, or an error that the demuxer reports;
 - fewer packets than entries in the file's own index;
-- a picture whose decoding ends with an error, is flagged, or is reported as an error in FFmpeg's log.
+- a frame whose decoding ends with an error, is flagged, or is reported as an error in FFmpeg's log.
 
-Pictures before the first one that can be shown (after a cut without re-encoding) do not count: no player shows them.
+Frames before the first one that can be shown (after a cut without re-encoding) do not count: no player shows them.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ if TYPE_CHECKING:
 Message = tuple[int, str, str]
 """Level, who says it, and what."""
 
-_NOT_ABOUT_PICTURES = re.compile(
+_NOT_ABOUT_FRAMES = re.compile(
     r"\bSEI\b"  # supplemental information: captions, encoder settings
     r"|mmco: |Overread VUI|unable to decode APP fields"
     r"|decode_picture_timing|decode_buffering_period"
 )
-"""Errors of decoders that change no picture. ``mmco``: to forget a picture that is not there, as after a cut."""
+"""Errors of decoders that change no frame. ``mmco``: to forget a frame that is not there, as after a cut."""
 _NOT_ABOUT_PACKETS = re.compile(
     r"Missing key frame while searching|Cannot find an index entry before"  # an edit list that begins after a key frame
     r"|Error parsing Opus|[Ss]ubtitle|attachment|chapter"
 )
-"""Errors of demuxers that concern no picture."""
+"""Errors of demuxers that concern no frame."""
 
 
 @contextmanager
@@ -66,8 +66,8 @@ def demuxer_error(messages: Sequence[Message], container: str) -> str | None:
 
 
 def decoder_error(messages: Sequence[Message]) -> str | None:
-    """The first error about pictures."""
-    return next((text.strip() for _, _, text in messages if not _NOT_ABOUT_PICTURES.search(text)), None)
+    """The first error about frames."""
+    return next((text.strip() for _, _, text in messages if not _NOT_ABOUT_FRAMES.search(text)), None)
 
 
 @dataclass
@@ -79,7 +79,7 @@ class Watch:
     _first: int | None = None
     """When the first one is shown."""
     _forgiven: dict[int, str] = field(default_factory=dict)
-    """By time: errors of pictures that came before the first one that can be shown, if they are not shown."""
+    """By time: errors of frames that came before the first one that can be shown, if they are not shown."""
 
     def packet(self, packet: Packet[VideoStream] | None, error: str | None) -> None:
         """Take note of a packet that was decoded (None: the end), with its error.
@@ -111,7 +111,7 @@ class Watch:
         """Take note that there are no more frames.
 
         Raises:
-            VideoError: a picture was lost, or there was none.
+            VideoError: a frame was lost, or there was none.
         """
         if not self.shown:
             reason = next(iter(self._forgiven.values()), None)

@@ -7,25 +7,31 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from taehv.config.params import Params
+from taehv.data.clip_codec import Fidelity
+from taehv.data.clip_index import ClipIndex
 from taehv.data.clip_plan import DatasetPlan
-from taehv.data.clip_store import INDEX, ClipRecord, ClipStore, StoreError, read_index, store_error
+from taehv.data.clip_store import ClipStore, open_index
 from taehv.data.inspect_video import Quarantined
 from taehv.data.manifest import csv_text, path_cell, text_cell
 from taehv.data.splits import SPLITS, SplitName
+from taehv.data.store_files import SHARDS, StoreError, StoreFiles, store_error
 from taehv.runtime import atomic_files, paths
-from taehv.runtime.hashing import sha256_of_file, sha256_of_json
+from taehv.runtime.hashing import sha256_of_file
 from taehv.teachers.base import teacher_class
 
-SCHEMA = 1
+SCHEMA = 2
+FIRST_SOURCES = 3
+"""Of each split, so many videos are named; the index lists them all."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """The prepared data. A stage opens it once and passes it on; the index of clips is read once, when asked for."""
+    """The prepared data. A stage opens it once and passes it on; the index of clips is opened once, when asked for."""
 
     sha256: str
     """Identifies it, as dataset.json states."""
@@ -51,65 +57,64 @@ class Dataset:
             ) from error
 
     @cached_property
-    def index(self) -> list[ClipRecord]:
+    def files(self) -> StoreFiles:
+        """The list of the store's files.
+
+        Raises:
+            StoreError: as ``StoreFiles.read``.
+        """
+        return StoreFiles.read(self.clips)
+
+    @cached_property
+    def index(self) -> ClipIndex:
         """The clips of all splits, as stored.
 
         Raises:
-            StoreError: as ``read_index``.
+            StoreError: as ``open_index``.
         """
-        return read_index(self.clips)
+        return open_index(self.clips, self.files)
 
-    @cached_property
-    def index_matches(self) -> bool:
-        """Whether the index is the one that dataset.json describes."""
-        return dataset_sha256(self.index, self.teacher_sha256) == self.sha256
+    @property
+    def matches(self) -> bool:
+        """Whether the files are listed as dataset.json describes them."""
+        return self.files.sha256_with(self.teacher_sha256) == self.sha256
 
     def split(self, name: SplitName, *, verify_reads: bool = True) -> ClipStore:
         """The clips of one split.
 
         Raises:
-            StoreError: as ``ClipStore.open``, or the index is not the one that dataset.json describes.
+            StoreError: as ``ClipStore.open``, or the files are not those that dataset.json describes.
         """
-        if not self.index_matches:
+        if not self.matches:
             file = self.clips.with_name(paths.DATASET.name)
-            raise store_error(self.clips, self.clips / INDEX, f"is not the index that {file} describes")
+            raise store_error(self.clips, self.clips / SHARDS, f"is not the list of files that {file} describes")
         return ClipStore.open(self.clips, name, verify_reads=verify_reads, index=self.index)
 
 
-def dataset_sha256(index: Sequence[ClipRecord], teacher_sha256: str) -> str:
-    """The hash of the index, which holds every clip's hash, in order, and of the teacher."""
-    return sha256_of_json({"clips": [dataclasses.asdict(record) for record in index], "teacher": teacher_sha256})
-
-
 def describe_dataset(
-    params: Params, plan: DatasetPlan, records: Sequence[ClipRecord], quarantined: int, teacher: Path
+    params: Params, plan: DatasetPlan, files: StoreFiles, fidelity: Fidelity, quarantined: int, teacher: Path
 ) -> dict[str, Any]:
-    """The content of dataset.json. It depends on the clips and the teacher alone, not on time, machine or workers."""
+    """The content of dataset.json. It depends on the clips and the teacher alone, not on time, machine or workers.
+
+    Nothing in it grows with the number of videos: it is logged with every run.
+    """
     data = params.active.data
     teacher_sha256 = sha256_of_file(teacher / teacher_class(params.active.teacher.name).WEIGHTS)
     return {
         "schema": SCHEMA,
-        "dataset_sha256": dataset_sha256(records, teacher_sha256),
+        "dataset_sha256": files.sha256_with(teacher_sha256),
         "teacher_sha256": teacher_sha256,
         "split_rule": plan.rule,
-        "splits": {split: _split_facts([r for r in records if r.split == split]) for split in SPLITS},
+        "splits": {split: _split_facts(plan, files, split) for split in SPLITS},
         "sizes": {
             "train_clip": [data.canvas_frames, 3, data.canvas_height, data.canvas_width],
             "held_out_clip": [data.frames, 3, data.height, data.width],
         },
         "bytes": plan.bytes,
-        "videos": [
-            {
-                "path": video.video.entry.path,
-                "sha256": video.video.entry.sha256,
-                "frames": video.video.info.frames,
-                "height": video.video.info.height,
-                "width": video.video.info.width,
-                "clips": {split: sum(clip.split == split for clip in video.clips) for split in SPLITS},
-            }
-            for video in plan.videos
-        ],
-        "unused": [],  # every usable video has clips; the key stays for those who read this schema
+        "stored_bytes": sum(shard.bytes for shard in files.shards.values()),
+        "codec": data.store.codec,
+        "psnr_db": fidelity.facts(),
+        "videos": len(plan.videos),
         "quarantined": quarantined,
     }
 
@@ -121,5 +126,13 @@ def write_quarantine(path: Path, quarantined: Sequence[Quarantined]) -> None:
     atomic_files.write_text(path, csv_text([header, *rows]))
 
 
-def _split_facts(records: Sequence[ClipRecord]) -> dict[str, Any]:
-    return {"clips": len(records), "sources": sorted({record.source for record in records})}
+def _split_facts(plan: DatasetPlan, files: StoreFiles, split: SplitName) -> dict[str, Any]:
+    shards = files.of_split(split)
+    sources = (video.video.entry.path for video in plan.videos if any(clip.split == split for clip in video.clips))
+    first = list(islice(sources, FIRST_SOURCES))
+    return {
+        "clips": sum(shard.clips for shard in shards),
+        "shards": len(shards),
+        "videos": len(first) + sum(1 for _ in sources),
+        "first_videos": first,
+    }

@@ -21,20 +21,20 @@ from taehv.data.damage import Watch
 from taehv.data.interlacing import WINDOW, Deinterlacer, FieldOrder, field_order
 from taehv.data.open_video import opened_video
 from taehv.data.packets import Packets, survey
-from taehv.data.rgb_frames import PictureMaker
+from taehv.data.rgb_frames import FrameConverter
 from taehv.data.video_error import VideoError
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
 _WITHOUT_FIELDS = ("gif", "apng")
-"""Their pictures are never interlaced, but dithered, which can look so."""
+"""Their frames are never interlaced, but dithered, which can look so."""
 _LOOKED_AT = (Fraction(0), Fraction(1, 3), Fraction(2, 3))
-"""Where in the video pictures are looked at for interlacing."""
+"""Where in the video frames are looked at for interlacing."""
 
 
 class FewerFramesError(Exception):
-    """The decoder gave fewer frames than there are packets, without an error (some packets carry no picture)."""
+    """The decoder gave fewer frames than there are packets, without an error (some packets carry no frame)."""
 
     def __init__(self, frames: int) -> None:
         super().__init__(f"{frames} frames")
@@ -43,10 +43,10 @@ class FewerFramesError(Exception):
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a look at the packets and some pictures tells."""
+    """What a look at the packets and some frames tells."""
 
     frames: int
-    """Pictures, one per packet that is to be shown."""
+    """Frames, one per packet that is to be shown."""
     height: int
     """As shown, after rotation."""
     width: int
@@ -80,12 +80,12 @@ def probe(path: Path, limits: VideoLimits = DEFAULT_LIMITS, conversions: Convers
     with _errors_of_one_video():
         packets = survey(path, limits)
         first = next(_frames(path, limits))
-        height, width = PictureMaker(conversions.hdr).picture(first).shape[:2]
+        height, width = FrameConverter(conversions.hdr).rgb(first).shape[:2]
         fields = _fields(path, limits, packets)
     if fields and conversions.interlaced == "exclude":
         raise VideoError(
             "interlaced",
-            "its pictures are interlaced; data.interlaced: deinterlace (--interlaced deinterlace) fixes them",
+            "its frames are interlaced; data.interlaced: deinterlace (--interlaced deinterlace) fixes them",
         )
     shown = packets.shown_from(first.pts)
     return VideoInfo(len(shown), height, width, packets.rate(shown), fields)
@@ -126,12 +126,12 @@ def read_frames(
         FewerFramesError: the video ended early although nothing is wrong with it; ``info.frames`` was too high.
     """
     decoded = given = 0
-    maker = PictureMaker(conversions.hdr, height, width)
+    converter = FrameConverter(conversions.hdr, height, width)
     with _errors_of_one_video():
         frames = _frames(path, limits)
         for frame in _deinterlaced(frames, info.fields) if info.fields else frames:
             if decoded % stride == 0:
-                yield maker.picture(frame)
+                yield converter.rgb(frame)
                 given += 1
                 if given == stop:
                     return
@@ -162,9 +162,7 @@ def _frames(path: Path, limits: VideoLimits) -> Iterator[VideoFrame]:
                 size = size or (frame.width, frame.height)
                 if (frame.width, frame.height) != size:
                     change = f"{size[0]}x{size[1]} to {frame.width}x{frame.height}"
-                    raise VideoError(
-                        "unsupported", f"the picture changes its size from {change} at frame {watch.shown}"
-                    )
+                    raise VideoError("unsupported", f"the frame changes its size from {change} at frame {watch.shown}")
                 yield frame
     watch.end()
 
@@ -177,7 +175,7 @@ def _deinterlaced(frames: Iterator[VideoFrame], order: FieldOrder) -> Iterator[V
 
 
 def _fields(path: Path, limits: VideoLimits, packets: Packets) -> FieldOrder | None:
-    """Look at some pictures for interlacing. Damage is not looked for here: it is found when they are read."""
+    """Look at some frames for interlacing. Damage is not looked for here: it is found when they are read."""
 
     def window(where: Fraction) -> Iterator[VideoFrame]:
         with opened_video(path, limits) as opened:

@@ -1,8 +1,8 @@
-"""Decoding one video and writing its clips, frame by frame."""
+"""Decoding videos and writing their clips into shards, frame by frame."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +10,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from taehv.config.params import Conversions, VideoLimits
+from taehv.config.params import Conversions, Store, VideoLimits
+from taehv.data.clip_codec import Fidelity, codec_of_split
+from taehv.data.clip_index import ClipRecord
 from taehv.data.clip_plan import ClipPlan, VideoPlan
-from taehv.data.clip_store import ClipRecord, ClipShardWriter, rows_per_shard
+from taehv.data.clip_shards import ClipShardWriter, GrowingClip, ShardFile, shard_name
 from taehv.data.decode import FewerFramesError, read_frames
-from taehv.data.splits import SPLITS
+from taehv.data.shard_plan import ShardPlan
+from taehv.data.splits import SplitName
 from taehv.data.video_error import Reason, VideoError
 from taehv.data.workers import advance
 
@@ -34,91 +37,126 @@ class CutShort:
     frames: int
 
 
-CutResult = tuple[ClipRecord, ...] | CutFailed | CutShort
+@dataclass(frozen=True)
+class WrittenShards:
+    """The shards of one number, complete."""
+
+    files: tuple[ShardFile, ...]
+    records: tuple[ClipRecord, ...]
+    fidelity: Fidelity
 
 
 @dataclass(frozen=True)
-class _Growing:
+class UnusableVideos:
+    """Why shards could not be completed, by the video's path; what was written of them is of no use."""
+
+    by_path: dict[str, CutFailed | CutShort]
+
+
+@dataclass(frozen=True)
+class Cut:
     """A clip whose frames are being written."""
 
     plan: ClipPlan
-    shard: ClipShardWriter
-    shard_name: str
-    row: int
+    shard: str
+    growing: GrowingClip
 
     def offer(self, number: int, picture: npt.NDArray[np.uint8]) -> None:
         """Take the clip's part of frame ``number`` (counted after the stride) if the clip shows that frame."""
         box, extent = self.plan.box, self.plan.extent
         if box.start <= number < self.plan.stop:
             crop = picture[box.top : box.top + extent.height, box.left : box.left + extent.width]
-            self.shard.append(self.row, crop.transpose(2, 0, 1))
+            self.growing.append(crop.transpose(2, 0, 1))
 
 
-def cut_video(plan: VideoPlan, *, store: Path, limits: VideoLimits, conversions: Conversions) -> CutResult:
-    """Write all clips of one video into its own shards; runs in a worker process, one unit of work per frame used.
+CutResult = list[Cut] | CutFailed | CutShort
 
-    One picture is held at a time, whatever the video's length and number of clips.
+
+def cut_shards(
+    plan: ShardPlan, *, store: Path, stored_as: Store, limits: VideoLimits, conversions: Conversions
+) -> WrittenShards | UnusableVideos:
+    """Write the shards of one number; runs in a worker process, one unit of work per frame used.
+
+    One picture is held at a time, whatever the videos' length and number of clips. A video that cannot be used does not
+    keep the others from being tried: all of them are known after one round.
 
     Args:
-        plan: the clips to cut.
+        plan: the videos, and their clips.
         store: the store's root.
-        limits, conversions: as the video was probed with.
+        stored_as: the codec of the clips.
+        limits, conversions: as the videos were probed with.
+    """
+    records: list[ClipRecord] = []
+    fidelity = Fidelity()
+    unusable: dict[str, CutFailed | CutShort] = {}
+    with ExitStack() as files:
+        writers = {
+            split: ClipShardWriter(
+                store / shard_name(split, plan.number), codec_of_split(split, stored_as.codec), stored_as.quality
+            )
+            for split in plan.splits
+        }
+        for writer in writers.values():
+            files.enter_context(writer)
+        for video in plan.videos:
+            result = cut_video(video, writers, limits, conversions)
+            if isinstance(result, list):
+                records += (_record(video, clip) for clip in result)
+                fidelity += Fidelity.of(clip.growing.psnr_db for clip in result)
+            else:
+                unusable[video.video.entry.path] = result
+    if unusable:
+        return UnusableVideos(unusable)
+    return WrittenShards(tuple(writer.facts() for writer in writers.values()), tuple(records), fidelity)
+
+
+def cut_video(
+    plan: VideoPlan, shards: Mapping[SplitName, ClipShardWriter], limits: VideoLimits, conversions: Conversions
+) -> CutResult:
+    """Write all clips of one video at the end of the shards of their splits.
 
     Returns:
-        The clips' records in the plan's order (their ``clip_id`` is 0 until all videos are known), or why not.
+        The complete clips in the plan's order, or why not.
     """
-    with ExitStack() as shards:
-        clips = list(_open_shards(plan, store, shards))
-        try:
-            pictures = read_frames(
-                plan.video.file,
-                plan.video.info,
-                limits,
-                conversions,
-                stride=plan.frame_stride,
-                height=plan.scaled_height,
-                width=plan.scaled_width,
-                stop=plan.stop,
-            )
-            for number, picture in enumerate(pictures):
-                for clip in clips:
-                    clip.offer(number, picture)
-                advance()
-        except VideoError as error:
-            return CutFailed(error.reason, error.detail)
-        except FewerFramesError as error:
-            return CutShort(error.frames)
-        return tuple(_record(plan, clip) for clip in clips)
+    extents = ((clip, clip.extent) for clip in plan.clips)
+    clips = [
+        Cut(clip, shards[clip.split].name, shards[clip.split].begin((size.frames, 3, size.height, size.width)))
+        for clip, size in extents
+    ]
+    try:
+        pictures = read_frames(
+            plan.video.file,
+            plan.video.info,
+            limits,
+            conversions,
+            stride=plan.frame_stride,
+            height=plan.scaled_height,
+            width=plan.scaled_width,
+            stop=plan.stop,
+        )
+        for number, picture in enumerate(pictures):
+            for clip in clips:
+                clip.offer(number, picture)
+            advance()
+    except VideoError as error:
+        return CutFailed(error.reason, error.detail)
+    except FewerFramesError as error:
+        return CutShort(error.frames)
+    return clips
 
 
-def planned_shards(plan: VideoPlan) -> Iterator[tuple[str, tuple[ClipPlan, ...]]]:
-    """Each shard's path within the store, and the clips in it."""
-    for split in SPLITS:
-        clips = tuple(clip for clip in plan.clips if clip.split == split)
-        if clips:
-            rows = rows_per_shard(clips[0].bytes)
-            for part, first in enumerate(range(0, len(clips), rows)):
-                yield f"{split}/{plan.video.entry.sha256[:16]}-{part:03d}.npy", clips[first : first + rows]
-
-
-def _open_shards(plan: VideoPlan, store: Path, shards: ExitStack) -> Iterator[_Growing]:
-    for name, clips in planned_shards(plan):
-        extent = clips[0].extent
-        writer = ClipShardWriter(store / name, len(clips), extent.frames, extent.height, extent.width)
-        shards.enter_context(writer)
-        for row, clip in enumerate(clips):
-            yield _Growing(clip, writer, name, row)
-
-
-def _record(plan: VideoPlan, clip: _Growing) -> ClipRecord:
+def _record(plan: VideoPlan, clip: Cut) -> ClipRecord:
+    """Its ``clip_id`` is 0 until all videos are known."""
     box, extent = clip.plan.box, clip.plan.extent
     return ClipRecord(
         clip_id=0,
         source=plan.video.entry.path,
         video_sha256=plan.video.entry.sha256,
         split=clip.plan.split,
-        shard=clip.shard_name,
-        row=clip.row,
+        shard=clip.shard,
+        offset=clip.growing.offset,
+        length=clip.growing.length,
+        codec=clip.growing.codec,
         first_frame=box.start * plan.frame_stride,
         frame_stride=plan.frame_stride,
         frames=extent.frames,
@@ -128,5 +166,5 @@ def _record(plan: VideoPlan, clip: _Growing) -> ClipRecord:
         width=extent.width,
         scaled_height=plan.scaled_height,
         scaled_width=plan.scaled_width,
-        sha256=clip.shard.sha256(clip.row),
+        sha256=clip.growing.sha256,
     )

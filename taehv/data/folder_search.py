@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 from taehv.runtime.errors import UserError
 from taehv.runtime.user_files import is_utf8, shown
@@ -69,38 +69,60 @@ class LeftAside:
             yield f"left aside: {count} {reason} ({example})"
 
 
-def search_folder(folder: Path) -> tuple[list[str], LeftAside]:
-    """All videos below a folder, by suffix, as sorted relative paths with forward slashes, and what was left aside.
+def search_folder(folder: Path, aside: LeftAside) -> Iterator[str]:
+    """All videos below a folder, by suffix, as relative paths with forward slashes, sorted as texts.
+
+    What is in one folder is held at a time, never the whole tree.
+
+    Args:
+        folder: where to look.
+        aside: is told what is left aside.
 
     Raises:
         UserError: it is no folder, or cannot be read.
     """
     if not folder.is_dir():
         raise UserError(f"{shown(folder)} is not a folder")
-    names: list[str] = []
-    aside = LeftAside()
-
-    def unreadable(error: OSError) -> None:
-        if Path(error.filename) == folder:
-            raise UserError(f"{shown(folder)} cannot be read: {error.strerror}") from error
-        aside.add("a folder that cannot be read", os.path.relpath(error.filename, folder))
-
-    for place, folders, files in os.walk(folder, onerror=unreadable):
-        inside = Path(place).relative_to(folder)
-        for name in [*files, *(name for name in folders if (Path(place) / name).is_symlink())]:
-            relative = (inside / name).as_posix()
-            reason = _reason_to_leave(Path(place) / name, relative)
+    open_folders = [_sorted_entries(folder, "", folder, aside)]
+    while open_folders:
+        entry = next(open_folders[-1], None)
+        if entry is None:
+            open_folders.pop()
+        elif not entry.name.endswith("/"):
+            reason = _reason_to_leave(entry.file, entry.name)
             if reason is None:
-                names.append(relative)
+                yield entry.name
             else:
-                aside.add(reason, relative)
+                aside.add(reason, entry.name)
                 if reason == "not a supported container":
-                    aside.suffixes[shown(Path(name).suffix.lower()) or "without suffix"] += 1
-        for name in [name for name in folders if _is_trash(name)]:
-            folders.remove(name)
-            for _ in _files_below(Path(place) / name):
-                aside.add("hidden, or in a hidden or trash folder", (inside / name).as_posix() + "/")
-    return sorted(names), aside
+                    aside.suffixes[shown(entry.file.suffix.lower()) or "without suffix"] += 1
+        elif _is_trash(entry.file.name):
+            for _ in _files_below(entry.file):
+                aside.add("hidden, or in a hidden or trash folder", entry.name)
+        else:
+            open_folders.append(_sorted_entries(entry.file, entry.name, folder, aside))
+
+
+class _Entry(NamedTuple):
+    """What a folder holds: a folder, whose name ends in a slash, or anything else, links to folders among it."""
+
+    name: str
+    """Relative to where the search began."""
+    file: Path
+
+
+def _sorted_entries(place: Path, prefix: str, top: Path, aside: LeftAside) -> Iterator[_Entry]:
+    """In the order in which the paths below them sort: a folder's slash takes part in it."""
+    try:
+        with os.scandir(place) as found:
+            names = [entry.name + "/" * entry.is_dir(follow_symlinks=False) for entry in found]
+    except OSError as error:
+        if place == top:
+            raise UserError(f"{shown(top)} cannot be read: {error.strerror}") from error
+        aside.add("a folder that cannot be read", prefix.removesuffix("/"))
+        return
+    for name in sorted(names):
+        yield _Entry(prefix + name, place / name)
 
 
 def _most_common(counts: Counter[_Text]) -> list[tuple[_Text, int]]:

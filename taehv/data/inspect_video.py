@@ -7,10 +7,11 @@ from pathlib import Path
 
 from taehv.config.params import Conversions, VideoLimits
 from taehv.data.decode import VideoInfo, probe
+from taehv.data.identity import content_digest
 from taehv.data.manifest import ManifestEntry
 from taehv.data.video_error import Reason, VideoError
 from taehv.data.workers import advance
-from taehv.runtime.hashing import sha256_of_file
+from taehv.runtime.failpoints import Failpoint, failpoint
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ def inspect_video(
     task: tuple[ManifestEntry, Path], *, limits: VideoLimits, conversions: Conversions
 ) -> Video | Quarantined:
     """Compare one file with its manifest entry and probe it; runs in a worker process, one unit of work per video."""
+    failpoint(Failpoint.VIDEO)
     entry, file = task
     try:
         if not file.is_file():
@@ -42,8 +44,9 @@ def inspect_video(
         size = file.stat().st_size
         if size != entry.bytes:
             raise VideoError("changed", f"{size} bytes, the manifest says {entry.bytes}")
-        if sha256_of_file(file) != entry.sha256:
-            raise VideoError("changed", "its sha256 is not the manifest's")
+        if content_digest(file, entry.identity) != entry.sha256:
+            sampled = "sampled " if entry.identity == "sampled" else ""
+            raise VideoError("changed", f"its {sampled}sha256 is not the manifest's")
         return Video(entry, file, probe(file, limits, conversions))
     except VideoError as error:
         return Quarantined(entry.path, error.reason, error.detail)

@@ -1,8 +1,8 @@
-"""Whether a video is interlaced, measured on its pictures: many are flagged wrongly, both ways.
+"""Whether a video is interlaced, measured on its frames: many are flagged wrongly, both ways.
 
-An interlaced picture holds two moments, one in the even and one in the odd lines. Where something has moved between
-them its lines alternate, like a comb. Hardly anything else in a natural picture does: in the progressive sample videos
-not one of a million points is combed; of the same videos woven into fields, 33 to 100 % of the pictures are combed ones
+An interlaced frame holds two moments, one in the even and one in the odd lines. Where something has moved between
+them its lines alternate, like a comb. Hardly anything else in a natural frame does: in the progressive sample videos
+not one of a million points is combed; of the same videos woven into fields, 33 to 100 % of the frames are combed ones
 by the limits below.
 """
 
@@ -23,30 +23,30 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
 FieldOrder = Literal["tff", "bff", "auto"]
-"""Top (even lines) or bottom (odd lines) field first, or as each picture is flagged; FFmpeg's names."""
+"""Top (even lines) or bottom (odd lines) field first, or as each frame is flagged; FFmpeg's names."""
 
 WINDOW = 12
-"""Successive pictures that are looked at in one place: more than twice the five of a film shown at 30 pictures a
+"""Successive frames that are looked at in one place: more than twice the five of a film shown at 30 frames a
 second, of which two are interlaced."""
 _SHARE = 0.25
-"""Of the pictures of one window that must be combed."""
+"""Of the frames of one window that must be combed."""
 _COLUMNS = 4
 """Pixels in a row that are averaged first: a comb's teeth are wider than grain and dither."""
 _BLOCKS = 160
-"""Such averages per line, at least, where the picture is wide enough; more tell nothing new and cost time."""
+"""Such averages per line, at least, where the frame is wide enough; more tell nothing new and cost time."""
 _TEETH = 6
 """Lines in a row that must alternate."""
 _STEP = 12
 """Grey levels between neighbouring lines of a comb, at least; between lines of one field there are less."""
 _COMBED = 0.0005
-"""Share of a picture's points that makes it a combed one: 0.05 %, a square of 15 x 15 in 720 x 576."""
+"""Share of a frame's points that makes it a combed one: 0.05 %, a square of 15 x 15 in 720 x 576."""
 
 
 def field_order(windows: Iterable[Iterable[VideoFrame]]) -> FieldOrder | None:
     """The order of the fields of an interlaced video; None where it is progressive, or nothing moves.
 
     Args:
-        windows: successive pictures of one size from several places of the video; few are held at a time.
+        windows: successive frames of one size from several places of the video; few are held at a time.
     """
     interlaced, orders = False, Counter[str]()
     for window in windows:
@@ -63,7 +63,7 @@ def field_order(windows: Iterable[Iterable[VideoFrame]]) -> FieldOrder | None:
 
 
 def combed_share(lines: npt.NDArray[np.uint8]) -> float:
-    """The share of points of a grey picture (H, W) that belong to a comb."""
+    """The share of points of a grey frame (H, W) that belong to a comb."""
     height, blocks = lines.shape[0], lines.shape[1] // _COLUMNS
     if height < _TEETH + 2 or not blocks:
         return 0.0
@@ -79,14 +79,14 @@ def combed_share(lines: npt.NDArray[np.uint8]) -> float:
 
 
 class Deinterlacer:
-    """Pictures in, as many progressive pictures out (FFmpeg's bwdif), one behind."""
+    """Frames in, as many progressive frames out (FFmpeg's bwdif), one behind."""
 
     def __init__(self, order: FieldOrder) -> None:
         self._order = order
         self._graph: Graph | None = None
 
     def push(self, frame: VideoFrame) -> Iterator[VideoFrame]:
-        """The next picture."""
+        """The next frame."""
         if self._graph is None:
             self._graph = filter_graph(frame, "bwdif", mode="send_frame", parity=self._order, deint="all")
         self._graph.push(frame)
@@ -116,7 +116,7 @@ def filter_graph(frame: VideoFrame, name: str, **options: str) -> Graph:
         graph.link_nodes(source, graph.add(name, **options), graph.add("buffersink")).configure()
     except (av.error.FFmpegError, ValueError) as error:
         raise VideoError(
-            "unsupported", f"{name} cannot be used on its pictures ({frame.format.name}): {error}"
+            "unsupported", f"{name} cannot be used on its frames ({frame.format.name}): {error}"
         ) from error
     return graph
 

@@ -1,7 +1,7 @@
 """Opening a video file with PyAV, within limits: its packets, and decoding one of them.
 
-Videos come from strangers: a file of a few hundred kB can hold a picture of many hundred MB. What is larger than the
-limits is refused from its headers, before memory for a picture is taken.
+Videos come from strangers: a file of a few hundred kB can hold a frame of many hundred MB. What is larger than the
+limits is refused from its headers, before memory for a frame is taken.
 """
 
 from __future__ import annotations
@@ -131,4 +131,4 @@ def _check_limits(log: Sequence[Message], limits: VideoLimits) -> None:
 def _check_pixels(width: int, height: int, limits: VideoLimits) -> None:
     if width * height > limits.pixels:
         allowed = f"{limits.pixels:,} pixels are allowed"
-        raise VideoError("too large", f"a picture of {width}x{height} is {width * height:,} pixels, {allowed}")
+        raise VideoError("too large", f"a frame of {width}x{height} is {width * height:,} pixels, {allowed}")

@@ -87,7 +87,7 @@ def survey(path: Path, limits: VideoLimits) -> Packets:
                 last, last_duration = packet.pts, packet.duration or 0
             times.append(packet.pts or 0)
         if found.packets < listed:
-            raise VideoError("truncated", f"its index lists {listed} pictures, {found.packets} can be read")
+            raise VideoError("truncated", f"its index lists {listed} frames, {found.packets} can be read")
         found.check_end()
         _check_reports(path, opened.container.format.name, [*opened.log, *log])
         assert stream.time_base is not None
@@ -126,7 +126,7 @@ class _Found:
 
     def check_end(self) -> None:
         if self._is_cut:
-            raise VideoError("truncated", f"its last picture, number {self.packets - 1}, is cut off")
+            raise VideoError("truncated", f"its last frame, number {self.packets - 1}, is cut off")
 
 
 def _check_reports(path: Path, container: str, log: Sequence[Message]) -> None:

@@ -6,22 +6,24 @@ import dataclasses
 import functools
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from taehv.config.params import Params
+from taehv.config.params import ClipCodecName, Params
 from taehv.config.profiles import Profile
-from taehv.data.clip_plan import DatasetPlan, VideoPlan, plan_dataset
-from taehv.data.clip_store import ClipRecord, ClipStore, write_index
+from taehv.data.clip_codec import Fidelity
+from taehv.data.clip_plan import DatasetPlan, plan_dataset
+from taehv.data.clip_store import ClipStore, complete_store
 from taehv.data.dataset import describe_dataset, write_quarantine
-from taehv.data.extract_clips import CutFailed, CutResult, CutShort, cut_video, planned_shards
+from taehv.data.extract_clips import CutFailed, UnusableVideos, WrittenShards, cut_shards
 from taehv.data.inspect_video import Quarantined, Video, inspect_video
 from taehv.data.manifest import read_manifest
+from taehv.data.shard_plan import ShardPlan, shard_plans, shard_starts
 from taehv.data.sources import open_source
 from taehv.data.splits import SPLITS
-from taehv.data.workers import Workers, worker_count
+from taehv.data.workers import Mapper, Workers, worker_count
 from taehv.model.variants import VARIANTS
 from taehv.runtime import atomic_files, paths
 from taehv.runtime.errors import UserError
@@ -30,6 +32,8 @@ from taehv.teachers.base import teacher_class
 
 # Room on the disk for the index, the teacher and file system overhead.
 _DISK_MARGIN_BYTES = 64 * 2**20
+_LEAST_RATIO: Mapping[ClipCodecName, int] = {"raw": 1, "lossless": 1, "near-lossless": 2}
+"""How many times smaller than raw real clips are at least; where that is too little, writing them is what fails."""
 _LISTED = 20
 """Left-out videos that are named on the screen."""
 
@@ -49,14 +53,21 @@ def prepare(params: Params, profile: Profile) -> dict[str, Any]:
     with _building() as folder:
         with Workers(worker_count(profile)) as workers:
             videos, unreadable = _inspect(params, workers)
-            plan, records, undecodable = _cut(params, videos, unreadable, folder / "clips", workers)
+            plan, shards, undecodable = _cut(params, videos, unreadable, folder / "clips", workers)
         quarantined = [*unreadable, *undecodable, *plan.quarantined]
         _report(plan, quarantined)
-        write_index(folder / "clips", records)
+        files = complete_store(
+            folder / "clips",
+            [file for shard in shards for file in shard.files],
+            [record for shard in shards for record in shard.records],
+        )
         train = ClipStore.open(folder / "clips", "train", verify_reads=False)
         variant = VARIANTS[params.active.model.variant]
         teacher_class(params.active.teacher.name).fit(train, params.active.data.frames, variant, folder / "teacher")
-        dataset = describe_dataset(params, plan, records, len(quarantined), folder / "teacher")
+        fidelity = sum((shard.fidelity for shard in shards), start=Fidelity())
+        dataset = describe_dataset(params, plan, files, fidelity, len(quarantined), folder / "teacher")
+        if near := dataset["psnr_db"]:
+            print(f"near-lossless clips: {near['mean']:.1f} dB on average, {near['worst']:.1f} dB at worst")
         # Everything is on the disk before the first old file goes: moving takes no space.
         atomic_files.write_json(folder / "dataset.json", dataset)
         _replace(folder / "clips", paths.CLIPS)
@@ -66,71 +77,74 @@ def prepare(params: Params, profile: Profile) -> dict[str, Any]:
     return dataset
 
 
-def _inspect(params: Params, workers: Workers) -> tuple[list[Video], list[Quarantined]]:
+def _inspect(params: Params, workers: Mapper) -> tuple[list[Video], list[Quarantined]]:
     source = open_source(params.data)
     tasks = [(entry, source.locate(entry.path)) for entry in read_manifest(paths.MANIFEST)]
-    found = workers.map(
-        functools.partial(inspect_video, limits=params.data.limits, conversions=params.data.conversions),
-        tasks,
-        label="inspecting videos",
-        unit="video",
-        total=len(tasks),
-        name=lambda task: task[0].path,
+    inspect = functools.partial(inspect_video, limits=params.data.limits, conversions=params.data.conversions)
+    found = list(
+        workers.map(
+            inspect, tasks, label="inspecting videos", unit="video", total=len(tasks), name=lambda task: task[0].path
+        )
     )
     videos = [video for video in found if isinstance(video, Video)]
     return videos, [problem for problem in found if isinstance(problem, Quarantined)]
 
 
 def _cut(
-    params: Params, videos: list[Video], unreadable: Sequence[Quarantined], store: Path, workers: Workers
-) -> tuple[DatasetPlan, list[ClipRecord], list[Quarantined]]:
-    """Plan and write the clips, and plan again without the videos that do not decode, until all of them do."""
-    written: dict[VideoPlan, tuple[ClipRecord, ...]] = {}
+    params: Params, videos: list[Video], unreadable: Sequence[Quarantined], store: Path, workers: Mapper
+) -> tuple[DatasetPlan, list[WrittenShards], list[Quarantined]]:
+    """Plan and write the shards, and plan again without the videos that do not decode, until all of them do."""
+    written: dict[ShardPlan, WrittenShards] = {}
     undecodable: list[Quarantined] = []
+    starts: tuple[str, ...] | None = None
     while True:
         plan = plan_dataset(videos, params.active.data, params.active.validation.samples)
         quarantined = [*unreadable, *undecodable, *plan.quarantined]
         write_quarantine(paths.QUARANTINE, sorted(quarantined, key=lambda video: video.path))
         _check_splits(plan, quarantined)
-        wanted = [video for video in plan.videos if video not in written]
+        # Once: what a later plan leaves out makes its own shard smaller, and leaves the others as they are.
+        starts = starts or shard_starts(plan, params.active.data.store.shard_bytes)
+        shards = shard_plans(plan, starts)
+        # A shard whose plan changed is written over: only what the current plan wants stays valid.
+        written = {shard: written[shard] for shard in shards if shard in written}
+        wanted = [shard for shard in shards if shard not in written]
         if not wanted:
-            records = _numbered([record for video in plan.videos for record in written[video]])
-            _remove_others(store, plan)
-            return plan, records, undecodable
-        _check_disk(wanted, store)
+            _remove_others(store, {name for shard in shards for name in shard.names})
+            return plan, [written[shard] for shard in shards], undecodable
+        _check_disk(wanted, store, params.active.data.store.codec)
         results = workers.map(
-            functools.partial(cut_video, store=store, limits=params.data.limits, conversions=params.data.conversions),
+            functools.partial(
+                cut_shards,
+                store=store,
+                stored_as=params.active.data.store,
+                limits=params.data.limits,
+                conversions=params.data.conversions,
+            ),
             wanted,
             label="cutting clips",
             unit="frame",
-            total=sum(video.stop for video in wanted),
-            name=lambda plan: plan.video.entry.path,
+            total=sum(shard.frames for shard in wanted),
+            name=str,
         )
-        # A video whose plan changed has overwritten its shards: only what the current plan wants stays valid.
-        written = {video: written[video] for video in plan.videos if video in written}
-        videos = _sorted_out(videos, dict(zip(wanted, results, strict=True)), written, undecodable)
+        for shard, result in zip(wanted, results, strict=True):
+            if isinstance(result, WrittenShards):
+                written[shard] = result
+            else:
+                videos = _without(videos, result, undecodable)
 
 
-def _sorted_out(
-    videos: Sequence[Video],
-    results: dict[VideoPlan, CutResult],
-    written: dict[VideoPlan, tuple[ClipRecord, ...]],
-    undecodable: list[Quarantined],
-) -> list[Video]:
-    """File each result where it belongs; returns the videos to go on with."""
-    changed: dict[str, Video | None] = {}
-    for plan, result in results.items():
-        path = plan.video.entry.path
-        if isinstance(result, CutFailed):
-            undecodable.append(Quarantined(path, result.reason, result.detail))
-            changed[path] = None
-        elif isinstance(result, CutShort):
-            info = dataclasses.replace(plan.video.info, frames=result.frames)
-            changed[path] = dataclasses.replace(plan.video, info=info)
+def _without(videos: Sequence[Video], unusable: UnusableVideos, undecodable: list[Quarantined]) -> list[Video]:
+    """The videos to go on with: those that do not decode are filed away, of short ones the true length is known."""
+    kept = []
+    for video in videos:
+        problem = unusable.by_path.get(video.entry.path)
+        if isinstance(problem, CutFailed):
+            undecodable.append(Quarantined(video.entry.path, problem.reason, problem.detail))
+        elif problem is not None:
+            kept.append(dataclasses.replace(video, info=dataclasses.replace(video.info, frames=problem.frames)))
         else:
-            written[plan] = result
-    kept = (changed.get(video.entry.path, video) for video in videos)
-    return [video for video in kept if video is not None]
+            kept.append(video)
+    return kept
 
 
 def _check_splits(plan: DatasetPlan, quarantined: Sequence[Quarantined]) -> None:
@@ -140,38 +154,31 @@ def _check_splits(plan: DatasetPlan, quarantined: Sequence[Quarantined]) -> None
     left_out = [f"  - {shown(video.path)}: {video.reason}: {shown(video.detail)}" for video in quarantined]
     listed = [f"{len(left_out)} videos are left out:", *left_out] if left_out else []
     if not plan.videos:
-        advice = "No video can be used. Fix or replace the videos and write data/manifest.csv again."
+        advice = "No video can be used. Fix or replace the videos and write data/manifest again."
     else:
         advice = (
             f"The split {plan.rule} of {len(plan.videos)} videos leaves no clips for {', '.join(empty)}. Add videos to "
-            "data/manifest.csv, raise that part of data.split, or raise data.split.by_video_from above "
+            "data/manifest, raise that part of data.split, or raise data.split.by_video_from above "
             f"{len(plan.videos)} to split every video by time."
         )
     raise NoDatasetError("\n".join([advice, *listed]))
 
 
-def _check_disk(videos: Sequence[VideoPlan], store: Path) -> None:
-    needed = sum(clip.bytes for video in videos for clip in video.clips) + _DISK_MARGIN_BYTES
+def _check_disk(shards: Sequence[ShardPlan], store: Path, codec: ClipCodecName) -> None:
+    needed = sum(shard.bytes for shard in shards) // _LEAST_RATIO[codec] + _DISK_MARGIN_BYTES
     free = shutil.disk_usage(store.parent).free
     print(f"disk: {needed / 2**20:,.0f} MiB needed, {free / 2**20:,.0f} MiB free (DVC's cache may keep a second copy)")
     if needed > free:
         raise UserError(
             f"the clips need {needed / 2**20:,.0f} MiB, {store.parent.resolve()} has {free / 2**20:,.0f} MiB left. "
-            "Free some space, or lower clips_per_video or the canvas sizes in params.yaml."
+            "Free some space, or lower clips_per_video or the canvas sizes, or change store.codec in params.yaml."
         )
 
 
-def _numbered(records: Sequence[ClipRecord]) -> list[ClipRecord]:
-    """All records, split after split, with clip ids counting from 0 in each."""
-    by_split = ([record for record in records if record.split == split] for split in SPLITS)
-    return [dataclasses.replace(record, clip_id=i) for split in by_split for i, record in enumerate(split)]
-
-
-def _remove_others(store: Path, plan: DatasetPlan) -> None:
+def _remove_others(store: Path, wanted: Collection[str]) -> None:
     """Delete the shards of earlier plans."""
-    wanted = {store / name for video in plan.videos for name, _ in planned_shards(video)}
-    for shard in store.rglob("*.npy"):
-        if shard not in wanted:
+    for shard in store.glob("*.tar"):
+        if shard.name not in wanted:
             shard.unlink()
 
 

@@ -1,4 +1,4 @@
-"""Decoded frames as RGB pictures, as a player shows them: upright, whole, in the right colours."""
+"""Decoded frames as RGB arrays, as a player shows them: upright, whole, in the right colours."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _LARGEST_SKEW = 0.02
 
 @dataclass(frozen=True)
 class Orientation:
-    """One of the eight ways in which a picture can be stored: transposed or not, then either axis mirrored."""
+    """One of the eight ways in which a frame can be stored: transposed or not, then either axis mirrored."""
 
     transposed: bool = False
     mirrored_rows: bool = False
@@ -47,7 +47,7 @@ class Orientation:
     mirrored_columns: bool = False
 
     def upright(self, stored: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """A stored picture (H, W, 3) as it is to be shown; a view."""
+        """A stored frame (H, W, 3) as it is to be shown; a view."""
         shown = stored.transpose(1, 0, 2) if self.transposed else stored
         return shown[:: -1 if self.mirrored_rows else 1, :: -1 if self.mirrored_columns else 1]
 
@@ -74,14 +74,14 @@ def orientation_of(frame: VideoFrame) -> Orientation:
         return Orientation(False, mirrored_rows=d < 0, mirrored_columns=a < 0)
     if straight <= _LARGEST_SKEW * crossed:
         return Orientation(True, mirrored_rows=b < 0, mirrored_columns=c < 0)
-    raise VideoError("unsupported", f"the picture is turned by {frame.rotation} degrees")
+    raise VideoError("unsupported", f"the frame is turned by {frame.rotation} degrees")
 
 
-class PictureMaker:
-    """Makes pictures of one video's frames; what is set up for a frame is kept for the next."""
+class FrameConverter:
+    """Converts the frames of one video to RGB; what is set up for one is kept for the next."""
 
     def __init__(self, hdr: HdrRule, height: int | None = None, width: int | None = None) -> None:
-        """``height`` and ``width`` are those of the finished picture, the frame's own where they are None."""
+        """``height`` and ``width`` are those of the result, the frame's own where they are None."""
         from av.video.reformatter import VideoReformatter
 
         self._hdr = hdr
@@ -90,7 +90,7 @@ class PictureMaker:
         self._as_progressive: Graph | None = None
         self._orientation: Orientation | None = None
 
-    def picture(self, frame: VideoFrame) -> npt.NDArray[np.uint8]:
+    def rgb(self, frame: VideoFrame) -> npt.NDArray[np.uint8]:
         """A frame as (H, W, 3) RGB.
 
         Raises:
@@ -99,7 +99,7 @@ class PictureMaker:
         orientation = orientation_of(frame)
         self._orientation = self._orientation or orientation
         if orientation != self._orientation:
-            raise VideoError("unsupported", "the picture is turned in the middle of the video")
+            raise VideoError("unsupported", "the frame is turned in the middle of the video")
         transfer = self._transfer(frame)
         # The scaler would scale the even and the odd lines of a frame that is flagged as interlaced separately.
         whole = self._progressive(frame) if frame.interlaced_frame else frame

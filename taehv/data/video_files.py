@@ -22,6 +22,7 @@ from taehv.config.params import DEFAULT_LIMITS, NO_CONVERSIONS, Conversions, Vid
 from taehv.data.decode import FewerFramesError, VideoInfo, probe, read_frames
 from taehv.data.variable_rate import VariableRate, rising, variable_rate
 from taehv.data.video_error import VideoError
+from taehv.model.padding import to_uint8
 from taehv.runtime import atomic_files
 from taehv.runtime.errors import UserError
 from taehv.runtime.user_files import regular_file
@@ -64,11 +65,11 @@ class VideoFile:
         Raises:
             VideoFileError: a frame does not decode, or the file ends early.
         """
-        pictures = self._pictures()
-        while batch := list(islice(pictures, size)):
+        frames = self._frames()
+        while batch := list(islice(frames, size)):
             yield torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2)
 
-    def _pictures(self) -> Iterator[npt.NDArray[np.uint8]]:
+    def _frames(self) -> Iterator[npt.NDArray[np.uint8]]:
         info = self.info
         try:
             yield from read_frames(
@@ -82,7 +83,7 @@ class VideoFile:
                 stop=info.frames,
             )
         except FewerFramesError:
-            return  # some packets carry no picture: these were all
+            return  # some packets carry no frame: these were all
         except VideoError as error:
             raise VideoFileError(f"{self.path}: {error}") from error
 
@@ -90,7 +91,7 @@ class VideoFile:
 def open_video(
     path: Path, limits: VideoLimits = DEFAULT_LIMITS, conversions: Conversions = NO_CONVERSIONS
 ) -> VideoFile:
-    """Look at a video's packets and a few of its pictures.
+    """Look at a video's packets and a few of its frames.
 
     Raises:
         VideoFileError: there is no such file, it is not a video, has no video stream, is larger than the limits, is cut
@@ -108,9 +109,9 @@ def open_video(
     return VideoFile(path, info, info.rate if times is None else times.mean, times, limits, conversions)
 
 
-def pictures_of(frames: Tensor) -> npt.NDArray[np.uint8]:
-    """Frames (t, 3, H, W), float, clamped here to [0, 1], as pictures (t, H, W, 3) for the writer."""
-    return frames.float().clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+def rgb_frames(frames: Tensor) -> npt.NDArray[np.uint8]:
+    """Frames (t, 3, H, W), float, clamped here to [0, 1], as (t, H, W, 3) uint8 for the writer."""
+    return to_uint8(frames).permute(0, 2, 3, 1).cpu().numpy()
 
 
 def side_by_side(left: Tensor, right: Tensor) -> Tensor:
@@ -136,7 +137,7 @@ class VideoWriteError(UserError):
 
 
 class VideoWriter:
-    """Takes RGB pictures (t, H, W, 3), uint8."""
+    """Takes RGB frames (t, H, W, 3), uint8."""
 
     def __init__(
         self, container: OutputContainer, timing: Fraction | VariableRate, height: int, width: int, *, repeatable: bool
@@ -157,15 +158,15 @@ class VideoWriter:
             stream.time_base = stream.codec_context.time_base = self._clock = self._times.clock
             stream.codec_context.flags |= Flags.frame_duration.value
         stream.height, stream.width = height, width
-        # Halved colour needs even sizes; the picture's size is kept whatever it is.
+        # Halved colour needs even sizes; the frame's size is kept whatever it is.
         stream.pix_fmt = "yuv420p" if height % 2 == 0 and width % 2 == 0 else "yuv444p"
         _tag_as_bt709(stream.codec_context)
         self._container, self._stream, self._written = container, stream, 0
 
-    def write(self, pictures: npt.NDArray[np.uint8]) -> None:
+    def write(self, frames: npt.NDArray[np.uint8]) -> None:
         """The next frames."""
-        for picture in np.ascontiguousarray(pictures):
-            frame = _bt709(picture, str(self._stream.pix_fmt))
+        for rgb in np.ascontiguousarray(frames):
+            frame = _bt709(rgb, str(self._stream.pix_fmt))
             number, self._written = self._written, self._written + 1
             frame.time_base = self._clock
             frame.pts, frame.duration = number, 1
@@ -188,8 +189,8 @@ def write_video(
     Args:
         path: where; the suffix names the container.
         timing: frames per second, or the time of each frame.
-        height: of the pictures, in pixels.
-        width: of the pictures, in pixels.
+        height: of the frames, in pixels.
+        width: of the frames, in pixels.
         repeatable: the same frames give the same bytes, more slowly; and a page can play it while it loads.
 
     Raises:
@@ -231,12 +232,12 @@ def check_rate(rate: Fraction, path: Path) -> None:
         )
 
 
-def _bt709(picture: npt.NDArray[np.uint8], pixels: str) -> VideoFrame:
+def _bt709(rgb: npt.NDArray[np.uint8], pixels: str) -> VideoFrame:
     from av.video.frame import VideoFrame
     from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
 
     exact = Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INT
-    return VideoFrame.from_ndarray(picture, format="rgb24").reformat(
+    return VideoFrame.from_ndarray(rgb, format="rgb24").reformat(
         format=pixels,
         interpolation=Interpolation.BICUBIC | exact,
         dst_colorspace=Colorspace.ITU709,

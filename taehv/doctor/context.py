@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from taehv.config.params import Params, TrainingStage
 from taehv.config.profiles import Profile
-from taehv.data.clip_store import StoreError
 from taehv.data.dataset import Dataset
+from taehv.data.store_files import StoreError
 from taehv.runtime import paths
 from taehv.tracking.probe import Probe, probe_store, reach_store
 from taehv.training.run_spec import RunSpec

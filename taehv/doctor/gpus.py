@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from taehv.config.precision import PRECISIONS
 from taehv.config.profiles import Profile
 from taehv.doctor.check import Check, listed, size
 from taehv.doctor.context import RunContext
@@ -40,7 +41,7 @@ def check_gpus(context: RunContext) -> list[Check]:
     if profile.gpus == 0:
         return [Check("GPUs", "pass", f"none needed by profile {profile.name}")]
     try:
-        processes.check_gpus(profile)
+        processes.require_gpus(profile)
     except ConfigError as error:
         advice = "run on the machine that the profile describes, or choose the profile of this one"
         found = [Check("GPUs", "fail", str(error.problems[0]), advice)]
@@ -104,7 +105,7 @@ def judge_compute_mode(gpus: list[Gpu]) -> Check:
 
 def judge_precision(gpus: list[Gpu], precision: str) -> list[Check]:
     """bfloat16 in hardware, where the scale asks for it."""
-    if precision != "bf16":
+    if PRECISIONS[precision].autocast != "bf16":
         return []
     without = [f"GPU {gpu.index} ({gpu.name})" for gpu in gpus if gpu.capability < BF16_CAPABILITY]
     if without:

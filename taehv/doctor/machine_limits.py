@@ -9,7 +9,9 @@ from pathlib import Path
 
 import psutil
 
-from taehv.data.clip_store import StoreError
+from taehv.data.clip_shards import MOST_OPEN
+from taehv.data.splits import SplitName
+from taehv.data.store_files import StoreError
 from taehv.doctor.check import Check, size
 from taehv.doctor.context import RunContext
 from taehv.runtime.machine import available_cores
@@ -40,10 +42,11 @@ def check_machine_limits(context: RunContext) -> list[Check]:
 def _shards(context: RunContext) -> int:
     """Files of the clip store that training keeps mapped, each with an open file; 0 before it is there."""
     try:
-        index = context.dataset.index if context.dataset is not None else []
-        return len({record.shard for record in index if record.split != "test"})
+        files = None if context.dataset is None else context.dataset.files
     except StoreError:
         return 0
+    used: tuple[SplitName, ...] = ("train", "val")
+    return 0 if files is None else sum(min(len(files.of_split(split)), MOST_OPEN) for split in used)
 
 
 def _check_shared_memory(processes: int) -> list[Check]:

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 import torch
 
 from taehv.config.params import Scale
+from taehv.config.precision import PRECISIONS
 from taehv.losses.seraena import Discriminator
 from taehv.model.taehv import TAEHV
 from taehv.model.variants import VARIANTS
 from taehv.runtime import paths
 from taehv.training.run_spec import RunSpec
-from taehv.training.train_step import DTYPES
 
 LOG_BYTES = 32 * 10**6
-"""Logs, journal, curves and pictures of a run; an embedded one has 3 MB."""
+"""Logs, journal, curves and figures of a run; an embedded one has 3 MB."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,13 @@ def planned_writes(spec: RunSpec) -> PlannedWrites:
 
 
 def checkpoint_bytes(spec: RunSpec, step: int) -> int:
-    """Size of the checkpoint of a step: weights, their average, the best ones, optimisers, adversary and its memory."""
+    """Size of the checkpoint of a step: weights, their average, the best ones, optimizers, adversary and its memory."""
     scale = spec.params.active
     parameters, filters = _model_sizes(scale.model.variant, scale.model.width)
-    item = DTYPES[scale.precision].itemsize
+    item = PRECISIONS[scale.precision].bytes
     # AdamW keeps two numbers for each parameter, Muon (for the filters) one.
-    optimisers = 2 * parameters - (filters if scale.optim.name == "muon" else 0)
-    total = item * (3 * parameters + optimisers)
+    optimizers = 2 * parameters - (filters if scale.optim.name == "muon" else 0)
+    total = item * (3 * parameters + optimizers)
     if spec.params.loss.seraena > 0:
         seraena = scale.seraena
         discriminator = _discriminator_size(scale.model.variant, seraena.group_frames, seraena.width)
@@ -68,7 +68,7 @@ def checkpoint_bytes(spec: RunSpec, step: int) -> int:
 
 def _weights(scale: Scale) -> int:
     parameters, _ = _model_sizes(scale.model.variant, scale.model.width)
-    return parameters * DTYPES[scale.precision].itemsize
+    return parameters * PRECISIONS[scale.precision].bytes
 
 
 @functools.cache
@@ -92,7 +92,7 @@ def _replay_bytes(scale: Scale, step: int) -> int:
     variant = VARIANTS[scale.model.variant]
     latents = variant.latent_channels / variant.spatial_downscale**2
     pixels = scale.data.height * scale.data.width
-    sample = int(pixels * (3 * scale.seraena.group_frames + latents)) * DTYPES[scale.precision].itemsize
+    sample = int(pixels * (3 * scale.seraena.group_frames + latents)) * PRECISIONS[scale.precision].bytes
     per_slot = scale.seraena.replay_mib * 2**20 // scale.batch.global_
     remembered = max(step - scale.seraena.start_step + 1, 0)
     return scale.batch.global_ * sample * min(remembered, per_slot // sample)

@@ -20,7 +20,7 @@ from taehv.runtime.launched import without_inherited
 
 TIMEOUT_S = 60.0
 POLL_S = 0.05
-WORKER = (sys.executable, "-m", "taehv.doctor.round_trip")
+WORKER = (sys.executable, "-m", "taehv.doctor.process_group_worker")
 ADVICE = {
     "gloo": "check that localhost and this host's name resolve to this machine, and GLOO_SOCKET_IFNAME; "
     "`GLOO_LOG_LEVEL=DEBUG taehv doctor` says more",
@@ -40,10 +40,12 @@ def check_process_group(context: RunContext) -> list[Check]:
     if torch.cuda.device_count() < profile.gpus:
         found = f"not tried: {torch.cuda.device_count()} of {profile.gpus} GPUs are visible"
         return [Check("process group", "warn", found, "fix the GPUs first")]
-    return [round_trip(profile.processes, backend)]
+    return [try_process_group(profile.processes, backend)]
 
 
-def round_trip(processes: int, backend: str, timeout_s: float = TIMEOUT_S, worker: Sequence[str] = WORKER) -> Check:
+def try_process_group(
+    processes: int, backend: str, timeout_s: float = TIMEOUT_S, worker: Sequence[str] = WORKER
+) -> Check:
     """Start ``processes`` workers and wait for them, no longer than ``timeout_s``; none is left behind."""
     name, started = f"{backend} group", time.monotonic()
     workers: list[_Worker] = []

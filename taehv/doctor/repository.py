@@ -10,7 +10,7 @@ from typing import Any
 from taehv.config.params import STAGE_KEYS
 from taehv.doctor.check import Check, listed
 from taehv.doctor.context import RunContext
-from taehv.launch import dvc_locks, output_places
+from taehv.launch import dvc_locks, dvc_yaml
 from taehv.runtime import paths
 from taehv.runtime.errors import UserError
 from taehv.runtime.yaml_files import YamlFileError, read_yaml
@@ -88,7 +88,7 @@ def _check_dvc_yaml() -> Check:
 
 def _check_output_places() -> list[Check]:
     try:
-        output_places.check()
+        dvc_yaml.check_output_places()
     except UserError as error:
         problem, _, advice = str(error).partition(": ")
         return [Check("outputs", "fail", problem, advice)]

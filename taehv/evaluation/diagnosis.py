@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from taehv.config.params import LossWeights, Params
+from taehv.config.params import Params
 from taehv.evaluation.gate_checks import Evidence
+from taehv.evaluation.known_failures import is_legacy
 from taehv.evaluation.run_records import HistoryRow, finite
 
-_LEGACY_BALANCE = {"recon": 0.1, "encoder": 1.0, "decoder": 1.0}
 MEAN_COLOUR_DB = 17.2
 """PSNR of each sample clip's own mean colour, measured: what a model reaches that reproduces no structure at all."""
 BROKEN_BELOW_DB = 10.0
@@ -108,11 +108,6 @@ def _configuration_hints(evidence: Evidence, params: Params) -> list[str]:
     if params.scale == "embedded" and optim.name == "adamw" and optim.lr <= 1e-4:
         hints.append(f"lr {optim.lr:g} is small for a short run of the embedded scale")
     return hints
-
-
-def is_legacy(loss: LossWeights) -> bool:
-    """Whether the weights that decide are those of the guide's legacy balance."""
-    return all(getattr(loss, term) == weight for term, weight in _LEGACY_BALANCE.items())
 
 
 def _level_hints(evidence: Evidence) -> list[str]:

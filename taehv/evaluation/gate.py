@@ -13,7 +13,7 @@ from pathlib import Path
 
 from taehv.config.params import Params, stage_params
 from taehv.evaluation.diagnosis import diagnose
-from taehv.evaluation.gate_checks import PSNR_CHECK, Check, all_checks, dataset_hash, describe, gather
+from taehv.evaluation.gate_checks import PSNR_CHECK, GateCheck, all_checks, dataset_hash, describe_check, gather
 from taehv.evaluation.run_records import RecordError, finite, read_record
 from taehv.runtime import atomic_files, dvc_metrics
 from taehv.runtime.errors import UserError
@@ -32,7 +32,7 @@ class Verdict:
     step: int
     psnr_db: float | None
     min_psnr_db: float
-    checks: tuple[Check, ...]
+    checks: tuple[GateCheck, ...]
     diagnosis: str
     inputs: dict[str, str | None]
     """Hashes of what was judged."""
@@ -60,8 +60,12 @@ def judge(outputs: TrainingOutputs, params: Params, dataset_json: Path) -> Verdi
         diagnosis="",
         inputs=current_inputs(outputs, params, dataset_json),
     )
-    lines = [f"{check.name}: {describe(check)}" for check in checks if not check.passed and check.severity == "error"]
-    notes = [f"{check.name}: {describe(check)}" for check in checks if not check.passed and check.severity == "warning"]
+    lines = [
+        f"{check.name}: {describe_check(check)}" for check in checks if not check.passed and check.severity == "error"
+    ]
+    notes = [
+        f"{check.name}: {describe_check(check)}" for check in checks if not check.passed and check.severity == "warning"
+    ]
     return dataclasses.replace(verdict, diagnosis=diagnose(evidence, params, lines, notes))
 
 
@@ -100,7 +104,7 @@ def read_verdict(path: Path) -> Verdict:
     """
     try:
         record = read_record(path)
-        checks = tuple(Check(**check) for check in record["checks"])
+        checks = tuple(GateCheck(**check) for check in record["checks"])
         fields = {name: record[name] for name in ("step", "psnr_db", "min_psnr_db", "inputs")}
         diagnosis = "\n".join(record["diagnosis"])
         passed = record["passed"]

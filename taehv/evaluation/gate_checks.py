@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from taehv.config.params import Params, stage_params
 from taehv.evaluation.run_records import HistoryRow, RecordError, finite, read_history, read_record, read_summary
-from taehv.model.model_folder import ModelError, load_model
+from taehv.model.checkpoints import WeightsError, load_model
 from taehv.runtime.hashing import sha256_of_json
 from taehv.runtime.paths import TrainingOutputs
 
@@ -18,7 +18,7 @@ PSNR_CHECK = "psnr_at_gate_step"
 
 
 @dataclass(frozen=True)
-class Check:
+class GateCheck:
     """One thing that was looked at. A failed one with severity ``error`` fails the gate."""
 
     name: str
@@ -85,12 +85,12 @@ def dataset_hash(dataset_json: Path) -> str | None:
         return None
 
 
-def all_checks(evidence: Evidence, params: Params) -> tuple[Check, ...]:
+def all_checks(evidence: Evidence, params: Params) -> tuple[GateCheck, ...]:
     """Every check that applies to this run."""
     return tuple(check for look in CHECKS for check in look(evidence, params))
 
 
-def describe(check: Check) -> str:
+def describe_check(check: GateCheck) -> str:
     """A check in one line of words."""
     if isinstance(check.value, float):
         found = f"{check.value:.6g}"
@@ -100,7 +100,7 @@ def describe(check: Check) -> str:
     return f"{found}, must be {check.rule}{because}"
 
 
-def _psnr_check(evidence: Evidence, params: Params) -> list[Check]:
+def _psnr_check(evidence: Evidence, params: Params) -> list[GateCheck]:
     limit = params.gate.min_psnr_db
     row = evidence.gate_row
     psnr = finite(row["psnr"]) if row and "psnr" in row else None
@@ -110,10 +110,10 @@ def _psnr_check(evidence: Evidence, params: Params) -> list[Check]:
     elif reason is None and psnr is None:
         reason = "the validation there gave no finite number"
     passed = psnr is not None and psnr > limit
-    return [Check(PSNR_CHECK, psnr, limit, f"> {limit:g} dB at step {params.gate.step}", passed, reason=reason)]
+    return [GateCheck(PSNR_CHECK, psnr, limit, f"> {limit:g} dB at step {params.gate.step}", passed, reason=reason)]
 
 
-def _loss_check(evidence: Evidence, params: Params) -> list[Check]:
+def _loss_check(evidence: Evidence, params: Params) -> list[GateCheck]:
     rows = evidence.up_to_gate
     # One window of losses cannot fall: where the gate step ends the first one, the run's later windows are used.
     losses = [row["train_loss"] for row in rows if row.get("train_loss") is not None]
@@ -122,15 +122,15 @@ def _loss_check(evidence: Evidence, params: Params) -> list[Check]:
     rule = "below the training loss of the first validation window"
     if len(losses) < 2:
         reason = evidence.history_problem or f"{len(losses)} window(s) of training loss; a fall needs two"
-        return [Check("training_loss_fell", None, "first window", rule, False, reason=reason)]
+        return [GateCheck("training_loss_fell", None, "first window", rule, False, reason=reason)]
     first, last = finite(losses[0]), finite(losses[-1])
     if first is None or last is None:
         reason = f"first {losses[0]}, last {losses[-1]}"
-        return [Check("training_loss_fell", last, "first window", rule, False, reason=reason)]
-    return [Check("training_loss_fell", last, first, f"{rule}, {first:.4g}", last < first)]
+        return [GateCheck("training_loss_fell", last, "first window", rule, False, reason=reason)]
+    return [GateCheck("training_loss_fell", last, first, f"{rule}, {first:.4g}", last < first)]
 
 
-def _collapse_checks(evidence: Evidence, params: Params) -> list[Check]:
+def _collapse_checks(evidence: Evidence, params: Params) -> list[GateCheck]:
     checks = [_collapse_check("no_collapse", evidence.up_to_gate, evidence, params, "error")]
     if len(evidence.history) > len(evidence.up_to_gate):
         checks.append(_collapse_check("no_collapse_after_gate_step", evidence.history, evidence, params, "warning"))
@@ -139,14 +139,14 @@ def _collapse_checks(evidence: Evidence, params: Params) -> list[Check]:
 
 def _collapse_check(
     name: str, rows: tuple[HistoryRow, ...], evidence: Evidence, params: Params, severity: Severity
-) -> Check:
+) -> GateCheck:
     limit = params.gate.max_collapse_db
     rule = f"a fall of at most {limit:g} dB below the best validation before it"
     values = [finite(row.get("psnr")) for row in rows]
     if not values or None in values:
         unmeasured = [str(row["step"]) for row, value in zip(rows, values, strict=True) if value is None]
         reason = evidence.history_problem or f"no PSNR at step(s) {', '.join(unmeasured) or params.gate.step}"
-        return Check(name, None, limit, rule, False, severity, reason)
+        return GateCheck(name, None, limit, rule, False, severity, reason)
     fall, step, best = 0.0, rows[0]["step"], float("-inf")
     for row, value in zip(rows, values, strict=True):
         assert value is not None
@@ -154,15 +154,15 @@ def _collapse_check(
             fall, step = best - value, row["step"]
         best = max(best, value)
     passed = fall <= limit
-    return Check(name, fall, limit, rule, passed, severity, None if passed else f"at step {step}")
+    return GateCheck(name, fall, limit, rule, passed, severity, None if passed else f"at step {step}")
 
 
-def _model_check(evidence: Evidence, params: Params) -> list[Check]:
+def _model_check(evidence: Evidence, params: Params) -> list[GateCheck]:
     name, rule = "best_model_loads", "a model whose step and PSNR are in the history"
     try:
         _, info = load_model(evidence.best_model)
-    except ModelError as error:
-        return [Check(name, None, rule, rule, False, reason=str(error))]
+    except WeightsError as error:
+        return [GateCheck(name, None, rule, rule, False, reason=str(error))]
     described = f"step {info.get('step')}, PSNR {info.get('psnr')}"
     row = next((row for row in evidence.history if row["step"] == info.get("step")), None)
     problem = None
@@ -170,10 +170,10 @@ def _model_check(evidence: Evidence, params: Params) -> list[Check]:
         problem = evidence.history_problem or f"the history has no step {info.get('step')}"
     elif finite(info.get("psnr")) is None or info["psnr"] != row.get("psnr"):
         problem = f"the history says {row.get('psnr')} at step {row['step']}"
-    return [Check(name, described, rule, rule, problem is None, reason=problem)]
+    return [GateCheck(name, described, rule, rule, problem is None, reason=problem)]
 
 
-def _counter_checks(evidence: Evidence, params: Params) -> list[Check]:
+def _counter_checks(evidence: Evidence, params: Params) -> list[GateCheck]:
     counters = evidence.summary.get("counters")
     checks = []
     # Running out of memory ended a process, not the training: the result is that of a run that never did.
@@ -181,11 +181,11 @@ def _counter_checks(evidence: Evidence, params: Params) -> list[Check]:
     for counter, severity in severities.items():
         value = finite(counters.get(counter)) if isinstance(counters, dict) else None
         reason = (evidence.summary_problem or "summary.json does not count it") if value is None else None
-        checks.append(Check(f"no_{counter}", value, 0.0, "0", value == 0.0, severity, reason))
+        checks.append(GateCheck(f"no_{counter}", value, 0.0, "0", value == 0.0, severity, reason))
     return checks
 
 
-def _gpu_checks(evidence: Evidence, params: Params) -> list[Check]:
+def _gpu_checks(evidence: Evidence, params: Params) -> list[GateCheck]:
     """None on a CPU; on a GPU an unmeasured utilisation does not count as a good one."""
     value = finite(evidence.summary.get("gpu_utilisation_percent"))
     if value is None and evidence.summary.get("device", "cpu") == "cpu":
@@ -194,10 +194,10 @@ def _gpu_checks(evidence: Evidence, params: Params) -> list[Check]:
     reason = "not measured on this GPU" if value is None else None
     passed = value is not None and value > limit
     severity = params.gate.gpu_utilisation_severity
-    return [Check("gpu_utilisation", value, limit, f"> {limit:g} %", passed, severity, reason)]
+    return [GateCheck("gpu_utilisation", value, limit, f"> {limit:g} %", passed, severity, reason)]
 
 
-def _identity_checks(evidence: Evidence, params: Params) -> list[Check]:
+def _identity_checks(evidence: Evidence, params: Params) -> list[GateCheck]:
     """The run must have been made with the present params and dataset, or its numbers are about something else."""
     wanted = {"params_sha256": sha256_of_json(stage_params(params, "a800_test"))}
     if evidence.dataset_sha256 is not None:
@@ -208,11 +208,11 @@ def _identity_checks(evidence: Evidence, params: Params) -> list[Check]:
         what = name.removesuffix("_sha256")
         again = f"the run used another {what}: dvc repro -f -s a800_test"
         reason = None if value == limit else evidence.summary_problem or again
-        checks.append(Check(f"run_of_this_{what}", value, limit, f"{limit[:12]}...", value == limit, reason=reason))
+        checks.append(GateCheck(f"run_of_this_{what}", value, limit, f"{limit[:12]}...", value == limit, reason=reason))
     return checks
 
 
-CHECKS: tuple[Callable[[Evidence, Params], Iterable[Check]], ...] = (
+CHECKS: tuple[Callable[[Evidence, Params], Iterable[GateCheck]], ...] = (
     _psnr_check,
     _loss_check,
     _collapse_checks,

@@ -82,7 +82,7 @@ def read_run(outputs: TrainingOutputs) -> RunRecord:
     return RunRecord(read_history(outputs.history), read_summary(outputs), params)
 
 
-def compare(a: RunRecord, b: RunRecord, rule: Evaluate) -> Parity:
+def compare_runs(a: RunRecord, b: RunRecord, rule: Evaluate) -> Parity:
     """Compare run b with run a.
 
     Steps up to where a run started are left out: there both would show the same weights. A step at which a run has

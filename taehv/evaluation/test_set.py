@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from taehv.data.clip_store import ClipRecord, ClipStore
+from taehv.data.clip_index import ClipRecord
+from taehv.data.clip_store import ClipStore
 from taehv.evaluation.parity import Parity
 from taehv.evaluation.run_records import finite
 from taehv.losses.metrics import (
@@ -89,27 +90,27 @@ def summarise(scores: ClipScores, records: Sequence[ClipRecord]) -> dict[str, An
     return {**_means(scores), "by_source": by_source, "worst_clip": _describe_clip(records[worst], psnr[worst])}
 
 
-def evaluate(models: Mapping[str, TAEHV], teacher: Teacher, teacher_name: str, bench: Scorer) -> dict[str, Any]:
+def evaluate(models: Mapping[str, TAEHV], teacher: Teacher, teacher_name: str, scorer: Scorer) -> dict[str, Any]:
     """The measured part of evaluation.json: three codecs per model, two of them baselines that all models share.
 
     All are compared on the frames that the models decode, ``frames_compared`` of each clip.
     """
     first = next(iter(models.values()))
-    stored_frames = bench.store.records[0].frames
+    stored_frames = scorer.store.records[0].frames
     compared = min(stored_frames, first.variant.decoded_frames(first.variant.latent_frames(stored_frames)))
-    reference = bench.summary(teacher_round_trip(teacher))
+    reference = scorer.summary(teacher_round_trip(teacher))
     return {
         "test_set": {
-            "clips": len(bench.store),
-            "sources": len(bench.store.sources),
+            "clips": len(scorer.store),
+            "sources": len(scorer.store.sources),
             "frames_compared": compared,
-            "height": bench.store.records[0].height,
-            "width": bench.store.records[0].width,
+            "height": scorer.store.records[0].height,
+            "width": scorer.store.records[0].width,
         },
-        "lpips_measured": {name: f"lpips_{name}" in bench.metrics for name in LPIPS_BACKBONE_FILES},
-        "models": {name: _evaluate_model(model, teacher, reference, bench) for name, model in models.items()},
+        "lpips_measured": {name: f"lpips_{name}" in scorer.metrics for name in LPIPS_BACKBONE_FILES},
+        "models": {name: _evaluate_model(model, teacher, reference, scorer) for name, model in models.items()},
         "teacher": {"name": teacher_name, "is_linear_baseline": teacher.IS_LINEAR, **reference},
-        "mean_colour": bench.summary(mean_colour(compared)),
+        "mean_colour": scorer.summary(mean_colour(compared)),
     }
 
 
@@ -137,7 +138,7 @@ def conclude(measured: Mapping[str, Any], parity: Parity, final_psnr_db: float) 
     }
 
 
-def describe(report: Mapping[str, Any]) -> str:
+def describe_evaluation(report: Mapping[str, Any]) -> str:
     """evaluation.json's conclusion in a few lines of text."""
     lines = [f"evaluate {'passed' if report['passed'] else 'failed'}"]
     lines += [f"  FAILED   {reason}" for reason in report["reasons"]]
@@ -215,9 +216,9 @@ def _decibel(summary: Mapping[str, Any]) -> str:
     return "not a number" if summary["psnr_db"] is None else f"{summary['psnr_db']:.2f} dB"
 
 
-def _evaluate_model(model: TAEHV, teacher: Teacher, reference: Mapping[str, Any], bench: Scorer) -> dict[str, Any]:
-    alone = bench.summary(round_trip(model))
-    on_latents = bench.summary(on_teacher_latents(model, teacher))
+def _evaluate_model(model: TAEHV, teacher: Teacher, reference: Mapping[str, Any], scorer: Scorer) -> dict[str, Any]:
+    alone = scorer.summary(round_trip(model))
+    on_latents = scorer.summary(on_teacher_latents(model, teacher))
     student, decoder, best = alone["psnr_db"], on_latents["psnr_db"], reference["psnr_db"]
     return {
         "round_trip": alone,

@@ -9,17 +9,18 @@ from collections.abc import Sequence
 
 from taehv.config.params import load_params
 from taehv.config.profiles import DEFAULT_PROFILE, ENVIRONMENT_VARIABLE, load_profile
-from taehv.launch import dvc_locks, output_places
+from taehv.launch import dvc_locks
+from taehv.launch.dvc_yaml import check_output_places
 from taehv.launch.pipeline import (
     check_git,
     check_targets,
-    describe,
     describe_batch,
+    describe_plan,
     fits,
     pipeline_command,
     run_pipeline,
 )
-from taehv.launch.processes import check_gpus
+from taehv.launch.processes import require_gpus
 from taehv.runtime import launched, paths
 from taehv.runtime.errors import EXIT_BAD_CONFIG, exit_with
 
@@ -48,13 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     params = overridden_params(overrides) if overrides else load_params()
     check_targets(options.targets or profile.targets)
     if options.dry_run:
-        print(describe(profile, params, options.targets, overrides))
+        print(describe_plan(profile, params, options.targets, overrides))
         return 0 if fits(profile, params) else EXIT_BAD_CONFIG
     if overrides:
         check_git()
-    check_gpus(profile)
+    require_gpus(profile)
     describe_batch(profile, params.active.batch.global_)
-    output_places.check()
+    check_output_places()
     for done in dvc_locks.fix_lock_lists():
         print(done, file=sys.stderr)
     environment = {**launched.without_inherited(os.environ), ENVIRONMENT_VARIABLE: profile.name}

@@ -47,7 +47,7 @@ def check_git() -> None:
         )
 
 
-def describe(profile: Profile, params: Params, targets: Sequence[str] = (), overrides: Sequence[str] = ()) -> str:
+def describe_plan(profile: Profile, params: Params, targets: Sequence[str] = (), overrides: Sequence[str] = ()) -> str:
     """What would be run, and the arithmetic of a step."""
     lines = [
         f"profile    {profile.name}: {profile.description}",

@@ -39,7 +39,7 @@ def run_if_launcher_needed(profile: Profile, stage: TrainingStage) -> int | None
         ConfigError: the profile's GPUs are not on this machine.
         UserError: the launcher above this process has started another number of processes than the profile says.
     """
-    check_gpus(profile)
+    require_gpus(profile)
     started = launched.launched_processes()
     if started is not None and started != profile.processes:
         raise UserError(
@@ -51,7 +51,7 @@ def run_if_launcher_needed(profile: Profile, stage: TrainingStage) -> int | None
     return run_training(training_command(profile, stage), profile.processes)
 
 
-def check_gpus(profile: Profile) -> None:
+def require_gpus(profile: Profile) -> None:
     """Compare the GPUs of this machine with the profile's.
 
     Raises:

@@ -4,9 +4,9 @@ A metric is added here alone: its function, and a line of ``METRICS``, from whic
 numbers, evaluation.json and the report's table follow.
 
 Every function takes a decoded video and the original, both ``(N, T, 3, H, W)``, and returns one number per clip,
-``(N,)`` float64. Frames are compared by ``losses/alignment.py``. The decoded video is clamped to [0, 1]
-here; the original is expected there already and is not touched, so that a wrong range shows instead of hiding.
-A NaN in the decoded video gives NaN.
+``(N,)`` float64. The one alignment rule is here too: after the decoder's trim, decoded frame j belongs to input frame j
+(``common_frames``). The decoded video is clamped to [0, 1] here; the original is expected there already and is not
+touched, so that a wrong range shows instead of hiding. A NaN in the decoded video gives NaN.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ import torch
 from torch import Tensor
 
 from taehv.config.batch_shares import micro_batches
-from taehv.losses.alignment import common_frames
-from taehv.model.checkpoints import CheckpointError, read_state_dict
+from taehv.model.checkpoints import WeightsError, read_state_dict
 from taehv.model.padding import to_float
 from taehv.runtime.errors import UserError
 
@@ -46,7 +45,16 @@ ClipScores = dict[str, Tensor]
 
 
 class MetricError(UserError):
-    """A metric that cannot be computed on these pictures, or with these weights."""
+    """A metric that cannot be computed on these images, or with these weights."""
+
+
+def common_frames(decoded_ntchw: Tensor, frames_ntchw: Tensor) -> tuple[Tensor, Tensor]:
+    """Both videos cut to the frames they share: j < min(T, T_decoded).
+
+    Every loss and every metric compares what this returns, and nothing else shifts or cuts frames.
+    """
+    length = min(decoded_ntchw.shape[1], frames_ntchw.shape[1])
+    return decoded_ntchw[:, :length], frames_ntchw[:, :length]
 
 
 def psnr_per_clip(decoded_ntchw: Tensor, frames_ntchw: Tensor) -> Tensor:
@@ -132,7 +140,7 @@ class Lpips:
                 # lpips asks torchvision for weights in a way that torchvision has renamed.
                 warnings.simplefilter("ignore", UserWarning)
                 network = lpips.LPIPS(net=backbone, verbose=False)
-        except (RuntimeError, EOFError, CheckpointError) as error:
+        except (RuntimeError, EOFError, WeightsError) as error:
             raise MetricError(f"LPIPS cannot load {path}: {error}; replace the file") from error
         self.backbone = backbone
         self._network = network.to(device).eval().requires_grad_(False)
@@ -167,18 +175,22 @@ class Metric:
     title: str
     """In the report."""
     digits: int
+    """After the decimal point, in the report."""
     load: Callable[[torch.device], ClipMetric | None]
     """None where this machine lacks something that it needs."""
     over_clips: Callable[[Tensor], float] = _mean
     """The scores of several clips as one number."""
+    less_is_better: bool = False
 
 
 METRICS = (
     Metric("psnr", "psnr", "psnr_db", "PSNR, dB", 2, lambda _: psnr_per_clip),
     Metric("mse", "psnr_pooled", "psnr_pooled_db", "pooled PSNR, dB", 2, lambda _: mse_per_clip, pooled_psnr),
     Metric("ssim", "ssim", "ssim", "SSIM", 4, lambda _: ssim_per_clip),
-    Metric("lpips_alex", "lpips", "lpips_alex", "LPIPS (AlexNet)", 4, partial(_lpips_if_here, "alex")),
-    Metric("lpips_vgg", None, "lpips_vgg", "LPIPS (VGG)", 4, partial(_lpips_if_here, "vgg")),
+    Metric(
+        "lpips_alex", "lpips", "lpips_alex", "LPIPS (AlexNet)", 4, partial(_lpips_if_here, "alex"), less_is_better=True
+    ),
+    Metric("lpips_vgg", None, "lpips_vgg", "LPIPS (VGG)", 4, partial(_lpips_if_here, "vgg"), less_is_better=True),
 )
 HISTORY_METRICS = tuple(metric for metric in METRICS if metric.in_history is not None)
 

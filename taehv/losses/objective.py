@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from taehv.config.params import LossWeights, Scale
 from taehv.losses import distillation
+from taehv.losses.metrics import common_frames
 from taehv.losses.perceptual import PERCEPTUAL
-from taehv.losses.reconstruction import recon_per_clip
 from taehv.losses.seraena import ramp, seraena_per_clip
 from taehv.model import fused_training, fused_training_2d
 from taehv.model.compilation import Compiled
@@ -37,6 +37,12 @@ class Term:
     wanted: Wanted
     factor: Callable[[int], float] = lambda step: 1.0
     """What the weight is multiplied by at an update."""
+
+
+def recon_per_clip(decoded_ntchw: Tensor, frames_ntchw: Tensor) -> Tensor:
+    """Mean squared error of each clip's aligned frames, unclamped: (N, T, 3, H, W) twice to (N,)."""
+    decoded, frames = common_frames(decoded_ntchw, frames_ntchw)
+    return (decoded - frames).square().flatten(1).mean(1)
 
 
 def terms_of(scale: Scale) -> dict[str, Term]:
@@ -137,8 +143,8 @@ class Objective(nn.Module):
         if not latents or TRAINING[latents[0].device.type].layout == "volumes":
             return [fused_training.decode(self.student, each) for each in latents]
         clips = len(latents[0])
-        pictures = fused_training_2d.decode(self.student, torch.cat(list(latents)))
-        return [pictures[i * clips : (i + 1) * clips] for i in range(len(latents))]
+        images = fused_training_2d.decode(self.student, torch.cat(list(latents)))
+        return [images[i * clips : (i + 1) * clips] for i in range(len(latents))]
 
 
 def weighted_sum(terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:

@@ -69,10 +69,10 @@ class Discriminator(nn.Module):
         return torch.cat(scores, dim=1)
 
     def pooled_first(self, groups: Tensor, latents: Tensor) -> Tensor:
-        """The same scores with fewer passes over full-size pictures; H and W are multiples of ``PATCH``.
+        """The same scores with fewer passes over full-size images; H and W are multiples of ``PATCH``.
 
-        A score is linear and averaging commutes with it, so pictures are averaged first: a convolution to one channel
-        reads and, backwards, writes full-size pictures at a fraction of a GPU's speed. Tensor cores take channels by
+        A score is linear and averaging commutes with it, so images are averaged first: a convolution to one channel
+        reads and, backwards, writes full-size images at a fraction of a GPU's speed. Tensor cores take channels by
         8, so the first layer's input is filled up with zeros.
         """
         height, width = groups.shape[-2:]
@@ -96,13 +96,13 @@ class Discriminator(nn.Module):
         return torch.cat(scores, dim=1)
 
 
-def normalised(pictures: Tensor, norm: nn.GroupNorm) -> Tensor:
+def normalised(images: Tensor, norm: nn.GroupNorm) -> Tensor:
     """``norm``, of one group, with its sums taken row by row first: (N, C, H, W) to the same shape.
 
-    A sum over a whole picture keeps as few multiprocessors busy as there are pictures: at 480x720 it takes 3.3 ms on an
+    A sum over a whole image keeps as few multiprocessors busy as there are images: at 480x720 it takes 3.3 ms on an
     H100 for 0.2 ms of reading. The same holds backwards, so means are spread over rows before they are used.
     """
-    precise = pictures if pictures.dtype == torch.float64 else pictures.float()
+    precise = images if images.dtype == torch.float64 else images.float()
     variances, means = torch.var_mean(precise, dim=(1, 3), correction=0)  # (N, H)
     mean = means.mean(dim=1, keepdim=True)
     variance = variances.mean(dim=1, keepdim=True) + (means - mean).square().mean(dim=1, keepdim=True)

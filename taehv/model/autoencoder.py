@@ -69,7 +69,7 @@ class VideoAutoencoder(nn.Module):
 
         Returns:
             (N, variant.decoded_frames(T), 3, H * upscale, W * upscale), RGB around [0, 1], **not clamped**: a clamp
-            has no gradient. Metrics and pictures clamp.
+            has no gradient. Metrics and figures clamp.
 
         Raises:
             ValueError: the latents are not of this variant's shape.

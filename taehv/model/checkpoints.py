@@ -1,17 +1,21 @@
-"""Checkpoint files: flat state dicts with the published keys, as ``.pth`` or ``.safetensors``.
+"""Reading and writing the weights of a model.
 
-Keys go in and out untouched. Reading never executes pickled code. What a file is, is found from its keys and shapes.
+A checkpoint file is a flat state dict with the published keys, as ``.pth`` or ``.safetensors``. Keys go in and out
+untouched, reading never executes pickled code, and what a file is, is found from its keys and shapes. A model folder,
+as training writes it, holds ``model.safetensors`` and ``model_info.json``, which says what it is.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import pickle
 import struct
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -27,6 +31,25 @@ from taehv.runtime.user_files import regular_file
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2)
 _NAMED = 5
 """So many tensors are named in an error; a damaged file has the same problem in all of them."""
+StateDict = dict[str, Tensor]
+SUFFIXES = (".pth", ".safetensors")
+_MALFORMED = (
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    struct.error,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+)
+"""What torch's and Python's readers raise on files that are not what they seem, besides ValueError and RuntimeError."""
+MOST_GROWN_FRAMES = 2
+"""Frames that a TGrow of any published variant makes of one."""
+
+
+class WeightsError(UserError):
+    """A checkpoint that cannot be read, written, or used as this variant."""
 
 
 def check_weights(weights: Mapping[str, Tensor], what: str, error: type[UserError] = UserError) -> None:
@@ -48,18 +71,6 @@ def check_weights(weights: Mapping[str, Tensor], what: str, error: type[UserErro
         raise error(f"{what} holds tensors that are no usable weights; get the file again:{listed}{more}")
 
 
-def check_layout(weights: Mapping[str, Tensor], what: str, error: type[UserError] = UserError) -> None:
-    """The part of ``check_weights`` that reads no number, so that it costs nothing whatever a tensor claims to be."""
-    for name, tensor in weights.items():
-        if problem := _layout_problem(tensor):
-            raise error(f"{what} holds a tensor that is no usable weight: {name}: {problem}")
-
-
-def claimed_bytes(weights: Mapping[str, Tensor]) -> int:
-    """Memory that the tensors take once each has its own: views that repeat themselves are small in a file."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
-
-
 def _problem(tensor: Tensor) -> str | None:
     if problem := _layout_problem(tensor):
         return problem
@@ -78,47 +89,24 @@ def _layout_problem(tensor: Tensor) -> str | None:
     return "it is a negated view" if tensor.is_neg() else None
 
 
-StateDict = dict[str, Tensor]
-SUFFIXES = (".pth", ".safetensors")
-_MALFORMED = (
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-    struct.error,
-    LookupError,
-    TypeError,
-    AttributeError,
-    ArithmeticError,
-    AssertionError,
-)
-"""What torch's and Python's readers raise on files that are not what they seem, besides ValueError and RuntimeError."""
-
-
-MOST_GROWN_FRAMES = 2
-"""Frames that a TGrow of any published variant makes of one."""
-
-
-class CheckpointError(UserError):
-    """A checkpoint that cannot be read, written, or used as this variant."""
-
-
 def read_state_dict(path: Path) -> StateDict:
     """All tensors of a file, by key, on the CPU.
 
     Raises:
-        CheckpointError: the file is missing, damaged or no regular file, has another suffix, holds anything but tensors
+        WeightsError: the file is missing, damaged or no regular file, has another suffix, holds anything but tensors
             by name, or tensors that are no weights (integers, NaN, sparse, larger than the file).
     """
     _check_suffix(path)
-    regular_file(path, CheckpointError)
+    regular_file(path, WeightsError)
     try:
         content = load_file(path) if path.suffix == ".safetensors" else _load_pickled(path)
     except (OSError, ValueError, EOFError, RuntimeError, SafetensorError, *_MALFORMED) as error:
         reason = str(error).strip().split("\n", 1)[0]
-        raise CheckpointError(f"{path} cannot be read as {path.suffix[1:]} weights: {reason}") from error
+        raise WeightsError(f"{path} cannot be read as {path.suffix[1:]} weights: {reason}") from error
     if not isinstance(content, dict) or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
     ):
-        raise CheckpointError(f"{path} is not a state dict: it must hold nothing but tensors by name")
+        raise WeightsError(f"{path} is not a state dict: it must hold nothing but tensors by name")
     _check_tensors(content, path)
     return dict(content)
 
@@ -127,7 +115,7 @@ def write_state_dict(path: Path, weights: Mapping[str, Tensor]) -> None:
     """Write tensors under their keys; a file at ``path`` is replaced only when the new one is whole.
 
     Raises:
-        CheckpointError: the suffix is unknown, or the file cannot be written.
+        WeightsError: the suffix is unknown, or the file cannot be written.
     """
     _check_suffix(path)
     # Own memory for each: safetensors refuses shared tensors, and a view would drag its whole storage into a .pth.
@@ -141,7 +129,7 @@ def write_state_dict(path: Path, weights: Mapping[str, Tensor]) -> None:
                 torch.save(own, whole := io.BytesIO())
                 partial.write_bytes(whole.getbuffer())
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be written: {error.strerror}") from error
+        raise WeightsError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def load_checkpoint(path: Path, variant: Variant | None = None) -> TAEHV:
@@ -152,21 +140,42 @@ def load_checkpoint(path: Path, variant: Variant | None = None) -> TAEHV:
         variant: what it is, perhaps with a cheaper ``preview`` decoder; None finds it from keys and shapes.
 
     Raises:
-        CheckpointError: the file cannot be read; no variant or several fit; or keys are missing, unexpected or
+        WeightsError: the file cannot be read; no variant or several fit; or keys are missing, unexpected or
             misshapen, which are all listed.
     """
     return model_of(read_state_dict(path), variant, str(path))
 
 
+def load_model(folder: Path) -> tuple[TAEHV, dict[str, Any]]:
+    """The model of a folder, in evaluation mode on the CPU, and its info.
+
+    Raises:
+        WeightsError: a file is missing or damaged, the info names no variant or width that there is, or the weights are
+            no finite floating-point numbers or do not fit them (keys are listed).
+    """
+    try:
+        info = json.loads(regular_file(folder / "model_info.json").read_text(encoding="utf-8"))
+        variant, width = VARIANTS[info["variant"]], float(info["width"])
+        if not 0 < width <= LARGEST_WIDTH:
+            raise ValueError(f"the width must be above 0 and at most {LARGEST_WIDTH:g}, got {width}")
+        return _fitted(read_state_dict(folder / "model.safetensors"), variant, width, "it"), info
+    except UserError as error:
+        raise WeightsError(f"no usable model in {folder}: {error}") from error
+    except (OSError, ValueError, LookupError, ArithmeticError, TypeError, AttributeError, RecursionError) as error:
+        raise WeightsError(f"no usable model in {folder}: {type(error).__name__}: {error}") from error
+
+
 def model_of(weights: StateDict, variant: Variant | None, what: str) -> TAEHV:
     """As ``load_checkpoint``, for weights that are in memory already; ``what`` names them in errors."""
-    width = width_of(weights)
-    chosen = find_variant(weights, what) if variant is None else variant
-    fit = compare(weights, chosen, width)
+    return _fitted(weights, find_variant(weights, what) if variant is None else variant, width_of(weights), what)
+
+
+def _fitted(weights: StateDict, variant: Variant, width: float, what: str) -> TAEHV:
+    fit = fit_to(weights, variant, width)
     if not fit.is_exact:
-        raise CheckpointError(f"{what} does not fit {chosen.name} at width {width:g}:\n{fit.describe()}")
+        raise WeightsError(f"{what} does not fit {variant.name} at width {width:g}:\n{fit.describe()}")
     with torch.device("meta"):
-        model = TAEHV(chosen, width)
+        model = TAEHV(variant, width)
     wanted = model.state_dict()
     # Where TGrow carries more frames than used, the last ones are the ones that count.
     used = {name: tensor[-len(wanted[name]) :] for name, tensor in weights.items()}
@@ -179,12 +188,12 @@ def find_variant(weights: Mapping[str, Tensor], what: str) -> Variant:
     """The only published variant that these keys and shapes fit.
 
     Raises:
-        CheckpointError: none fits (the closest one's differences are listed), or several do (they are named).
+        WeightsError: none fits (the closest one's differences are listed), or several do (they are named).
     """
     candidates = find_candidates(weights, what)
     if len(candidates) > 1:
         names = ", ".join(variant.name for variant in candidates)
-        raise CheckpointError(f"{what} fits several variants, which have equal keys and shapes; choose one of: {names}")
+        raise WeightsError(f"{what} fits several variants, which have equal keys and shapes; choose one of: {names}")
     return candidates[0]
 
 
@@ -192,14 +201,14 @@ def find_candidates(weights: Mapping[str, Tensor], what: str) -> list[Variant]:
     """All published variants that these keys and shapes fit, at least one.
 
     Raises:
-        CheckpointError: none fits; the closest one's differences are listed.
+        WeightsError: none fits; the closest one's differences are listed.
     """
     width = width_of(weights)
-    fits = {variant: compare(weights, variant, width) for variant in VARIANTS.values()}
+    fits = {variant: fit_to(weights, variant, width) for variant in VARIANTS.values()}
     candidates = [variant for variant, fit in fits.items() if fit.is_exact]
     if not candidates:
         closest = min(fits, key=lambda variant: fits[variant].differences)
-        raise CheckpointError(
+        raise WeightsError(
             f"{what} fits no known variant. The closest is {closest.name}, from which it differs:\n"
             f"{fits[closest].describe()}"
         )
@@ -238,7 +247,7 @@ class Fit:
         return "\n".join(lines + [f"  misshapen: {name}" for name in self.misshapen])
 
 
-def compare(weights: Mapping[str, Tensor], variant: Variant, width: float) -> Fit:
+def fit_to(weights: Mapping[str, Tensor], variant: Variant, width: float) -> Fit:
     """Compare with the keys and shapes of ``variant``. TGrow weights may carry more frames than the variant uses."""
     with torch.device("meta"):
         wanted = {name: tuple(tensor.shape) for name, tensor in TAEHV(variant, width).state_dict().items()}
@@ -268,13 +277,17 @@ def _load_pickled(path: Path) -> object:
 
 def _check_tensors(weights: StateDict, path: Path) -> None:
     """Cheap questions first: a small file can hold a view of any shape, which takes memory once it is copied."""
-    check_layout(weights, str(path), CheckpointError)
-    claimed, there = claimed_bytes(weights), path.stat().st_size
+    for name, tensor in weights.items():
+        if problem := _layout_problem(tensor):
+            raise WeightsError(f"{path} holds a tensor that is no usable weight: {name}: {problem}")
+    # Views that repeat themselves are small in a file, and take all their memory once each tensor has its own.
+    claimed = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
+    there = path.stat().st_size
     if claimed > there:
-        raise CheckpointError(
+        raise WeightsError(
             f"{path} is no checkpoint: its tensors claim {claimed:,} bytes of numbers, and the file has {there:,}"
         )
-    check_weights(weights, str(path), CheckpointError)
+    check_weights(weights, str(path), WeightsError)
 
 
 def _has_more_frames(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
@@ -286,4 +299,4 @@ def _has_more_frames(name: str, found: tuple[int, ...], wanted: tuple[int, ...])
 
 def _check_suffix(path: Path) -> None:
     if path.suffix not in SUFFIXES:
-        raise CheckpointError(f"{path} is neither {' nor '.join(SUFFIXES)}")
+        raise WeightsError(f"{path} is neither {' nor '.join(SUFFIXES)}")

@@ -24,9 +24,9 @@ class Training:
     """Whether the step's passes go through torch.compile, with fixed shapes (``taehv/model/compilation.py``)."""
     ssim: Literal["library", "shifted sums"]
     """``library``: pytorch-msssim. ``shifted sums``: the same numbers as sums that a compiler fuses
-    (``taehv/losses/fused_ssim.py``)."""
+    (``taehv/losses/perceptual.py``)."""
     discriminator: Literal["as defined", "pooled first"]
-    """``pooled first``: pictures are averaged over patches before they are scored, which commutes, and the first
+    """``pooled first``: images are averaged over patches before they are scored, which commutes, and the first
     layer's input is filled up with zeros to a multiple of 8 channels."""
 
 

@@ -225,21 +225,21 @@ class GrownPlanes(nn.Module):
 
 
 class Entry(nn.Module):
-    """The entry convolution and its ReLU: pictures go in one by one and come out ``stride`` side by side."""
+    """The entry convolution and its ReLU: images go in one by one and come out ``stride`` side by side."""
 
     def __init__(self, conv: nn.Conv2d, stride: int, fused: bool) -> None:
         super().__init__()
         self.stride = stride
         missing = -stride * conv.in_channels % TENSOR_CORE_CHANNELS
-        weight = functional.pad(fused_weights.side_by_side(conv.weight, stride), (0, 0, 0, 0, 0, missing))
+        weight = functional.pad(fused_weights.block_diagonal(conv.weight, stride), (0, 0, 0, 0, 0, missing))
         conv = _with_weights(nn.Conv2d, weight, repeated(conv.bias, stride), padding=conv.padding)
         self.convolve = ConvReLU(conv, fused)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        side_by_side = pictures.unflatten(0, (-1, self.stride)).flatten(1, 2)
+    def forward(self, images: Tensor) -> Tensor:
+        side_by_side = images.unflatten(0, (-1, self.stride)).flatten(1, 2)
         count, channels, *size = side_by_side.shape
         shape = (count, self.convolve.conv.in_channels, *size)
-        filled = torch.empty(shape, dtype=pictures.dtype, device=pictures.device, memory_format=torch.channels_last)
+        filled = torch.empty(shape, dtype=images.dtype, device=images.device, memory_format=torch.channels_last)
         filled[:, :channels] = side_by_side
         filled[:, channels:] = 0
         return self.convolve(filled)
@@ -254,7 +254,7 @@ class Exit(nn.Module):
         phases = fused_weights.upsample_as_phases(fused_weights.grow_then_convolve(grow.conv.weight, conv.weight))
         no_bias = phases.new_zeros(len(phases))  # cuDNN's fused kernel wants one
         self.grow = ConvReLU(_with_weights(nn.Conv2d, phases, no_bias, padding=1), fused)
-        blocks = fused_weights.side_by_side(fused_weights.convolve_phases(last.weight), grow.stride)
+        blocks = fused_weights.block_diagonal(fused_weights.convolve_phases(last.weight), grow.stride)
         bias = None if last.bias is None else last.bias.repeat_interleave(4)
         self.last = _with_weights(nn.Conv2d, blocks, repeated(bias, grow.stride))
 
@@ -266,12 +266,12 @@ class Exit(nn.Module):
     def _leave(self, frames: Tensor) -> Tensor:
         grown = self.grow(frames)
         cells = grown.unflatten(1, (self.stride, 2, 2, -1))
-        cells[:, :, 0, :, :, -1].zero_()  # beyond the picture: below, above, right and left of it
+        cells[:, :, 0, :, :, -1].zero_()  # beyond the image: below, above, right and left of it
         cells[:, :, 1, :, :, 0].zero_()
         cells[:, :, :, 0, :, :, -1].zero_()
         cells[:, :, :, 1, :, :, 0].zero_()
-        pictures = functional.pixel_shuffle(self.last(grown).contiguous(), 2)
-        return pictures.unflatten(1, (self.stride, -1)).flatten(0, 1)
+        images = functional.pixel_shuffle(self.last(grown).contiguous(), 2)
+        return images.unflatten(1, (self.stride, -1)).flatten(0, 1)
 
 
 def _fold(layers: Iterable[nn.Module], recipe: Recipe) -> nn.Sequential:

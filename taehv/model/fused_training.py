@@ -89,7 +89,7 @@ def frames_to_channels(frames: Tensor, stride: int) -> Tensor:
 
 
 def channels_last(frames: Tensor) -> Tensor:
-    """The same, with the channels of a pixel beside each other in memory."""
+    """The same, with the channels of a pixel next to each other in memory."""
     return frames.contiguous(memory_format=torch.channels_last)
 
 

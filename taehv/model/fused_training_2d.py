@@ -6,7 +6,7 @@ in ``fused_training.py``, layers that are linear are folded into one. What diffe
 - a convolution that pools reads its frames side by side in channels, one that grows writes them so: cuDNN's 2D kernels
   reach 330 to 530 TFLOP/s on an H100 where its 3D ones reach 320;
 - the entry convolution writes, and the exit convolution reads, frames side by side, so that full-size ones are never
-  moved; on the side of the pictures their channels are filled up with zeros to a multiple of 8, without which cuDNN is
+  moved; on the side of the images their channels are filled up with zeros to a multiple of 8, without which cuDNN is
   three times slower;
 - no index and no constant comes from the host, so that the processor never waits for the GPU, and everything between
   two convolutions can be one kernel (``taehv/model/compilation.py``).
@@ -33,13 +33,11 @@ def encode(model: TAEHV, frames_ntchw: Tensor) -> Tensor:
     model.check_frames(frames_ntchw)
     clips, length = frames_ntchw.shape[:2]
     frames = repeat_last(frames_ntchw, model.variant.padded_frames(length) - length)
-    pictures = functional.pixel_unshuffle(frames.flatten(0, 1), model.variant.patch_size)
+    images = functional.pixel_unshuffle(frames.flatten(0, 1), model.variant.patch_size)
     entry, _, *layers = model.encoder
     first = layers[0]
     assert isinstance(first, TPool)
-    hidden = functional.relu(
-        _enter(pictures.unflatten(0, (-1, first.stride)).flatten(1, 2), _conv(entry), first.stride)
-    )
+    hidden = functional.relu(_enter(images.unflatten(0, (-1, first.stride)).flatten(1, 2), _conv(entry), first.stride))
     for i, layer in enumerate(layers):
         if isinstance(layer, TPool):
             kernel = fused_weights.pool_then_convolve(layer.conv.weight, _conv(layers[i + 1]).weight)
@@ -68,15 +66,15 @@ def decode(model: TAEHV, latents_ntchw: Tensor) -> Tensor:
         elif not (isinstance(layer, nn.Upsample) or isinstance(layers[i - 1], TGrow)):
             hidden = layer(hidden)
     hidden = _drop_first(hidden, clips, trim // last_grow.stride)
-    pictures = _leave(hidden, last_grow, _conv(last_conv), _conv(exit_conv))
-    frames = functional.pixel_shuffle(pictures, model.variant.patch_size)
+    images = _leave(hidden, last_grow, _conv(last_conv), _conv(exit_conv))
+    frames = functional.pixel_shuffle(images, model.variant.patch_size)
     return frames.unflatten(0, (clips, -1))[:, trim % last_grow.stride :]
 
 
 def _enter(side_by_side: Tensor, conv: nn.Conv2d, frames: int) -> Tensor:
-    """``conv`` of each of the pictures that lie side by side in channels."""
+    """``conv`` of each of the images that lie side by side in channels."""
     missing = -side_by_side.shape[1] % TENSOR_CORE_CHANNELS
-    weight = functional.pad(fused_weights.side_by_side(conv.weight, frames), (0, 0, 0, 0, 0, missing))
+    weight = functional.pad(fused_weights.block_diagonal(conv.weight, frames), (0, 0, 0, 0, 0, missing))
     filled = channels_last(functional.pad(side_by_side, (0, 0, 0, 0, 0, missing)))
     return functional.conv2d(filled, weight, repeated(conv.bias, frames), padding=1)
 
@@ -86,11 +84,11 @@ def _leave(frames: Tensor, grow: TGrow, conv: nn.Conv2d, last: nn.Conv2d) -> Ten
     hidden = functional.relu(_grow(frames, grow, conv))
     channels = grow.stride * last.out_channels
     missing = -channels % TENSOR_CORE_CHANNELS
-    weight = functional.pad(fused_weights.side_by_side(last.weight, grow.stride), (0, 0, 0, 0, 0, 0, 0, missing))
+    weight = functional.pad(fused_weights.block_diagonal(last.weight, grow.stride), (0, 0, 0, 0, 0, 0, 0, missing))
     bias = repeated(last.bias, grow.stride)
     bias = None if bias is None else functional.pad(bias, (0, missing))
-    pictures = functional.conv2d(hidden, weight, bias, padding=1)[:, :channels].contiguous()
-    return pictures.unflatten(1, (grow.stride, -1)).flatten(0, 1)
+    images = functional.conv2d(hidden, weight, bias, padding=1)[:, :channels].contiguous()
+    return images.unflatten(1, (grow.stride, -1)).flatten(0, 1)
 
 
 def repeated(bias: Tensor | None, times: int) -> Tensor | None:

@@ -61,7 +61,7 @@ def upsample_as_phases(kernels: Tensor) -> Tensor:
 
     (stride, C_out, C, 3, 3) to (stride * 2 * 2 * C_out, C, 2, 2), channels ordered (stride, row, column, C_out). Of
     h x w pixels it makes (h + 1) x (w + 1) cells of 2 x 2: pixel (2i + a, 2j + b) of the result is in cell
-    (i + a, j + b), so that cell u holds rows 2u and 2u - 1. What the outermost cells hold beyond the picture, in rows
+    (i + a, j + b), so that cell u holds rows 2u and 2u - 1. What the outermost cells hold beyond the image, in rows
     2h and -1 and in such columns, is not part of the result.
     """
     for axis in (3, 5):  # each adds a phase in front: axis 3 is the kernel's rows, axis 5 then its columns
@@ -89,7 +89,7 @@ def convolve_phases(weight: Tensor) -> Tensor:
     return weight.permute(4, 2, 0, 3, 1, 5, 6, 7).flatten(3, 5).flatten(0, 2)
 
 
-def side_by_side(weight: Tensor, frames: int) -> Tensor:
+def block_diagonal(weight: Tensor, frames: int) -> Tensor:
     """A convolution of each of ``frames`` frames that lie side by side in channels: block diagonal.
 
     (C_out, C, y, x) to (frames * C_out, frames * C, y, x).

@@ -18,6 +18,11 @@ def to_float(pixels_uint8: Tensor, dtype: torch.dtype = torch.float32) -> Tensor
     return pixels_uint8.to(dtype).div_(255)
 
 
+def to_uint8(frames: Tensor) -> Tensor:
+    """Frames around [0, 1], clamped here, to pixels in 0..255; the one place that does so."""
+    return frames.float().clamp(0, 1).mul(255).round().byte()
+
+
 def run_layers(layers: nn.Sequential, frames: Tensor, clips: int, memory: Memory | None = None) -> Tensor:
     """Frames (clips*T, C, H, W) through all layers; ``memory`` is read and brought up to date where it is given."""
     for i, layer in enumerate(layers):

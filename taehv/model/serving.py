@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from taehv.model.checkpoints import load_model
 from taehv.model.fused_inference import FoldedTAEHV
-from taehv.model.model_folder import load_model
-from taehv.model.padding import pad_to_multiple, repeat_last, to_float
+from taehv.model.padding import pad_to_multiple, repeat_last, to_float, to_uint8
 
 Task = Literal["encode", "decode", "reconstruct"]
 Pixels = Literal["same", "uint8", "float32"]
@@ -38,7 +38,7 @@ class VideoCoder:
         """Load it.
 
         Raises:
-            ModelError: the folder cannot be used.
+            WeightsError: the folder cannot be used.
         """
         model, _ = load_model(folder)
         self._model = FoldedTAEHV(model.to("cuda" if torch.cuda.is_available() else "cpu"))
@@ -115,8 +115,7 @@ class VideoCoder:
 
 
 def _as_pixels(frames: Tensor, *, as_bytes: bool) -> NDArray[Any]:
-    frames = frames.clamp(0, 1)
-    pixels = frames.mul(255).round().byte() if as_bytes else frames
+    pixels = to_uint8(frames) if as_bytes else frames.clamp(0, 1)
     result: NDArray[Any] = pixels.cpu().numpy()
     return result
 

@@ -7,22 +7,34 @@ without gradients.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from taehv.model.padding import Memory, cut_or_fill_with_zeros, put_zeros_in_front, repeat_last
+from taehv.model.variants import Segments, Variant
 
-if TYPE_CHECKING:
-    from taehv.model.autoencoder import VideoAutoencoder
-    from taehv.model.variants import Segments
+
+class StreamedModel(Protocol):
+    """What a stream needs of a model; a ``VideoAutoencoder`` has it, and uses streams itself for long clips."""
+
+    @property
+    def variant(self) -> Variant: ...
+
+    def check_frames(self, frames_ntchw: Tensor) -> None: ...
+
+    def check_latents(self, latents_ntchw: Tensor) -> None: ...
+
+    def run_encoder(self, frames_ntchw: Tensor, clips: int, memory: Memory | None = None) -> Tensor: ...
+
+    def run_decoder(self, latents_ntchw: Tensor, clips: int, memory: Memory | None = None) -> Tensor: ...
 
 
 class StreamingEncoder:
     """Takes frames, gives latents as soon as they exist. After ``flush`` it is ready for the next clip."""
 
-    def __init__(self, model: VideoAutoencoder) -> None:
+    def __init__(self, model: StreamedModel) -> None:
         self._model = model
         self._reset()
 
@@ -111,7 +123,7 @@ class StreamingDecoder:
         ValueError: the variant's trim depends on that number, and it is not given.
     """
 
-    def __init__(self, model: VideoAutoencoder, latent_frames: int | None = None) -> None:
+    def __init__(self, model: StreamedModel, latent_frames: int | None = None) -> None:
         if latent_frames is None and model.variant.trim_needs_clip_length:
             raise ValueError(
                 f"{model.variant.name} drops frames at the start or not, depending on the clip's number of latents: "
@@ -173,7 +185,7 @@ class StreamingTAEHV:
             on it (only for decoding: encoding alone never needs it).
     """
 
-    def __init__(self, model: VideoAutoencoder, latent_frames: int | None = None) -> None:
+    def __init__(self, model: StreamedModel, latent_frames: int | None = None) -> None:
         self._encoder = StreamingEncoder(model)
         self._model = model
         self._latent_frames = latent_frames

@@ -131,12 +131,12 @@ def _why_not_writable(error: Exception, path: Path) -> str | None:
 
 
 def _is_about(named: object, path: Path) -> bool:
-    """Whether the file that an error names is ``path``, the one beside it that is written first, or a folder above."""
+    """Whether the file that an error names is ``path``, its partial file that is written first, or a folder above."""
     if not isinstance(named, str | bytes):
         return False
     there, wanted = Path(os.fsdecode(named)).absolute(), path.absolute()
-    beside = there.parent == wanted.parent and ".partial" in there.name
-    return there == wanted or beside or there in wanted.parents
+    is_partial = there.parent == wanted.parent and ".partial" in there.name
+    return there == wanted or is_partial or there in wanted.parents
 
 
 def exit_code(main: Callable[[], int]) -> int:

@@ -12,7 +12,7 @@ DVC_LOCK = Path("dvc.lock")
 PROFILES = Path("profiles")
 
 DATA = Path("data")
-MANIFEST = DATA / "manifest.csv"
+MANIFEST = DATA / "manifest"
 CLIPS = DATA / "clips"
 TEACHER = DATA / "teacher"
 QUARANTINE = DATA / "quarantine.csv"

@@ -12,7 +12,7 @@ def thin(groups: int, positions: int, count: int) -> list[tuple[int, int]]:
 
     Each group gets the same number of positions up to one. Within a group they are equally far apart, and from group
     to group their offset moves on by the golden ratio: a plain every-k-th choice would, for an unlucky k, always take
-    the same corner of the picture.
+    the same corner of the image.
     """
     count = min(count, groups * positions)
     chosen = []

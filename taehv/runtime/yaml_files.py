@@ -16,7 +16,7 @@ class YamlFileError(ValueError):
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader, with the plain values of YAML 1.2 as DVC reads them: what DVC hashes is what we use.
 
-    PyYAML follows YAML 1.1, where 017 is fifteen, 1:30 is ninety, `no` is false and 5e-05 is a text; DVC writes small
+    PyYAML follows YAML 1.1, where 017 is fifteen, 1:30 is ninety, `no` is false and 5e-05 is a string; DVC writes small
     numbers in that last way, for example for ``dvc exp run -S scales.embedded.optim.lr=5e-5``. A key that is there
     twice is an error, as it is for DVC: YAML forbids it, and PyYAML would take the last one without a word.
     """

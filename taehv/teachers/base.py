@@ -8,39 +8,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import ClassVar, Protocol, Self
-
-import numpy as np
-import numpy.typing as npt
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar, Protocol, Self
 
 from taehv.model.variants import Variant
 from taehv.runtime.errors import UserError
+
+if TYPE_CHECKING:  # the names below are part of params.yaml's schema, which needs no torch
+    import numpy as np
+    import numpy.typing as npt
+    import torch
+    from torch import Tensor
 
 
 class TeacherError(UserError):
     """The teacher is missing, damaged, or made for something else. It is never replaced by another one."""
 
 
-class ClipRecord(Protocol):
-    """What a teacher is told of a clip."""
-
-    @property
-    def clip_id(self) -> int: ...
-
-    @property
-    def source(self) -> str: ...
-
-
 class TrainingClips(Protocol):
     """The clips that a teacher is fitted on: a ``taehv.data.clip_store.ClipStore``."""
 
-    @property
-    def records(self) -> Sequence[ClipRecord]: ...
+    def __len__(self) -> int: ...
 
-    @property
-    def sources(self) -> Sequence[str]: ...
+    def source_numbers(self, clip_ids: Sequence[int]) -> npt.NDArray[np.integer]:
+        """For each clip a number that stands for its video."""
+        ...
 
     def clip(self, clip_id: int) -> npt.NDArray[np.uint8]:
         """(T, 3, H, W)."""

@@ -30,6 +30,9 @@ SCHEMA = 1
 TOTAL_BLOCKS = 24_576
 """Blocks of all sources together: 8 for each value of the largest block, 32 for the smaller ones."""
 
+MOST_CLIPS = 4096
+"""Clips that are read for it at most: of more, so many evenly spaced ones."""
+
 _GROUP = 2048
 
 # Below this share of the largest variance a component is rounding noise, and whitening would blow it up.
@@ -81,12 +84,13 @@ class PcaTeacher:
         """Fit the teacher on training clips and write it into ``folder``.
 
         The blocks lie on a fixed grid over each source's clips, as many from every source, and are cut from pieces of
-        ``frames`` frames, the way the teacher will meet them in training (with the repeated first frame).
+        ``frames`` frames, the way the teacher will meet them in training (with the repeated first frame). How many
+        clips are read is bounded, so that it takes minutes however many there are.
         """
         fit = fit_pca(_grouped(training_blocks(clips, frames, variant)), variant)
         facts = {
             "blocks": fit.blocks,
-            "sources": list(clips.sources),
+            "clips": min(len(clips), MOST_CLIPS),
             "explained_variance": sum(fit.explained_variance),
             "explained_variance_by_component": fit.explained_variance,
         }
@@ -214,8 +218,12 @@ def frames_of(blocks: Tensor, variant: Variant) -> Tensor:
 
 
 def training_blocks(clips: TrainingClips, frames: int, variant: Variant) -> Iterator[Tensor]:
-    """Groups (n, block values) uint8 of blocks, the same number from each source."""
-    by_source = {source: [r.clip_id for r in clips.records if r.source == source] for source in clips.sources}
+    """Groups (n, block values) uint8 of blocks, the same number from each source, in one pass over the clips."""
+    count = min(len(clips), MOST_CLIPS)
+    chosen_clips = [number * len(clips) // count for number in range(count)]
+    by_source: dict[int, list[int]] = {}
+    for clip_id, source in zip(chosen_clips, clips.source_numbers(chosen_clips).tolist(), strict=True):
+        by_source.setdefault(source, []).append(clip_id)
     positions = len(_clip_blocks(clips, 0, frames, variant))
     fewest_clips = min(len(clip_ids) for clip_ids in by_source.values())
     per_source = min(max(TOTAL_BLOCKS // len(by_source), 1), fewest_clips * positions)
@@ -263,4 +271,4 @@ def _unusable(problem: str) -> TeacherError:
 
 def _too_uniform(variant: Variant, problem: str) -> TeacherError:
     wanted = f"{variant.latent_channels} principal components of {variant.name}"
-    return TeacherError(f"{problem} for {wanted}. Add videos to data/manifest.csv.")
+    return TeacherError(f"{problem} for {wanted}. Add videos to data/manifest.")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from taehv.config.params import Seraena
 from taehv.losses import seraena
-from taehv.losses.alignment import common_frames
+from taehv.losses.metrics import common_frames
 from taehv.losses.objective import Outputs
 from taehv.model.compilation import Compiled
 from taehv.model.formulations import TRAINING
@@ -40,7 +40,7 @@ class Seen:
 
 
 class Adversary:
-    """Discriminator, its optimiser, and the replay memory of this process's slots.
+    """Discriminator, its optimizer, and the replay memory of this process's slots.
 
     In step s, corrections are made and gradients are accumulated with the discriminator of step s - 1, whatever the
     micro-batches; ``finish_step`` then updates it once.
@@ -157,7 +157,7 @@ class Adversary:
         return Seen(torch.stack(groups), torch.stack(conditions), kinds)
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """Weights and optimiser state; the same on every process."""
+        """Weights and optimizer state; the same on every process."""
         weights = {f"discriminator.{name}": tensor for name, tensor in self._discriminator.state_dict().items()}
         state = self._optimizer.state_dict()["state"]
         return weights | {

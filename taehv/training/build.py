@@ -1,4 +1,4 @@
-"""From a RunSpec to the parts of a training: processes, student, optimisers, adversary, data, validation."""
+"""From a RunSpec to the parts of a training: processes, student, optimizers, adversary, data, validation."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from accelerate.utils import set_seed
 
 from taehv.config.batch_shares import slots_of_rank
 from taehv.config.params import BestMetric, Params
+from taehv.config.precision import PRECISIONS
+from taehv.data.augment import Augmentation
 from taehv.data.loader import SlotLoader
 from taehv.data.sampler import SlotSampler
 from taehv.losses.metrics import HISTORY_METRICS, ClipMetric, MetricError, available_metrics, lpips_backbone_path
@@ -53,7 +55,7 @@ def start_accelerator(spec: RunSpec) -> Accelerator:
     forget_inherited(os.environ, keep_group=True)
     threads = spec.profile.threads or max(1, available_cores() // spec.profile.processes)
     torch.set_num_threads(threads)
-    mixed = "bf16" if spec.params.active.precision == "bf16" else "no"
+    mixed = PRECISIONS[spec.params.active.precision].autocast
     accelerator = Accelerator(cpu=spec.profile.gpus == 0, mixed_precision=mixed)
     if accelerator.device.type == "cuda":
         set_up_gpu()
@@ -108,6 +110,7 @@ def assemble(spec: RunSpec, accelerator: Accelerator) -> Parts:
         global_batch=scale.batch.global_,
         per_device=None if spec.profile.per_device == "auto" else spec.profile.per_device,
         dtype=dtype,
+        augmentation=Augmentation.wanted(scale.augment, spec.params.seed),
     )
     metrics = metrics_of_validation(spec.params.validation.best_metric, accelerator.device)
     validation_clips = spec.dataset.split("val", verify_reads=spec.profile.verify_reads)
@@ -158,12 +161,14 @@ def _loader(spec: RunSpec, slots: range, device: torch.device) -> SlotLoader:
     data = spec.params.active.data
     clips = spec.dataset.split("train", verify_reads=spec.profile.verify_reads)
     sampler = SlotSampler(
-        clips.records,
+        clips.columns(),
         seed=spec.params.seed,
         global_batch=spec.params.active.batch.global_,
         height=data.height,
         width=data.width,
         frames=data.frames,
         horizontal_flip=data.horizontal_flip,
+        strides=data.crop_strides,
+        block_shards=data.store.shuffle_block_shards,
     )
     return SlotLoader(clips, sampler, slots, device)

@@ -1,6 +1,6 @@
 """Checkpoints: folders ``step-N`` that are either whole or do not exist for the reader.
 
-A checkpoint holds the weights, their moving average, the best averaged weights so far, the optimiser's and the
+A checkpoint holds the weights, their moving average, the best averaged weights so far, the optimizer's and the
 adversary's state and what each slot remembers (safetensors: nothing in it can execute), and everything else as JSON.
 There is no random state in it, because training has none: every draw is a function of (seed, step, slot). Its
 ``manifest.json``, written last, lists size and sha256 of every file, and its own sha256.
@@ -97,7 +97,7 @@ def write_files(snapshot: Snapshot, folder: Path) -> None:
         flush_to_disk(folder / PROGRESS)
 
 
-def write_manifest(folder: Path, step: int, spec: RunSpec) -> None:
+def write_checkpoint_manifest(folder: Path, step: int, spec: RunSpec) -> None:
     """The manifest over all files that are in the folder now."""
     files = {
         path.name: {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)} for path in sorted(folder.iterdir())
@@ -119,7 +119,7 @@ def write_manifest(folder: Path, step: int, spec: RunSpec) -> None:
     flush_to_disk(folder)
 
 
-def read_manifest(checkpoint: Path) -> CheckpointInfo:
+def read_checkpoint_manifest(checkpoint: Path) -> CheckpointInfo:
     """Check the manifest, and every file of a checkpoint against it.
 
     Raises:
@@ -163,19 +163,8 @@ def step_of(path: Path) -> int | None:
     return int(digits) if path.name.startswith(STEP) and digits.isdecimal() else None
 
 
-def load_checkpoint(checkpoint: Path, state: TrainingState) -> CheckpointInfo:
-    """Check a checkpoint and put it into ``state``.
-
-    Raises:
-        CheckpointError: as ``read_manifest`` and ``load_checked``.
-    """
-    info = read_manifest(checkpoint)
-    load_checked(info, state)
-    return info
-
-
 def load_checked(info: CheckpointInfo, state: TrainingState) -> None:
-    """Put a checkpoint that ``read_manifest`` has just checked into ``state``, on whatever device its tensors are.
+    """Put a checkpoint that was checked just now (``info``) into ``state``, on whatever device its tensors are.
 
     Raises:
         CheckpointError: the weights do not fit the model, or are no finite floating-point numbers.

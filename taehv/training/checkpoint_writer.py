@@ -17,15 +17,16 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from taehv.runtime.errors import NotWritableError, UserError
+from taehv.runtime.failpoints import Failpoint, failpoint
 from taehv.training.checkpoint import (
     CheckpointError,
     Snapshot,
     flush_to_disk,
-    read_manifest,
+    read_checkpoint_manifest,
     step_of,
     take_snapshot,
+    write_checkpoint_manifest,
     write_files,
-    write_manifest,
 )
 from taehv.training.run_spec import RunSpec
 from taehv.training.state import TrainingState
@@ -84,12 +85,15 @@ class CheckpointWriter:
         try:
             partial.mkdir(parents=True, exist_ok=True)
             write_files(snapshot, partial)
+            failpoint(Failpoint.CHECKPOINT_FILES)
             if self._index > 0:
                 _done_file(partial, self._index).touch()
                 return
             self._wait_for_others(partial)
-            write_manifest(partial, snapshot.step, self._spec)
+            write_checkpoint_manifest(partial, snapshot.step, self._spec)
+            failpoint(Failpoint.CHECKPOINT_MANIFEST)
             _put_in_place(partial, folder / f"step-{snapshot.step}")
+            failpoint(Failpoint.CHECKPOINT_IN_PLACE)
             if keep is not None:
                 keep_newest(folder, keep, up_to=snapshot.step)
         except (OSError, NotWritableError, SafetensorError) as error:
@@ -127,6 +131,7 @@ def keep_newest(folder: Path, keep: int, *, up_to: int) -> None:
     for path in written[keep:]:
         doomed = path.with_name(f".{path.name}.partial")
         path.rename(doomed)
+        failpoint(Failpoint.CHECKPOINT_DELETION)
         shutil.rmtree(doomed)
 
 
@@ -141,7 +146,7 @@ def _put_in_place(partial: Path, final: Path) -> None:
     """Give a whole checkpoint its name. One of this step that is whole already says the same and stays."""
     if final.exists():
         try:
-            read_manifest(final)
+            read_checkpoint_manifest(final)
         except CheckpointError as error:
             log.warning("replaced: %s", error)
             shutil.rmtree(final)

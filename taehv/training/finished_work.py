@@ -17,7 +17,7 @@ from taehv.runtime import atomic_files
 from taehv.runtime.errors import UserError
 from taehv.runtime.hashing import sha256_of_file
 from taehv.runtime.paths import TrainingOutputs
-from taehv.training.checkpoint import CheckpointError, read_manifest
+from taehv.training.checkpoint import CheckpointError, read_checkpoint_manifest
 from taehv.training.checkpoint_writer import newest_first
 from taehv.training.lock import LOCK, work_lock
 from taehv.training.run_files import published_parts
@@ -58,7 +58,7 @@ def mark_published(work: TrainingOutputs) -> None:
     atomic_files.write_json(work.root / MARKER, marker | {"published": True})
 
 
-def origin_of(work: TrainingOutputs) -> str | None:
+def recorded_origin(work: TrainingOutputs) -> str | None:
     """What was told to ``mark_finished``; None where the marker is damaged."""
     origin = _marker(work).get("origin")
     return None if origin is None else str(origin)
@@ -81,7 +81,7 @@ def damage_of(work: TrainingOutputs) -> str | None:
         changed = [name for name, sha256 in hashes.items() if sha256_of_file(work.root / name) != sha256]
         changed += [part.name for part in published_parts(work) if not part.exists()]
         for checkpoint in newest_first([work.checkpoints]):
-            read_manifest(checkpoint)
+            read_checkpoint_manifest(checkpoint)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, CheckpointError) as error:
         return str(error)
     return f"{', '.join(changed)} changed" if changed else None
@@ -105,7 +105,7 @@ def delete_finished(work: TrainingOutputs) -> None:
         log.warning("%s is not deleted: %s", work.root, error)
 
 
-def delete_old_ones_beside(work: TrainingOutputs) -> None:
+def delete_old_siblings(work: TrainingOutputs) -> None:
     """Delete the stage's finished trainings with other fingerprints, so that they do not pile up.
 
     Young ones stay: DVC, here or in an experiment that runs beside this one, may be saving them. So do those that were

@@ -1,4 +1,4 @@
-"""Which optimiser moves which parameters, at which rate."""
+"""Which optimizer moves which parameters, at which rate."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class _Part:
 
 
 class Optimizers:
-    """One or two optimisers that step together, each at its own peak rate under the same schedule.
+    """One or two optimizers that step together, each at its own peak rate under the same schedule.
 
     ``adamw``: AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) for everything.
     ``muon``: Muon for the convolution filters, AdamW for the biases.
@@ -55,12 +55,12 @@ class Optimizers:
             part.optimizer.zero_grad(set_to_none=True)
 
     def learning_rates(self, step: int) -> dict[str, float]:
-        """The rate of update ``step`` by optimiser name."""
+        """The rate of update ``step`` by optimizer name."""
         fraction = learning_rate_fraction(self._optim, step)
         return {name: part.peak_rate * fraction for name, part in self._parts.items()}
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """Everything that the optimisers remember, as ``<optimiser>.<parameter index>.<name>``.
+        """Everything that the optimizers remember, as ``<optimizer>.<parameter index>.<name>``.
 
         Rates, betas and decay are not in it: they come from the parameters, never from a checkpoint.
         """
@@ -75,7 +75,7 @@ class Optimizers:
         """Take over what ``state_tensors`` gave.
 
         Raises:
-            ValueError: the tensors are of other optimisers.
+            ValueError: the tensors are of other optimizers.
         """
         states: dict[str, dict[int, dict[str, Tensor]]] = {name: {} for name in self._parts}
         for key, value in tensors.items():

@@ -61,7 +61,7 @@ class Replay:
 
 def as_tensors(samples: Sequence[Sample]) -> dict[str, Tensor]:
     """At least one sample, as one tensor of groups and one of latents, on the CPU."""
-    # Stacked there: training needs the GPU's memory, and this runs beside it.
+    # Stacked there: training needs the GPU's memory, and this runs at the same time.
     return {
         "groups": torch.stack([sample.groups.cpu() for sample in samples]),
         "latents": torch.stack([sample.latents.cpu() for sample in samples]),

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from taehv.training.checkpoint import CheckpointError, CheckpointInfo, load_checked, read_manifest
+from taehv.training.checkpoint import CheckpointError, CheckpointInfo, load_checked, read_checkpoint_manifest
 from taehv.training.checkpoint_writer import newest_first
 from taehv.training.run_spec import RunSpec
 from taehv.training.state import TrainingState
@@ -32,7 +32,7 @@ def restore(state: TrainingState, spec: RunSpec, unfinished: Sequence[Path]) -> 
     """
     # 1. The checkpoint that --resume names: one of this very run. What else is there is not looked at.
     if spec.resume is not None:
-        named = read_manifest(spec.resume)
+        named = read_checkpoint_manifest(spec.resume)
         _check_is_of_this_run(named, spec)
         load_checked(named, state)
         return f"resumed {spec.resume} at step {state.progress.step}"
@@ -41,7 +41,7 @@ def restore(state: TrainingState, spec: RunSpec, unfinished: Sequence[Path]) -> 
         return f"resumed unfinished work at step {state.progress.step}"
     # 3. The A800 checkpoint that the parameters name by its step. Never a silent fresh start in its place.
     if spec.continue_from is not None:
-        theirs = read_manifest(spec.continue_from)
+        theirs = read_checkpoint_manifest(spec.continue_from)
         _check_same_configuration(theirs, spec)
         load_checked(theirs, state)
         progress = state.progress
@@ -59,7 +59,7 @@ def restore(state: TrainingState, spec: RunSpec, unfinished: Sequence[Path]) -> 
 def _restore_unfinished(state: TrainingState, spec: RunSpec, checkpoints: Sequence[Path]) -> bool:
     for checkpoint in checkpoints:
         try:
-            found = read_manifest(checkpoint)
+            found = read_checkpoint_manifest(checkpoint)
             _check_is_of_this_run(found, spec)
             load_checked(found, state)
         except CheckpointError as error:

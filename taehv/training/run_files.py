@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from taehv.config.params import dump_resolved
 from taehv.runtime import atomic_files, dvc_metrics
 from taehv.runtime.errors import writing
+from taehv.runtime.failpoints import Failpoint, failpoint
 from taehv.runtime.paths import TrainingOutputs
 from taehv.training.checkpoint import flush_to_disk
 from taehv.training.run_spec import RunSpec
@@ -24,6 +25,7 @@ def write_history(outputs: TrainingOutputs, history: list[HistoryEntry]) -> None
     """validation_history.json; a number that is not finite becomes null, which no judgement takes for a number."""
     rows = [{key: _finite_or_null(value) for key, value in row.items()} for row in history]
     atomic_files.write_json(outputs.history, {"schema": 1, "history": rows})
+    failpoint(Failpoint.HISTORY)
 
 
 def write_best_model(outputs: TrainingOutputs, state: TrainingState, spec: RunSpec) -> None:
@@ -57,6 +59,7 @@ def write_best_model(outputs: TrainingOutputs, state: TrainingState, spec: RunSp
     atomic_files.write_json(partial / outputs.best_info.name, info)
     # For an instant there is no best_model/; a process that is killed then finds the weights in its checkpoint.
     shutil.rmtree(outputs.best_model, ignore_errors=True)
+    failpoint(Failpoint.BEST_MODEL)
     partial.rename(outputs.best_model)
     flush_to_disk(outputs.root)
 
@@ -127,6 +130,7 @@ def publish(work: TrainingOutputs, published: TrainingOutputs) -> None:
     """
     for source, target in zip(published_parts(work), published_parts(published), strict=True):
         _replace(target, source)
+        failpoint(Failpoint.PUBLISHED_PART)
 
 
 def _finite_or_null(value: Any) -> Any:

@@ -27,6 +27,8 @@ class RunMetrics:
         self._steps = 0
         self._training_seconds = 0.0
         self._utilisation: list[float] = []
+        self._waits_told = 0.0, 0.0
+        """Seconds of training, and of waiting for clips, at the last ``training_metrics``."""
 
     @contextlib.contextmanager
     def timing_a_step(self) -> Iterator[None]:
@@ -46,8 +48,13 @@ class RunMetrics:
         """Trained clips per second of training time, over all processes."""
         return self._steps * self._global_batch / self._training_seconds if self._training_seconds else 0.0
 
-    def training_metrics(self, report: StepReport) -> dict[str, float]:
-        """What is tracked of a step."""
+    def training_metrics(self, report: StepReport, seconds_waited: float) -> dict[str, float]:
+        """What is tracked of a step.
+
+        Args:
+            report: of the step.
+            seconds_waited: how long this process has waited for clips, in all.
+        """
         utilisation = self._sample_gpu_utilisation()
         return {
             "train/loss": report.loss,
@@ -59,6 +66,7 @@ class RunMetrics:
             **({} if report.discriminator_loss is None else {"train/discriminator_loss": report.discriminator_loss}),
             **{f"train/learning_rate_{name}": rate for name, rate in report.learning_rates.items()},
             "throughput/clips_per_second": self.clips_per_second,
+            "throughput/data_wait_share": self._data_wait_share(seconds_waited),
             **({} if utilisation is None else {"throughput/gpu_utilisation_percent": utilisation}),
         }
 
@@ -131,6 +139,13 @@ class RunMetrics:
             "clips_per_second": round(self.clips_per_second, 2),
             "device": device_name(self._accelerator.device),
         }
+
+    def _data_wait_share(self, seconds_waited: float) -> float:
+        """The share of the steps since the last call that went into waiting for clips, on this process."""
+        trained, waited = self._waits_told
+        self._waits_told = self._training_seconds, seconds_waited
+        since = self._training_seconds - trained
+        return min((seconds_waited - waited) / since, 1.0) if since else 0.0
 
     def _sample_gpu_utilisation(self) -> float | None:
         """Percent, of this process's GPU; None on a CPU, and where it cannot be measured."""

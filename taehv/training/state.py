@@ -53,7 +53,7 @@ class Progress:
 
 
 class TrainingState:
-    """Student, its moving average, optimiser, adversary (where there is one) and progress."""
+    """Student, its moving average, optimizer, adversary (where there is one) and progress."""
 
     def __init__(self, student: TAEHV, optim: Optim, adversary: Adversary | None = None) -> None:
         self.student = student

@@ -1,4 +1,4 @@
-"""One optimiser step: accumulate the gradient over this process's slots, clip, update, average."""
+"""One optimizer step: accumulate the gradient over this process's slots, clip, update, average."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from taehv.config.batch_shares import micro_batches
+from taehv.config.precision import PRECISIONS
+from taehv.data.augment import Augmentation
 from taehv.data.loader import SlotLoader
 from taehv.losses.objective import Objective, Outputs, weighted_sum
 from taehv.model import compilation
@@ -21,7 +23,7 @@ from taehv.teachers.base import Teacher
 from taehv.training.adversary import Adversary, Shown
 from taehv.training.state import TrainingState
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}
+DTYPES: Mapping[str, torch.dtype] = {name: getattr(torch, kind.dtype) for name, kind in PRECISIONS.items()}
 """The dtype of weights and inputs; with bf16 the matrix products run in bfloat16 (autocast)."""
 
 
@@ -44,7 +46,7 @@ class StepReport:
     discriminator_loss: float | None
     """None where the adversarial term does not count yet."""
     learning_rates: dict[str, float]
-    """By optimiser."""
+    """By optimizer."""
     skipped: bool
     """The update was not applied, on any process, because loss or gradient was not finite."""
     slots_not_finite: tuple[int, ...]
@@ -65,6 +67,7 @@ class TrainStep:
         global_batch: int,
         per_device: int | None,
         dtype: torch.dtype,
+        augmentation: Augmentation | None = None,
     ) -> None:
         """``per_device`` None stands for all slots of the process, until someone sets it."""
         self._accelerator = accelerator
@@ -76,13 +79,14 @@ class TrainStep:
         self._global_batch = global_batch
         self.per_device = per_device or len(loader.slots)
         self._dtype = dtype
+        self._augmentation = augmentation
 
     def __call__(self, step: int, *, measure_terms: bool = False) -> StepReport:
         """Do update number ``step`` (the first is 1); on request also measure each term's own gradient."""
         weights = self._objective.weights_at(step)
         adversary = self._state.adversary if "seraena" in weights else None
         frames = self._loader.frames(step)
-        term_norms = self._term_gradient_norms(frames, weights, adversary) if measure_terms else {}
+        term_norms = self._term_gradient_norms(step, frames, weights, adversary) if measure_terms else {}
         own_sums, own_not_finite = self._accumulate_gradient(step, frames, weights, adversary)
         summed = self._accelerator.reduce(torch.cat([own_sums, own_not_finite]), reduction="sum")
         parameters = self._state.student.parameters()
@@ -112,7 +116,7 @@ class TrainStep:
         return len(self._loader.slots)
 
     def rehearse(self, step: int, per_device: int) -> None:
-        """Compute the gradient of one micro-batch of ``step``, beside as much memory as training will come to hold.
+        """Compute the gradient of one micro-batch of ``step`` with as much memory taken as training will come to hold.
 
         For itself: processes need not do it together. The gradients have to be forgotten afterwards.
 
@@ -124,7 +128,7 @@ class TrainStep:
         frames = self._loader.frames(step)
         reserved = self._memory_to_come(adversary)
         rows = range(per_device)
-        terms, shown = self._terms(self._objective, frames, rows, adversary)
+        terms, shown = self._terms(self._objective, step, frames, rows, adversary)
         self._accelerator.backward(weighted_sum(terms, weights))
         self._teach(adversary, step, rows, shown)
         del reserved
@@ -136,7 +140,7 @@ class TrainStep:
             self._state.adversary.finish_step(skipped=True)
 
     def _memory_to_come(self, adversary: Adversary | None) -> Tensor:
-        """As many bytes as the optimisers' state (twice the weights), a distributed wrapper's copy of the gradients
+        """As many bytes as the optimizers' state (twice the weights), a distributed wrapper's copy of the gradients
         and the adversary's memory will take."""
         weights = sum(parameter.nbytes for parameter in self._state.student.parameters())
         replay = adversary.replay_bytes if adversary is not None else 0
@@ -158,7 +162,7 @@ class TrainStep:
         not_finite = sums.new_zeros(self._global_batch)
         for group in groups:
             with self._synchronise_if(group is groups[-1]):
-                terms, shown = self._terms(self._distributed_objective, frames_uint8, group, adversary)
+                terms, shown = self._terms(self._distributed_objective, step, frames_uint8, group, adversary)
                 self._accelerator.backward(weighted_sum(terms, weights) * scale)
             self._teach(adversary, step, group, shown)
             values = torch.stack([terms[term].detach().double() for term in weights])
@@ -168,7 +172,7 @@ class TrainStep:
         return sums, not_finite
 
     def _term_gradient_norms(
-        self, frames_uint8: Tensor, weights: Mapping[str, float], adversary: Adversary | None
+        self, step: int, frames_uint8: Tensor, weights: Mapping[str, float], adversary: Adversary | None
     ) -> dict[str, float]:
         """The norm of each weighted term's gradient over the whole batch: who pulls how hard, before clipping."""
         parameters = list(self._state.student.parameters())
@@ -179,7 +183,7 @@ class TrainStep:
         # What a compiled graph keeps is good for one backward pass; uncompiled ones need more memory per clip.
         for group in micro_batches(range(len(frames_uint8)), 1 if compiled else self.per_device):
             with compilation.switched_off():
-                terms, _ = self._terms(self._objective, frames_uint8, group, adversary)
+                terms, _ = self._terms(self._objective, step, frames_uint8, group, adversary)
             for row, (term, weight) in zip(gradients, weights.items(), strict=True):
                 weighted = terms[term].sum() * (weight / self._global_batch)
                 parts = torch.autograd.grad(weighted, parameters, retain_graph=True, materialize_grads=True)
@@ -188,10 +192,12 @@ class TrainStep:
         return dict(zip(weights, norms.tolist(), strict=True))
 
     def _terms(
-        self, objective: Objective, frames_uint8: Tensor, rows: Sequence[int], adversary: Adversary | None
+        self, objective: Objective, step: int, frames_uint8: Tensor, rows: Sequence[int], adversary: Adversary | None
     ) -> tuple[dict[str, Tensor], Shown | None]:
         """Each term of some of the slots, per clip, and what the adversary was shown of them."""
         frames = to_float(frames_uint8[rows[0] : rows[-1] + 1], self._dtype)
+        if self._augmentation is not None:
+            frames = self._augmentation(frames, step, [self._loader.slots[row] for row in rows])
         teacher_latents = self._teacher.encode(frames) if self._teacher is not None else None
         with self._accelerator.autocast():
             outputs: Outputs = objective(frames, teacher_latents, keep_decoded=adversary is not None)

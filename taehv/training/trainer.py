@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 
 from taehv.runtime.errors import Interrupted, UserError
+from taehv.runtime.failpoints import Failpoint, failpoint
 from taehv.training import divergence, run_files
 from taehv.training.auto_batch_size import is_out_of_memory, largest_that_fits, out_of_memory
 from taehv.training.build import assemble
@@ -170,6 +171,7 @@ class Trainer:
         clips = self.train_step.per_device
         with self._naming_what_is_too_large(f"at step {step}", "per_device", clips), self.run_metrics.timing_a_step():
             report = self.train_step(step, measure_terms=measure)
+        failpoint(Failpoint.STEP)
         progress = self.state.progress
         progress.step = step
         found = divergence.note_step(progress, report, self.spec.params.faults)
@@ -187,7 +189,7 @@ class Trainer:
         step, last = self.state.progress.step, self.spec.total_steps
         self.checkpoints.check()
         if is_due(step, self.spec.profile.log_every, last) or report.term_gradient_norms:
-            self.recorder.metrics(step, self.run_metrics.training_metrics(report))
+            self.recorder.metrics(step, self.run_metrics.training_metrics(report, self.loader.seconds_waited))
         if is_due(step, self.scale.validation.every, last):
             self._validate()
         if self.state.progress.skipped_in_a_row:

@@ -15,21 +15,23 @@ from taehv.config.params import BestMetric
 from taehv.data.clip_store import ClipStore
 from taehv.losses.metrics import HISTORY_METRICS, ClipMetric, ClipScores, load_frames, score_clips
 from taehv.model.taehv import TAEHV
+from taehv.runtime.failpoints import Failpoint, failpoint
 from taehv.training.state import HistoryEntry, TrainingState
 
 
 def is_better(entry: HistoryEntry, best: HistoryEntry | None, metric: BestMetric) -> bool:
-    """Whether a validation gives a new best model; a number that is not finite never does. LPIPS is a distance."""
+    """Whether a validation gives a new best model; a number that is not finite never does."""
     if not math.isfinite(entry[metric]):
         return False
     if best is None:
         return True
-    return entry[metric] < best[metric] if metric == "lpips" else entry[metric] > best[metric]
+    less_is_better = next(known.less_is_better for known in HISTORY_METRICS if known.in_history == metric)
+    return entry[metric] < best[metric] if less_is_better else entry[metric] > best[metric]
 
 
 @dataclass(frozen=True)
 class Validator:
-    """Measures a state's EMA weights, and its raw weights' PSNR beside them."""
+    """Measures a state's EMA weights, and the PSNR of its raw weights."""
 
     accelerator: Accelerator
     store: ClipStore
@@ -87,4 +89,6 @@ class Validator:
         for name, column in scores.items():
             values[name][list(own)] = column.to(device)
         # Every clip was measured once, all other processes hold 0 for it: the sum is exact in any order.
-        return {name: self.accelerator.reduce(value, reduction="sum").cpu() for name, value in values.items()}
+        summed = {name: self.accelerator.reduce(value, reduction="sum").cpu() for name, value in values.items()}
+        failpoint(Failpoint.VALIDATION)
+        return summed

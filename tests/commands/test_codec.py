@@ -32,8 +32,8 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
         stream.height, stream.width, stream.pix_fmt = HEIGHT, WIDTH, "yuv444p"
         y, x = np.mgrid[:HEIGHT, :WIDTH]
         for number in range(FRAMES):
-            picture = np.stack([np.full_like(x, 20 * number), 4 * x, 6 * y], -1).astype(np.uint8)
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv444p")
+            rgb = np.stack([np.full_like(x, 20 * number), 4 * x, 6 * y], -1).astype(np.uint8)
+            frame = av.VideoFrame.from_ndarray(rgb, format="rgb24").reformat(format="yuv444p")
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path

@@ -85,9 +85,10 @@ def test_the_launcher_starts_nothing_in_a_subfolder_or_for_an_empty_profile(
 
 
 def test_one_bad_line_is_one(here: Path) -> None:
-    (here / "manifest.csv").write_text("path,bytes,sha256\nx\n")
+    (here / "manifest").mkdir()
+    (here / "manifest/videos.csv").write_text("path,bytes,sha256\nx\n")
     with pytest.raises(ManifestError, match="has 1 bad line;"):
-        read_manifest(here / "manifest.csv")
+        read_manifest(here / "manifest")
 
 
 @pytest.mark.parametrize(

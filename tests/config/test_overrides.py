@@ -12,7 +12,7 @@ from support.project import REPOSITORY, Project
 from taehv.config.overrides import overridden_params, split_overrides
 from taehv.config.params import flatten, resolved
 from taehv.config.profiles import load_profile
-from taehv.launch.pipeline import describe
+from taehv.launch.pipeline import describe_plan
 from taehv.runtime.errors import ConfigError
 
 PARAMS = REPOSITORY / "params.yaml"
@@ -72,7 +72,7 @@ def test_what_is_wrong_is_said_all_at_once(overrides: str, messages: list[str]) 
 
 
 def test_a_dry_run_shows_the_experiment() -> None:
-    shown = describe(
+    shown = describe_plan(
         load_profile("local", REPOSITORY / "profiles"), overridden_params(["seed=3"], PARAMS), (), ["seed=3"]
     )
     assert "dvc exp run --temp -S seed=3 evaluate" in shown

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from support.project import REPOSITORY
 
 from taehv.config.params import STAGE_KEYS, Gate, flatten, load_params, parse_params, resolved, stage_params
-from taehv.config.params_rules import SMALLEST_PICTURE
+from taehv.config.params_rules import SMALLEST_SIDE
 from taehv.losses.metrics import SSIM_WINDOW
 from taehv.runtime.errors import ConfigError
 
@@ -90,6 +90,10 @@ def test_a_wrong_value_is_one_problem_with_its_key(path: str, value: object) -> 
     [
         ({"scales__embedded__data__height": 60}, "scales.embedded.data.height"),
         ({"scales__embedded__data__frames": 3}, "scales.embedded.data.frames"),
+        ({"scales__embedded__data__frame_stride": [1, 3]}, "scales.embedded.data.canvas_frames"),
+        ({"scales__embedded__data__frame_stride": [2, 1]}, "scales.embedded.data.frame_stride"),
+        ({"scales__embedded__augment__blur_sigma": [2.0, 1.0]}, "scales.embedded.augment.blur_sigma"),
+        ({"scales__embedded__augment__blur_sigma": [0.1, 21.5]}, "scales.embedded.augment.blur_sigma"),
         ({"scales__embedded__data__canvas_width": 32}, "scales.embedded.data.canvas_width"),
         ({"scales__embedded__data__split__val": 0.5}, "scales.embedded.data.split"),
         ({"scales__embedded__model__variant": "taew2_1.pth"}, "scales.embedded.model.variant"),
@@ -98,6 +102,8 @@ def test_a_wrong_value_is_one_problem_with_its_key(path: str, value: object) -> 
         ({"scale": "huge"}, "scale"),
         ({"data__source": "videos"}, "data.path"),
         ({"data__path": "videos"}, "data.path"),
+        ({"data__root": "videos"}, "data.root"),
+        ({"data__source": "videos", "data__path": "videos", "data__root": "videos"}, "data.root"),
         ({"loss__recon": 0.0, "loss__perceptual": 0.0, "loss__decoder": 0.0}, "loss.decoder"),
         ({"loss__recon": 0.0, "loss__perceptual": 0.0, "loss__encoder": 0.0}, "loss.encoder"),
         ({"scales__embedded__seraena__group_frames": 4}, "scales.embedded.seraena.group_frames"),
@@ -118,8 +124,8 @@ def test_what_an_unused_term_needs_is_not_asked_for() -> None:
     parse_params(changed(loss__seraena=0.0, scales__embedded__seraena__group_frames=4))
 
 
-def test_the_smallest_picture_is_the_window_of_ssim() -> None:
-    assert SMALLEST_PICTURE == SSIM_WINDOW
+def test_the_smallest_side_is_the_window_of_ssim() -> None:
+    assert SMALLEST_SIDE == SSIM_WINDOW
 
 
 def test_all_problems_are_listed_at_once_type_errors_and_combinations_together() -> None:
@@ -142,6 +148,9 @@ def test_a_combination_is_not_judged_by_a_wrong_value_and_all_others_are() -> No
     [
         ({"seed": -1}, "seed: must be an integer >= 0 and <= 4294967295, got -1"),
         ({"faults__max_loss_spike": 1}, "faults.max_loss_spike: must be a finite number > 1, got 1"),
+        ({"scales__full__teacher__name": "vae"}, "scales.full.teacher.name: must be one of pca, got 'vae'"),
+        ({"scales__full__model__variant": "vae"}, "scales.full.model.variant: must be one of hunyuan_video, "),
+        ({"scales__full__precision": "fp16"}, "scales.full.precision: must be one of fp32, bf16, fp64, got 'fp16'"),
         (
             {"gate__gpu_utilisation_severity": None},
             "gpu_utilisation_severity: must be one of warning, error, got None",
@@ -152,8 +161,16 @@ def test_a_combination_is_not_judged_by_a_wrong_value_and_all_others_are() -> No
         ),
         ({"scales__full__optim__muon_lr": "1"}, "optim.muon_lr: must be a finite number > 0 or null, got '1'"),
         ({"gate": {}}, "gate.step: missing; expected an integer >= 1"),
+        (
+            {"scales__embedded__data__frame_stride": [1, 3]},
+            "canvas_frames: must be >= 34 (12 frames, one in 3) with frame_stride up to 3, got 24",
+        ),
+        (
+            {"scales__embedded__data__frame_stride": [0, 2]},
+            "frame_stride: must be an integer >= 1 or a list of 2, each an integer >= 1, got [0, 2]",
+        ),
         ({"loss": None}, "loss: must be a mapping of keys to values, got None"),
-        ({"scales": {1: 2}}, "scales: must be a mapping of texts to values with at least one entry, got {1: 2}"),
+        ({"scales": {1: 2}}, "scales: must be a mapping of strings to values with at least one entry, got {1: 2}"),
     ],
 )
 def test_a_problem_says_what_is_allowed_and_what_was_found(changes: dict[str, Any], message: str) -> None:

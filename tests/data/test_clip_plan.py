@@ -82,7 +82,7 @@ def test_every_clip_lies_inside_its_video_and_every_video_is_used_or_explained(
 ) -> None:
     plan = plan_dataset(found, data, samples)
     for video_plan in plan.videos:
-        frames = -(-video_plan.video.info.frames // data.frame_stride)
+        frames = -(-video_plan.video.info.frames // data.stored_stride)
         assert video_plan.scaled_height <= video_plan.video.info.height
         for clip in video_plan.clips:
             assert 0 <= clip.box.start < clip.stop <= frames

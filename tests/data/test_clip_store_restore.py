@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from taehv.data.clip_store import ClipStore, StoreError
+from taehv.data.clip_store import ClipStore
+from taehv.data.store_files import StoreError
 
 pytestmark = pytest.mark.slow
 
 CLIPS = Path("data/clips")
-SHARD = CLIPS / "test/0.npy"
+SHARD = CLIPS / "test-000000.tar"
 MAKE_CLIPS = (
     "from pathlib import Path; from support import clip_stores; clip_stores.write_test_store(Path('data/clips'))"
 )
@@ -33,7 +34,7 @@ def change_in_place(file: Path) -> None:
     before = file.stat()
     file.chmod(0o644)
     with file.open("r+b") as shard:
-        shard.seek(-5, os.SEEK_END)
+        shard.seek(1000)  # in the first clip's pixels
         shard.write(b"wrong")
     file.chmod(before.st_mode)
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))

@@ -10,7 +10,7 @@ import pytest
 from support.video_files import (
     HEIGHT,
     WIDTH,
-    numbered_picture,
+    numbered_frame,
     numbered_video,
     write_audio_only,
     write_mp4,
@@ -39,7 +39,7 @@ def test_frames_come_in_order_with_their_exact_pixels(tmp_path: Path) -> None:
     info = probe(path)
     assert info == VideoInfo(frames=20, height=HEIGHT, width=WIDTH, rate=Fraction(25))
     frames = list(read_frames(path, info, stride=3, height=HEIGHT, width=WIDTH, stop=7))
-    expected = [numbered_picture(number, HEIGHT, WIDTH) for number in (0, 3, 6, 9, 12, 15, 18)]
+    expected = [numbered_frame(number, HEIGHT, WIDTH) for number in (0, 3, 6, 9, 12, 15, 18)]
     np.testing.assert_array_equal(frames, expected)
 
 
@@ -54,20 +54,20 @@ def test_the_sample_videos_are_what_they_should_be() -> None:
 
 def test_colours_survive_the_way_through_yuv(tmp_path: Path) -> None:
     colours = [(200, 60, 60), (60, 200, 60), (60, 60, 200), (128, 128, 128), (235, 235, 20)]
-    pictures = [np.full((HEIGHT, WIDTH, 3), colour, np.uint8) for colour in colours]
-    path = write_video(tmp_path / "colours.mp4", pictures, HEIGHT, WIDTH)
+    frames = [np.full((HEIGHT, WIDTH, 3), colour, np.uint8) for colour in colours]
+    path = write_video(tmp_path / "colours.mp4", frames, HEIGHT, WIDTH)
     decoded = read_frames(path, probe(path), stride=1, height=HEIGHT, width=WIDTH, stop=5)
-    for picture, colour in zip(decoded, colours, strict=True):
-        assert np.abs(picture.astype(int).mean((0, 1)) - colour).max() < 4
+    for frame, colour in zip(decoded, colours, strict=True):
+        assert np.abs(frame.astype(int).mean((0, 1)) - colour).max() < 4
 
 
-def test_a_scaled_picture_has_the_size_asked_for_and_stays_in_place(tmp_path: Path) -> None:
+def test_a_scaled_frame_has_the_size_asked_for_and_stays_in_place(tmp_path: Path) -> None:
     path = write_mp4(tmp_path / "a.mp4", 4, height=96, width=160)
-    (picture,) = read_frames(path, probe(path), stride=1, height=48, width=80, stop=1)
-    assert picture.shape == (48, 80, 3)
+    (frame,) = read_frames(path, probe(path), stride=1, height=48, width=80, stop=1)
+    assert frame.shape == (48, 80, 3)
     original = next(read_frames(path, probe(path), stride=1, height=96, width=160, stop=1)).astype(int)
     halved = original.reshape(48, 2, 80, 2, 3).mean((1, 3))
-    difference = np.abs(picture[1:-1, 1:-1] - halved[1:-1, 1:-1])[..., 1]
+    difference = np.abs(frame[1:-1, 1:-1] - halved[1:-1, 1:-1])[..., 1]
     assert np.median(difference) < 4
 
 
@@ -95,7 +95,7 @@ def test_a_file_cut_off_after_its_table_of_contents_is_truncated_with_both_count
     path = write_mp4(tmp_path / "cut.mp4", 30, index_first=True)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     reason = reason_for(path)
-    assert reason.startswith("truncated: its index lists 30 pictures, ")
+    assert reason.startswith("truncated: its index lists 30 frames, ")
     assert reason.endswith(" can be read")
 
 
@@ -117,13 +117,13 @@ def test_what_is_not_a_video_is_refused_whatever_its_suffix(
     assert reason_for(path).startswith(reason)
 
 
-def test_audio_without_pictures_is_named_as_such(tmp_path: Path) -> None:
+def test_audio_without_frames_is_named_as_such(tmp_path: Path) -> None:
     path = write_audio_only(tmp_path / "audio.mp4")
     assert reason_for(path) == "no video stream: streams in the file: audio"
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_flipped_bytes_in_the_pictures_are_an_error_and_never_painted_over(tmp_path: Path, seed: int) -> None:
+def test_flipped_bytes_in_the_frames_are_an_error_and_never_painted_over(tmp_path: Path, seed: int) -> None:
     data = bytearray(sample_videos()["bikes.mp4"].read_bytes())
     generator = random.Random(seed)
     for _ in range(20):

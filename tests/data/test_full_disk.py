@@ -34,7 +34,7 @@ if __name__ == "__main__":
     profile = load_profile("local", REPOSITORY / "profiles").model_copy(update={"workers": 1})
     exit_with(lambda: int(not module.prepare(small_params(), profile)))
 """
-OLD = ("clips/index.parquet", "teacher/teacher.json", "dataset.json")
+OLD = ("clips/index.arrow", "teacher/teacher.json", "dataset.json")
 
 
 @pytest.fixture
@@ -55,14 +55,14 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize(
     "limit",
-    ["nr_inodes=18", "size=200k"]
+    ["nr_inodes=19", "size=200k"]
     + [
         pytest.param(limit, marks=pytest.mark.soak)
-        for limit in ("nr_inodes=17", "nr_inodes=20", "nr_inodes=22", "size=8k")
+        for limit in ("nr_inodes=18", "nr_inodes=21", "nr_inodes=23", "size=8k")
     ],
 )
 def test_a_disk_that_fills_up_in_prepare_data_leaves_the_old_dataset_as_it_was(project: Path, limit: str) -> None:
-    """The files of the first run take 15 entries; the second run is stopped by each of its first ones in turn."""
+    """The files of the first run take 16 entries; the second run is stopped by each of its first ones in turn."""
     run = "import runpy, sys; runpy.run_path(sys.argv[1], run_name='__main__')"
     python = f"{sys.executable} -W ignore"
     room = limit if limit.startswith("nr_") else "size=64m"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support.mutations import mutate
 from support.project import REPOSITORY
-from support.video_files import list_videos, numbered_picture, numbered_video, write_mp4, write_video
+from support.video_files import list_videos, numbered_frame, numbered_video, write_mp4, write_video
 
 from taehv.data.clip_store import ClipStore
 from taehv.data.sources import sample_videos
@@ -35,9 +35,9 @@ if __name__ == "__main__":
 
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Small sound videos of several containers and codecs."""
+    """Small intact videos of several containers and codecs."""
     folder = tmp_path_factory.mktemp("originals")
-    pictures = [numbered_picture(number, 48, 64) for number in range(30)]
+    frames = [numbered_frame(number, 48, 64) for number in range(30)]
     others = [
         ("a.avi", "mpeg4"),
         ("a.ts", "mpeg2video"),
@@ -46,7 +46,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         ("a.mov", "mjpeg"),
     ]
     made = [
-        write_video(folder / name, pictures, 48, 64, codec=codec, pixels="yuvj420p" if codec == "mjpeg" else "yuv420p")
+        write_video(folder / name, frames, 48, 64, codec=codec, pixels="yuvj420p" if codec == "mjpeg" else "yuv420p")
         for name, codec in others
     ]
     return [
@@ -67,7 +67,7 @@ def test_damaged_videos_are_used_or_left_out_with_a_reason(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("videos").mkdir()
-    numbered_video(Path("videos/sound.mkv"), 60)
+    numbered_video(Path("videos/intact.mkv"), 60)
     for seed in seeds:
         original = originals[seed % len(originals)]
         Path(f"videos/{seed}{original.suffix}").write_bytes(mutate(original.read_bytes(), seed))
@@ -86,10 +86,12 @@ def test_damaged_videos_are_used_or_left_out_with_a_reason(
     dataset = json.loads(Path("data/dataset.json").read_text())
     with Path("data/quarantine.csv").open(encoding="utf-8") as file:
         left_out = {row["path"]: row["reason"] for row in csv.DictReader(file)}
-    used = {video["path"] for video in dataset["videos"]}
-    assert "sound.mkv" in used
+    stores = [ClipStore.open(Path("data/clips"), split) for split in SPLITS]
+    used = {source for store in stores for source in store.sources}
+    assert "intact.mkv" in used
+    assert len(used) == dataset["videos"]
     assert used.isdisjoint(left_out)
-    assert used | left_out.keys() | set(dataset["unused"]) == set(names)
-    for split in SPLITS:
-        ClipStore.open(Path("data/clips"), split).verify()
+    assert used | left_out.keys() == set(names)
+    for store in stores:
+        store.verify()
     print(f"{seeds}: {len(used) - 1} used, {len(left_out)} left out")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,9 +17,12 @@ from support.project import REPOSITORY
 
 from taehv.cli import main
 from taehv.config.params import DEFAULT_LIMITS, DataSource
+from taehv.data.annotations import read_annotations
 from taehv.data.folder_search import VIDEO_SUFFIXES
-from taehv.data.manifest import FORMULA_STARTS, ManifestEntry, ManifestError, describe, read_manifest, write_manifest
-from taehv.data.sources import NAMES, FolderFiles, located, open_source, videos_in_annotations, videos_in_folder
+from taehv.data.list_videos import describe
+from taehv.data.manifest import FORMULA_STARTS, ManifestEntry, ManifestError, read_manifest
+from taehv.data.manifest_writer import write_manifest
+from taehv.data.sources import NAMES, FolderFiles, located, open_source
 from taehv.runtime.errors import UserError
 from taehv.runtime.hashing import sha256_of_file
 from taehv.runtime.yaml_files import read_yaml
@@ -34,10 +38,13 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "trip"
 
 
-def source_of(kind: Literal["videos", "annotations"], path: str, allow_outside: bool) -> DataSource:
+def source_of(
+    kind: Literal["videos", "annotations"], path: str, allow_outside: bool, root: str | None = None
+) -> DataSource:
     return DataSource(
         source=kind,
         path=path,
+        root=root,
         allow_outside=allow_outside,
         limits=DEFAULT_LIMITS,
         hdr="exclude",
@@ -45,23 +52,30 @@ def source_of(kind: Literal["videos", "annotations"], path: str, allow_outside: 
     )
 
 
+def in_folder(place: Path, text: str) -> Path:
+    """A manifest of a few videos."""
+    (place / "manifest").mkdir()
+    (place / "manifest/videos.csv").write_text(text)
+    return place / "manifest"
+
+
 def listed(manifest: Path) -> list[str]:
     return [entry.path for entry in read_manifest(manifest)]
 
 
 def test_the_shipped_manifest_is_what_the_command_writes_for_the_samples(tmp_path: Path) -> None:
-    output = tmp_path / "manifest.csv"
+    output = tmp_path / "manifest"
     assert main(["manifest", "--samples", "--output", str(output)]) == 0
-    assert output.read_bytes() == (REPOSITORY / "data/manifest.csv").read_bytes()
+    assert (output / "videos.csv").read_bytes() == (REPOSITORY / "data/manifest/videos.csv").read_bytes()
     assert listed(output) == list(NAMES)
 
 
 def test_a_folder_is_searched_recursively_for_videos(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    output = tmp_path / "manifest.csv"
+    output = tmp_path / "manifest"
     assert main(["manifest", str(folder), "--output", str(output)]) == 0
-    assert read_manifest(output) == [
+    assert list(read_manifest(output)) == [
         ManifestEntry("b.mp4", 2, sha256_of_file(folder / "b.mp4")),
         ManifestEntry("day 1/a.MOV", 1, sha256_of_file(folder / "day 1/a.MOV")),
     ]
@@ -78,8 +92,8 @@ def test_an_annotation_file_lists_videos_relative_to_itself_in_its_order(
     else:
         (folder / kind).write_text("caption,path\n" + "".join(f'"a, b",{name}\n' for name in names))
     monkeypatch.chdir(tmp_path)
-    assert main(["manifest", f"trip/{kind}", "--output", "manifest.csv"]) == 0
-    assert listed(Path("manifest.csv")) == names
+    assert main(["manifest", f"trip/{kind}", "--output", "manifest"]) == 0
+    assert listed(Path("manifest")) == names
 
 
 @pytest.mark.parametrize("escape", ["../b.mp4", "/etc/passwd", "day 1/../../b.mp4", "..\\b.mp4", "", "link/b.mp4"])
@@ -91,7 +105,7 @@ def test_annotated_paths_that_leave_the_folder_are_refused(
     (outside / "b.mp4").write_bytes(b"secret")
     (folder / "link").symlink_to(outside)
     (folder / "list.json").write_text(json.dumps({"list": [{"path": escape}]}))
-    output = folder / "manifest.csv"
+    output = folder / "manifest"
     assert main(["manifest", str(folder / "list.json"), "--output", str(output)]) == 1
     assert "error: " in (message := capsys.readouterr().err)
     assert "must be a path below" in message or "leads out of" in message or "is not the path of a file" in message
@@ -109,7 +123,7 @@ def test_paths_that_leave_the_folder_can_be_allowed_for_the_list_and_for_the_sta
     (folder / "b-link.mp4").symlink_to(outside / "b.mp4")
     name = way_out.format(outside=outside)
     (folder / "list.json").write_text(json.dumps({"list": [{"path": name}]}))
-    output = folder / "manifest.csv"
+    output = folder / "manifest"
     assert main(["manifest", str(folder / "list.json"), "--allow-outside", "--output", str(output)]) == 0
     assert "path: " in (printed := capsys.readouterr().out) and "allow_outside: true" in printed
     assert listed(output) == [name]
@@ -119,14 +133,18 @@ def test_paths_that_leave_the_folder_can_be_allowed_for_the_list_and_for_the_sta
         open_source(source.model_copy(update={"allow_outside": False})).locate(name)
 
 
-def test_the_error_for_links_that_dvc_made_says_what_dvc_can_make_instead(folder: Path) -> None:
+def test_the_error_for_links_that_dvc_made_says_what_dvc_can_make_instead(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     cache = folder.parent / ".dvc/cache/files/md5/ab"
     cache.mkdir(parents=True)
     (folder / "b.mp4").rename(cache / "cdef")
     (folder / "b.mp4").symlink_to(cache / "cdef")
-    with pytest.raises(UserError, match=r"cache\.type symlink.*dvc config cache\.type .* dvc checkout --relink"):
-        videos_in_folder(folder)
-    assert videos_in_folder(folder, allow_outside=True)[0] == ["b.mp4", "day 1/a.MOV"]
+    assert main(["manifest", str(folder), "--output", str(folder.parent / "manifest")]) == 1
+    said = capsys.readouterr().err
+    assert re.search(r"cache\.type symlink.*dvc config cache\.type .* dvc checkout --relink", said)
+    assert main(["manifest", str(folder), "--allow-outside", "--output", str(folder.parent / "manifest")]) == 0
+    assert listed(folder.parent / "manifest") == ["b.mp4", "day 1/a.MOV"]
 
 
 def test_links_in_a_circle_are_one_clear_error(folder: Path) -> None:
@@ -175,10 +193,10 @@ def test_what_a_folder_holds_is_listed_or_left_aside_with_a_count_and_a_reason(
     untidy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(untidy.parent)
-    assert main(["manifest", untidy.name, "--output", "manifest.csv"]) == 0
-    assert listed(Path("manifest.csv")) == sorted(SOUND)
+    assert main(["manifest", untidy.name, "--output", "manifest"]) == 0
+    assert listed(Path("manifest")) == sorted(SOUND)
     printed = capsys.readouterr().out.splitlines()
-    assert printed[0].startswith(f"manifest.csv: {len(SOUND)} videos")
+    assert printed[0].startswith(f"manifest: {len(SOUND)} videos")
     assert {line.split(" (")[0] for line in printed if line.startswith("left aside")} == {
         f"left aside: {len(TRASH)} hidden, or in a hidden or trash folder",
         "left aside: 4 not a supported container",
@@ -199,7 +217,7 @@ def test_the_suggested_line_is_yaml_that_names_the_folder(
     monkeypatch.chdir(tmp_path)
     Path(name).mkdir()
     (Path(name) / "a.mp4").write_bytes(b"a")
-    assert main(["manifest", name, "--output", "manifest.csv"]) == 0
+    assert main(["manifest", name, "--output", "manifest"]) == 0
     [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("params.yaml must say")]
     Path("suggested.yaml").write_text(line.removeprefix("params.yaml must say"), encoding="utf-8")
     assert (read := read_yaml(Path("suggested.yaml"))) == {"data": {"source": "videos", "path": mock.ANY}}
@@ -212,7 +230,7 @@ def test_a_folder_whose_name_is_not_utf_8_is_one_clear_error(
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/latin\xff"))
     folder.mkdir()
     (folder / "a.mp4").write_bytes(b"a")
-    assert main(["manifest", str(folder), "--output", str(tmp_path / "manifest.csv")]) == 1
+    assert main(["manifest", str(folder), "--output", str(tmp_path / "manifest")]) == 1
     assert "is not a UTF-8 name" in capsys.readouterr().err
 
 
@@ -230,11 +248,11 @@ def test_lone_surrogates_and_line_ends_in_annotations_are_read_or_one_clear_erro
 ) -> None:
     (folder / "b\r.mp4").write_bytes(b"r")
     (folder / "good.csv").write_bytes(b'path\r\n"b\r.mp4"\r\n')
-    assert videos_in_annotations(folder / "good.csv") == ["b\r.mp4"]
+    assert [one.path for one in read_annotations(folder / "good.csv")] == ["b\r.mp4"]
     (folder / "list.json").write_text('{"list": [{"path": "\\ud800.mp4"}, {"path": "\\udcff.mp4"}]}')
     (folder / "list.csv").write_bytes(b"path\n\xed\xa0\x80.mp4\n")
     for outside in ([], ["--allow-outside"]):
-        assert main(["manifest", str(folder / kind), "--output", str(folder / "manifest.csv"), *outside]) == 1
+        assert main(["manifest", str(folder / kind), "--output", str(folder / "manifest"), *outside]) == 1
         message = capsys.readouterr().err
         assert "lone surrogate" in message or "cannot be read" in message
 
@@ -274,7 +292,7 @@ def test_a_wrong_annotation_file_is_one_clear_error(
     folder: Path, name: str, content: str, problem: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / name).write_text(content)
-    assert main(["manifest", str(folder / name), "--output", str(folder / "manifest.csv")]) == 1
+    assert main(["manifest", str(folder / name), "--output", str(folder / "manifest")]) == 1
     assert problem in capsys.readouterr().err
 
 
@@ -289,8 +307,7 @@ def test_a_folder_without_videos_or_no_folder_at_all_is_an_error(
 def test_all_wrong_lines_of_a_manifest_are_listed_at_once(tmp_path: Path) -> None:
     good = f"a.mp4,1,{'0' * 64}"
     lines = ["path,bytes,sha256", good, good, "b.mp4,many,0", f"c.mp4,2,{'G' * 64}", "d.mp4,3", f",4,{'1' * 64}"]
-    path = tmp_path / "manifest.csv"
-    path.write_text("\n".join(lines) + "\n")
+    path = in_folder(tmp_path, "\n".join(lines) + "\n")
     with pytest.raises(ManifestError) as caught:
         read_manifest(path)
     message = str(caught.value)
@@ -304,9 +321,7 @@ def test_all_wrong_lines_of_a_manifest_are_listed_at_once(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(("text", "problem"), [(None, "cannot be read"), ("a,b\n", "must start"), ("", "must start")])
 def test_a_missing_or_foreign_manifest_says_how_to_write_one(tmp_path: Path, text: str | None, problem: str) -> None:
-    path = tmp_path / "manifest.csv"
-    if text is not None:
-        path.write_text(text)
+    path = tmp_path / "manifest" if text is None else in_folder(tmp_path, text)
     with pytest.raises(ManifestError, match=rf"{problem}.*taehv manifest"):
         read_manifest(path)
 
@@ -322,21 +337,21 @@ names = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=
 def test_any_file_name_survives_writing_and_reading(
     tmp_path_factory: pytest.TempPathFactory, entries: list[ManifestEntry]
 ) -> None:
-    path = tmp_path_factory.mktemp("manifest") / "manifest.csv"
-    write_manifest(path, entries)
-    assert read_manifest(path) == entries
-    with path.open(encoding="utf-8", newline="") as file:
+    path = tmp_path_factory.mktemp("manifest") / "manifest"
+    write_manifest(path, ((entry, {}) for entry in entries), videos=len(entries))
+    assert list(read_manifest(path)) == entries
+    with (path / "videos.csv").open(encoding="utf-8", newline="") as file:
         assert not any(cell.startswith(FORMULA_STARTS) for row in csv.reader(file) for cell in row)
 
 
 def test_the_command_also_runs_as_a_module(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "taehv.cli", "manifest", "--samples", "--output", str(tmp_path / "manifest.csv")]
+    command = [sys.executable, "-m", "taehv.cli", "manifest", "--samples", "--output", str(tmp_path / "manifest")]
     subprocess.run(command, check=True, cwd=REPOSITORY, capture_output=True)
-    with (tmp_path / "manifest.csv").open(encoding="utf-8") as file:
+    with (tmp_path / "manifest/videos.csv").open(encoding="utf-8") as file:
         assert [row["path"] for row in csv.DictReader(file)] == list(NAMES)
 
 
-def test_repeated_paths_in_an_annotation_file_are_refused(folder: Path) -> None:
+def test_repeated_paths_in_an_annotation_file_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "list.csv").write_text("path\nb.mp4\nb.mp4\n")
-    with pytest.raises(UserError, match=r"b\.mp4 is listed twice"):
-        videos_in_annotations(folder / "list.csv")
+    assert main(["manifest", str(folder / "list.csv"), "--output", str(folder / "manifest")]) == 1
+    assert "list.csv: entry 2: b.mp4 is listed twice" in capsys.readouterr().err

@@ -6,33 +6,40 @@ import csv
 import dataclasses
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from support.labelled_videos import labelled_picture, make_video
+from support.labelled_videos import labelled_frame, make_video
 from support.video_files import list_videos, numbered_video, small_params, write_audio_only, write_mp4, write_video
 
 from taehv.config.params import DEFAULT_LIMITS, NO_CONVERSIONS, Conversions, Params
 from taehv.config.profiles import Profile, load_profile
+from taehv.data.clip_codec import Clip, psnr_db
+from taehv.data.clip_index import ClipRecord
 from taehv.data.clip_plan import DatasetPlan, plan_dataset
-from taehv.data.clip_store import ClipRecord, ClipStore, read_index
+from taehv.data.clip_store import ClipStore, open_index
 from taehv.data.dataset import write_quarantine
-from taehv.data.extract_clips import CutFailed, cut_video
+from taehv.data.extract_clips import CutFailed, UnusableVideos, WrittenShards, cut_shards
 from taehv.data.inspect_video import Quarantined, Video, inspect_video
-from taehv.data.manifest import FORMULA_STARTS, describe
+from taehv.data.list_videos import describe
+from taehv.data.manifest import FORMULA_STARTS
 from taehv.data.prepare import NoDatasetError, _report, prepare
-from taehv.data.rgb_frames import PictureMaker
+from taehv.data.rgb_frames import FrameConverter
 from taehv.data.sampler import SlotDraw, SlotSampler, load_slots
+from taehv.data.shard_plan import ShardPlan
 from taehv.data.sources import FolderFiles
-from taehv.data.splits import SPLITS
+from taehv.data.splits import SPLITS, SplitName
+from taehv.data.store_files import StoreFiles
 from taehv.model.variants import VARIANTS
 from taehv.runtime.errors import UserError
 from taehv.teachers.base import load_teacher
 from taehv.teachers.pca import PcaTeacher
 
 CLIPS, TEACHER = Path("data/clips"), Path("data/teacher")
+STORED_AS = small_params().active.data.store
 
 
 def with_workers(workers: int) -> Profile:
@@ -46,6 +53,12 @@ def run(params: Params, workers: int = 1) -> dict[str, Any]:
 def quarantine() -> dict[str, str]:
     with Path("data/quarantine.csv").open(encoding="utf-8") as file:
         return {row["path"]: f"{row['reason']}: {row['detail']}" for row in csv.DictReader(file)}
+
+
+def used_videos() -> list[str]:
+    """The paths of the videos that have clips."""
+    index = open_index(CLIPS)
+    return sorted({index.record(row).source for row in range(len(index))})
 
 
 def expected_clip(record: ClipRecord) -> np.ndarray[Any, Any]:
@@ -75,14 +88,14 @@ def test_frame_numbers_and_places_survive_from_the_video_to_the_training_batch(v
         for record in store.records:
             np.testing.assert_array_equal(store.clip(record.clip_id)[:, :2], expected_clip(record))
     train = ClipStore.open(CLIPS, "train")
-    sampler = SlotSampler(train.records, seed=1, global_batch=6, height=16, width=16, frames=4, horizontal_flip=True)
-    draws = [sampler.draw(step, slot) for step in range(4) for slot in range(6)]
+    sampler = SlotSampler(train.columns(), seed=1, global_batch=6, height=16, width=16, frames=4, horizontal_flip=True)
+    draws = [draw for step in range(4) for draw in sampler.draw_step(step, range(6))]
     for draw, crop in zip(draws, load_slots(train, draws, 16, 16, 4).numpy(), strict=True):
         np.testing.assert_array_equal(crop[:, :2], expected_crop(train, draw))
 
 
 def expected_crop(train: ClipStore, draw: SlotDraw) -> np.ndarray[Any, Any]:
-    record = train.records[draw.clip_id]
+    record = train.record(draw.clip_id)
     cut = dataclasses.replace(
         record,
         first_frame=record.first_frame + draw.first_frame * record.frame_stride,
@@ -117,9 +130,9 @@ def test_whole_videos_are_in_one_split_when_there_are_enough(videos: Path) -> No
     list_videos(names)
     dataset = run(small_params(split={"by_video_from": 16}), workers=2)
     assert dataset["split_rule"] == "by video"
-    sources = [set(facts["sources"]) for facts in dataset["splits"].values()]
-    assert sum(map(len, sources)) == len(set.union(*sources)) == 16
-    assert dataset["unused"] == []
+    sources = [set(ClipStore.open(CLIPS, split).sources) for split in SPLITS]
+    assert sum(map(len, sources)) == len(set.union(*sources)) == dataset["videos"] == 16
+    assert [facts["videos"] for facts in dataset["splits"].values()] == list(map(len, sources))
 
 
 def test_400_videos_more_than_needed_are_one_counted_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -169,6 +182,66 @@ def test_one_and_two_workers_make_the_same_dataset_byte_for_byte(videos: Path) -
     first, second = made(1), made(2)
     assert first[0]["dataset_sha256"] == second[0]["dataset_sha256"]
     assert first == second
+    assert len(list(CLIPS.glob("train-*.tar"))) == 3, "one shard would leave nothing to the second worker"
+
+
+@pytest.mark.parametrize("codec", ["lossless", "near-lossless"])
+def test_clips_stored_as_video_are_smaller_and_near_and_held_out_ones_exact(videos: Path, codec: str) -> None:
+    for name, first in (("a.mkv", 0), ("b.mkv", 70)):
+        numbered_video(videos / name, 60, first=first)
+    list_videos(["a.mkv", "b.mkv"])
+    raw = run(small_params())
+    exact = {split: list(stored_clips(split)) for split in SPLITS}
+    dataset = run(small_params(store={"codec": codec}), workers=2)
+    assert dataset["codec"] == codec and dataset["stored_bytes"] < raw["stored_bytes"]
+    for split in ("val", "test"):
+        assert {record.codec for record in ClipStore.open(CLIPS, split).records} == {"lossless"}
+        np.testing.assert_array_equal(list(stored_clips(split)), exact[split])
+    assert {record.codec for record in ClipStore.open(CLIPS, "train").records} == {codec}
+    measured = [psnr_db(*pair) for pair in zip(exact["train"], stored_clips("train"), strict=True)]
+    if codec == "lossless":
+        assert set(measured) == {np.inf} and dataset["psnr_db"] is None
+    else:
+        expected = {"mean": round(float(np.mean(measured)), 3), "worst": round(min(measured), 3)}
+        assert dataset["psnr_db"] == pytest.approx(expected, abs=1e-3)
+        assert 45 < expected["worst"] <= expected["mean"]
+
+
+def stored_clips(split: SplitName) -> Iterator[Clip]:
+    store = ClipStore.open(CLIPS, split)
+    return (store.clip(clip_id) for clip_id in range(len(store)))
+
+
+def test_clips_stored_as_video_are_the_same_byte_for_byte_whatever_the_workers(videos: Path) -> None:
+    for number in range(3):
+        numbered_video(videos / f"{number}.mkv", 40 + number, first=20 * number)
+    list_videos(["0.mkv", "1.mkv", "2.mkv"])
+    made = []
+    for workers in (1, 2):
+        run(small_params(store={"codec": "near-lossless"}), workers)
+        made.append({path.as_posix(): path.read_bytes() for path in Path("data").rglob("*") if path.is_file()})
+    assert made[0] == made[1]
+
+
+def test_files_are_few_however_many_the_videos_and_each_shard_is_about_as_large_as_asked(videos: Path) -> None:
+    names = [numbered_video(videos / f"{number:02d}.mkv", 8, first=number).name for number in range(24)]
+    list_videos(names)
+    dataset = run(small_params(split={"by_video_from": 2}, store={"shard_mb": 0.5}), workers=2)
+    shards = StoreFiles.read(CLIPS).shards
+    assert dataset["splits"]["train"]["shards"] == len(list(CLIPS.glob("train-*.tar"))) < len(names) / 2
+    assert len(list(CLIPS.iterdir())) == len(shards) + 2
+    assert all(shard.bytes <= 500_000 + shard.clips * 1024 + 10240 for shard in shards.values())
+    assert sum(shard.bytes for shard in shards.values()) == dataset["stored_bytes"] >= dataset["bytes"] > 800_000
+
+
+def test_what_dataset_json_says_does_not_grow_with_the_videos(videos: Path) -> None:
+    names = [numbered_video(videos / f"{number:02d}.mkv", 8, first=number).name for number in range(24)]
+    list_videos(names)
+    run(small_params(split={"by_video_from": 2}))
+    many = Path("data/dataset.json").stat().st_size
+    list_videos(names[:12])
+    run(small_params(split={"by_video_from": 2}))
+    assert abs(many - Path("data/dataset.json").stat().st_size) < 100
 
 
 def test_the_outputs_are_complete_and_checked(videos: Path) -> None:
@@ -176,18 +249,22 @@ def test_the_outputs_are_complete_and_checked(videos: Path) -> None:
     list_videos(["a.mkv"])
     dataset = run(small_params(samples=4))
     assert json.loads(Path("data/dataset.json").read_text()) == dataset
-    assert dataset["schema"] == 1
-    assert dataset["splits"]["val"] == {"clips": 4, "sources": ["a.mkv"]}
+    assert dataset["schema"] == 2
+    assert dataset["splits"]["val"] == {"clips": 4, "shards": 1, "videos": 1, "first_videos": ["a.mkv"]}
     assert dataset["sizes"] == {"train_clip": [8, 3, 32, 48], "held_out_clip": [4, 3, 16, 16]}
-    assert dataset["bytes"] == sum(3 * r.frames * r.height * r.width for r in read_index(CLIPS))
+    assert dataset["bytes"] == sum(
+        int(np.prod(r.shape)) for split in SPLITS for r in ClipStore.open(CLIPS, split).records
+    )
     for split in SPLITS:
         ClipStore.open(CLIPS, split).verify()
+    files = StoreFiles.read(CLIPS)
+    files.check_contents([files.index, *files.shards.values()])
     teacher = load_teacher("pca", TEACHER, VARIANTS["hunyuan_video"])
     assert teacher.latent_channels == 16
     assert sorted(path.name for path in Path("data").iterdir()) == [
         "clips",
         "dataset.json",
-        "manifest.csv",
+        "manifest",
         "quarantine.csv",
         "teacher",
     ]
@@ -212,8 +289,8 @@ def test_broken_files_are_left_out_with_reasons_and_the_run_goes_on(videos: Path
 
     dataset = run(small_params(), workers=2)
 
-    assert [video["path"] for video in dataset["videos"]] == ["good.mkv"]
-    assert dataset["quarantined"] == 10
+    assert used_videos() == ["good.mkv"]
+    assert (dataset["videos"], dataset["quarantined"]) == (1, 10)
     reasons = quarantine()
     assert {path: reason.split(":")[0] for path, reason in reasons.items()} == {
         "audio.mp4": "no video stream",
@@ -240,9 +317,8 @@ def test_a_video_that_breaks_only_when_decoded_leaves_its_place_to_the_others(vi
     list_videos(["bad.mp4", "good.mkv"])
     dataset = run(small_params(samples=4))
     assert quarantine()["bad.mp4"].startswith("corrupt: frame ")
-    assert dataset["splits"]["val"] == {"clips": 4, "sources": ["good.mkv"]}
-    stored = {path.relative_to(CLIPS).as_posix() for path in CLIPS.rglob("*.npy")}
-    assert stored == {record.shard for record in read_index(CLIPS)}
+    assert dataset["splits"]["val"] == {"clips": 4, "shards": 1, "videos": 1, "first_videos": ["good.mkv"]}
+    assert {path.name for path in CLIPS.iterdir()} == {"index.arrow", "shards.csv", *StoreFiles.read(CLIPS).shards}
 
     (videos / "bad.mp4").unlink()
     list_videos(["good.mkv"])
@@ -253,16 +329,17 @@ def test_hdr_interlaced_and_unknown_colours_are_left_out_by_name_and_the_run_goe
     numbered_video(videos / "good.mkv", 60)
     make_video(videos / "hdr.mp4", 60, tags={"color_trc": 16, "color_primaries": 9, "colorspace": 9})
     make_video(videos / "matrix.mp4", 20, tags={"colorspace": 8})
-    woven = [labelled_picture(number) for number in range(0, 120, 2)]
-    for number, picture in enumerate(woven):
-        picture[1::2] = labelled_picture(2 * number + 1)[1::2]
+    woven = [labelled_frame(number) for number in range(0, 120, 2)]
+    for number, frame in enumerate(woven):
+        frame[1::2] = labelled_frame(2 * number + 1)[1::2]
     write_video(videos / "woven.mp4", woven, *woven[0].shape[:2])
     first, second = make_video(videos / "a.ts", 20), make_video(videos / "b.ts", 20, tags={"colorspace": 8})
     (videos / "middle.ts").write_bytes(first.read_bytes() + second.read_bytes())
     names = ["good.mkv", "hdr.mp4", "matrix.mp4", "middle.ts", "woven.mp4"]
     list_videos(names)
 
-    assert [video["path"] for video in run(small_params())["videos"]] == ["good.mkv"]
+    run(small_params())
+    assert used_videos() == ["good.mkv"]
     assert {path: reason.split(":")[0] for path, reason in quarantine().items()} == {
         "hdr.mp4": "hdr",
         "matrix.mp4": "unsupported",
@@ -274,10 +351,12 @@ def test_hdr_interlaced_and_unknown_colours_are_left_out_by_name_and_the_run_goe
     for entry in describe(FolderFiles(videos), ["hdr.mp4", "woven.mp4"]):
         found = inspect_video((entry, videos / entry.path), limits=DEFAULT_LIMITS, conversions=convert)
         assert isinstance(found, Video)
-        (plan,) = plan_dataset([found], small_params().active.data, 2).videos
-        records = cut_video(plan, store=videos / "store", limits=DEFAULT_LIMITS, conversions=convert)
-        assert isinstance(records, tuple)
-        assert len(records) == len(plan.clips)
+        shard = ShardPlan(0, plan_dataset([found], small_params().active.data, 2).videos)
+        written = cut_shards(
+            shard, store=videos / "store", stored_as=STORED_AS, limits=DEFAULT_LIMITS, conversions=convert
+        )
+        assert isinstance(written, WrittenShards)
+        assert len(written.records) == len(shard.videos[0].clips)
 
 
 def test_an_error_that_nobody_thought_of_is_that_videos_and_the_others_go_on(
@@ -291,12 +370,14 @@ def test_an_error_that_nobody_thought_of_is_that_videos_and_the_others_go_on(
     (entry,) = describe(FolderFiles(videos), ["a.mkv"])
     found = inspect_video((entry, videos / "a.mkv"), limits=DEFAULT_LIMITS, conversions=NO_CONVERSIONS)
     assert isinstance(found, Video)
-    (plan,) = plan_dataset([found], small_params().active.data, 2).videos
-    monkeypatch.setattr(PictureMaker, "picture", broken)
+    shard = ShardPlan(0, plan_dataset([found], small_params().active.data, 2).videos)
+    monkeypatch.setattr(FrameConverter, "rgb", broken)
     found = inspect_video((entry, videos / "a.mkv"), limits=DEFAULT_LIMITS, conversions=NO_CONVERSIONS)
     assert found == Quarantined("a.mkv", "unreadable", "AttributeError: a bug in a library")
-    failed = cut_video(plan, store=videos / "store", limits=DEFAULT_LIMITS, conversions=NO_CONVERSIONS)
-    assert failed == CutFailed("unreadable", "AttributeError: a bug in a library")
+    failed = cut_shards(
+        shard, store=videos / "store", stored_as=STORED_AS, limits=DEFAULT_LIMITS, conversions=NO_CONVERSIONS
+    )
+    assert failed == UnusableVideos({"a.mkv": CutFailed("unreadable", "AttributeError: a bug in a library")})
 
 
 def test_all_videos_bad_is_an_error_that_lists_the_reasons(videos: Path) -> None:
@@ -327,7 +408,7 @@ def test_too_little_disk_is_an_error_before_anything_is_written(videos: Path, mo
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(UserError, match=r"the clips need \d+ MiB, .* has 1 MiB left"):
         run(small_params())
-    assert not list(Path("data").rglob("*.npy"))
+    assert not list(Path("data").rglob("*.tar"))
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 128), (128, 64)])
@@ -349,7 +430,7 @@ def test_a_crash_leaves_no_half_dataset_and_keeps_the_old_one(videos: Path, monk
     numbered_video(videos / "a.mkv", 60)
     list_videos(["a.mkv"])
     run(small_params())
-    index = (CLIPS / "index.parquet").read_bytes()
+    index = (CLIPS / "index.arrow").read_bytes()
 
     def crash(*_: Any, **__: Any) -> None:
         raise RuntimeError("crash")
@@ -357,7 +438,7 @@ def test_a_crash_leaves_no_half_dataset_and_keeps_the_old_one(videos: Path, monk
     monkeypatch.setattr(PcaTeacher, "fit", crash)
     with pytest.raises(RuntimeError, match="crash"):
         run(small_params(clips_per_video=1))
-    assert (CLIPS / "index.parquet").read_bytes() == index
+    assert (CLIPS / "index.arrow").read_bytes() == index
     assert not list(Path("data").glob("*.partial"))
 
 
@@ -367,14 +448,15 @@ def test_annotated_videos_are_read_from_the_annotation_files_folder(videos: Path
     list_videos(["a.mkv"])
     params = small_params()
     source = params.data.model_copy(update={"source": "annotations", "path": "videos/list.json"})
-    assert run(params.model_copy(update={"data": source}))["splits"]["train"]["sources"] == ["a.mkv"]
+    run(params.model_copy(update={"data": source}))
+    assert used_videos() == ["a.mkv"]
 
 
 @pytest.mark.parametrize("escape", ["../secret.mkv", "link.mkv"])
 def test_a_manifest_that_leads_out_of_its_folder_is_refused(videos: Path, escape: str) -> None:
     secret = numbered_video(videos.parent / "secret.mkv", 60)
     (videos / "link.mkv").symlink_to(secret)
-    Path("data").mkdir()
-    Path("data/manifest.csv").write_text(f"path,bytes,sha256\n{escape},1,{'0' * 64}\n")
+    Path("data/manifest").mkdir(parents=True)
+    Path("data/manifest/videos.csv").write_text(f"path,bytes,sha256\n{escape},1,{'0' * 64}\n")
     with pytest.raises(UserError, match="must be a path below videos|leads out of videos"):
         run(small_params())

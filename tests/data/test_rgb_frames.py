@@ -1,4 +1,4 @@
-"""Pictures as players show them: orientation, HDR, interlacing and colours, against values computed here."""
+"""Frames as players show them: orientation, HDR, interlacing and colours, against values computed here."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 import pytest
-from support.labelled_videos import HEIGHT, WIDTH, Picture, corners_of, labelled_picture, make_video, number_of
+from support.labelled_videos import HEIGHT, WIDTH, RgbFrame, corners_of, labelled_frame, make_video, number_of
 from support.video_files import write_video
 
 from taehv.cli import main
@@ -26,7 +26,7 @@ TONEMAP = Conversions(hdr="tonemap")
 DEINTERLACE = Conversions(interlaced="deinterlace")
 
 
-def frames_of(path: Path, conversions: Conversions = NO_CONVERSIONS, scale: int = 1) -> list[Picture]:
+def frames_of(path: Path, conversions: Conversions = NO_CONVERSIONS, scale: int = 1) -> list[RgbFrame]:
     info = probe(path, conversions=conversions)
     height, width = info.height // scale, info.width // scale
     frames = read_frames(path, info, conversions=conversions, stride=1, height=height, width=width, stop=info.frames)
@@ -60,15 +60,15 @@ def test_all_eight_orientations_are_shown_as_the_display_matrix_asks(
     path = make_video(tmp_path / f"a{suffix}", 3, display=(a, b, 0, c, d, 0, 0, 0, 1 << 30))
     info = probe(path)
     assert (info.height, info.width) == ((HEIGHT, WIDTH) if a else (WIDTH, HEIGHT))
-    assert [corners_of(picture) for picture in frames_of(path)] == [corners] * 3
+    assert [corners_of(frame) for frame in frames_of(path)] == [corners] * 3
     half = frames_of(path, scale=2)[0]
     assert half.shape == (info.height // 2, info.width // 2, 3)
     assert corners_of(half) == corners
 
 
-def test_a_picture_turned_by_another_angle_is_refused(tmp_path: Path) -> None:
+def test_a_frame_turned_by_another_angle_is_refused(tmp_path: Path) -> None:
     turned = (46341, 46341, 0, -46341, 46341, 0, 0, 0, 1 << 30)
-    assert "unsupported: the picture is turned by" in reason_for(make_video(tmp_path / "a.mp4", 3, display=turned))
+    assert "unsupported: the frame is turned by" in reason_for(make_video(tmp_path / "a.mp4", 3, display=turned))
 
 
 # --- HDR
@@ -101,9 +101,9 @@ def as_hdr(colour: tuple[int, int, int], transfer: int) -> npt.NDArray[np.float6
 
 
 def hdr_frames(transfer: int) -> Iterator[av.VideoFrame]:
-    """Labelled pictures in 10 bits, limited range, BT.2020."""
-    picture = labelled_picture(5).reshape(-1, 3)
-    colours, places = np.unique(picture, axis=0, return_inverse=True)
+    """Labelled frames in 10 bits, limited range, BT.2020."""
+    rgb = labelled_frame(5).reshape(-1, 3)
+    colours, places = np.unique(rgb, axis=0, return_inverse=True)
     signals = np.array([as_hdr(tuple(colour), transfer) for colour in colours])[places.reshape(-1)]
     luma = signals @ [0.2627, 0.6780, 0.0593]
     blue, red = (signals[:, 2] - luma) / 1.8814, (signals[:, 0] - luma) / 1.4746
@@ -121,20 +121,20 @@ def hdr_frames(transfer: int) -> Iterator[av.VideoFrame]:
 
 def hdr_video(path: Path, transfer: int) -> Path:
     tags = {"colorspace": NON_CONSTANT, "color_trc": transfer, "color_primaries": BT2020, "color_range": 1}
-    return make_video(path, 3, pixels="yuv444p10le", options={"qp": "0"}, tags=tags, pictures=hdr_frames(transfer))
+    return make_video(path, 3, pixels="yuv444p10le", options={"qp": "0"}, tags=tags, av_frames=hdr_frames(transfer))
 
 
 @pytest.mark.parametrize(("transfer", "name"), [(PQ, "PQ (SMPTE ST 2084)"), (HLG, "HLG (ARIB STD-B67)")])
 def test_hdr_is_left_out_by_name_or_becomes_the_sdr_it_was_made_from(tmp_path: Path, transfer: int, name: str) -> None:
     path = hdr_video(tmp_path / "a.mp4", transfer)
     assert reason_for(path) == (f"hdr: its colours are {name}; data.hdr: tonemap (--hdr tonemap) converts them to SDR")
-    picture = frames_of(path, TONEMAP)[2]
+    frame = frames_of(path, TONEMAP)[2]
     # Below 91 cd/m2 the curve is straight: those colours come back. Yellow's red is at 142 cd/m2, and is held back.
-    assert np.abs(picture[4, 4].astype(int) - (200, 40, 40)).max() <= 2
-    assert np.abs(picture[4, -5].astype(int) - (40, 180, 40)).max() <= 2
-    assert np.abs(picture[-5, 4].astype(int) - (40, 60, 200)).max() <= 3
-    assert corners_of(picture) == ("red", "green", "blue", "yellow")
-    assert number_of(picture) == 5
+    assert np.abs(frame[4, 4].astype(int) - (200, 40, 40)).max() <= 2
+    assert np.abs(frame[4, -5].astype(int) - (40, 180, 40)).max() <= 2
+    assert np.abs(frame[-5, 4].astype(int) - (40, 60, 200)).max() <= 3
+    assert corners_of(frame) == ("red", "green", "blue", "yellow")
+    assert number_of(frame) == 5
 
 
 @pytest.mark.parametrize(
@@ -143,8 +143,8 @@ def test_hdr_is_left_out_by_name_or_becomes_the_sdr_it_was_made_from(tmp_path: P
     [(0, 0), (10, 73), (50, 142), (90, 182), (203, 230), (1000, 255), (4000, 255)],
 )
 def test_the_tone_curve_is_the_one_of_bt2390(nits: float, grey: int) -> None:
-    picture = np.full((1, 1, 3), round(65535 * pq_code(nits)), np.uint16)
-    assert np.abs(tone_mapped(picture, "pq").astype(int) - grey).max() <= 1
+    frame = np.full((1, 1, 3), round(65535 * pq_code(nits)), np.uint16)
+    assert np.abs(tone_mapped(frame, "pq").astype(int) - grey).max() <= 1
 
 
 @pytest.mark.parametrize("command", ["reconstruct", "encode"])
@@ -172,24 +172,24 @@ def test_the_commands_refuse_or_convert_hdr_with_the_same_words(
 # --- interlacing
 
 
-def striped(number: int) -> Picture:
+def striped(number: int) -> RgbFrame:
     """Bands 11 lines high in which fields scaled apart lose their edges, and a number."""
-    picture = labelled_picture(number, 288, 360).astype(int)
-    picture += np.rint(20 * np.sin(2 * np.pi * np.arange(288) / 11)).astype(int)[:, None, None]
-    return np.clip(picture, 0, 255).astype(np.uint8)
+    frame = labelled_frame(number, 288, 360).astype(int)
+    frame += np.rint(20 * np.sin(2 * np.pi * np.arange(288) / 11)).astype(int)[:, None, None]
+    return np.clip(frame, 0, 255).astype(np.uint8)
 
 
-def test_a_progressive_picture_is_scaled_as_a_whole_however_it_is_flagged(tmp_path: Path) -> None:
-    pictures = [
+def test_a_progressive_frame_is_scaled_as_a_whole_however_it_is_flagged(tmp_path: Path) -> None:
+    frames = [
         av.VideoFrame.from_ndarray(striped(number), format="rgb24").reformat(format="yuv420p") for number in range(6)
     ]
     size = (288, 360)
-    plain = make_video(tmp_path / "plain.mp4", 6, size=size, pictures=pictures, options={"qp": "0"})
+    plain = make_video(tmp_path / "plain.mp4", 6, size=size, av_frames=frames, options={"qp": "0"})
     flagged = make_video(
         tmp_path / "flagged.mp4",
         6,
         size=size,
-        pictures=pictures,
+        av_frames=frames,
         options={"qp": "0", "x264-params": "tff=1"},
     )
     with av.open(str(flagged)) as container:
@@ -199,15 +199,15 @@ def test_a_progressive_picture_is_scaled_as_a_whole_however_it_is_flagged(tmp_pa
             assert np.abs(first.astype(int) - second).max() <= 1
 
 
-def bikes(count: int) -> list[Picture]:
+def bikes(count: int) -> list[RgbFrame]:
     path = sample_videos()["bikes.mp4"]
     return list(read_frames(path, probe(path), stride=1, height=272, width=640, stop=count))
 
 
-def woven(pictures: list[Picture], first: int) -> list[Picture]:
-    """Two pictures in one: lines of the parity ``first`` from the earlier one."""
+def woven(frames: list[RgbFrame], first: int) -> list[RgbFrame]:
+    """Two frames in one: lines of the parity ``first`` from the earlier one."""
     made = []
-    for early, late in zip(pictures[::2], pictures[1::2], strict=True):
+    for early, late in zip(frames[::2], frames[1::2], strict=True):
         made.append(late.copy())
         made[-1][first::2] = early[first::2]
     return made
@@ -215,7 +215,7 @@ def woven(pictures: list[Picture], first: int) -> list[Picture]:
 
 @pytest.mark.parametrize("flag", ["", "tff", "bff"])
 @pytest.mark.parametrize("first", [0, 1])
-def test_interlaced_pictures_are_left_out_or_fixed_however_they_are_flagged(
+def test_interlaced_frames_are_left_out_or_fixed_however_they_are_flagged(
     tmp_path: Path, first: int, flag: str
 ) -> None:
     whole = bikes(24)
@@ -223,22 +223,22 @@ def test_interlaced_pictures_are_left_out_or_fixed_however_they_are_flagged(
     path = write_video(tmp_path / "a.mp4", woven(whole, first), 272, 640, options=None)
     if flag:
         frames = [
-            av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv420p")
-            for picture in woven(whole, first)
+            av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format="yuv420p")
+            for frame in woven(whole, first)
         ]
-        path = make_video(tmp_path / "b.mp4", 12, size=(272, 640), pictures=frames, options=options)
-    assert reason_for(path).startswith("interlaced: its pictures are interlaced; data.interlaced: deinterlace (--inter")
+        path = make_video(tmp_path / "b.mp4", 12, size=(272, 640), av_frames=frames, options=options)
+    assert reason_for(path).startswith("interlaced: its frames are interlaced; data.interlaced: deinterlace (--inter")
     assert probe(path, conversions=DEINTERLACE).fields == ("tff", "bff")[first]
     fixed = frames_of(path, DEINTERLACE)
     assert len(fixed) == 12
-    for number, picture in enumerate(fixed):
-        assert combed_share(picture[..., 1]) < 0.0005
-        error = float(np.square(picture.astype(float) - whole[2 * number]).mean())
-        other = float(np.square(picture.astype(float) - whole[2 * number + 1]).mean())
+    for number, frame in enumerate(fixed):
+        assert combed_share(frame[..., 1]) < 0.0005
+        error = float(np.square(frame.astype(float) - whole[2 * number]).mean())
+        other = float(np.square(frame.astype(float) - whole[2 * number + 1]).mean())
         assert error < other  # each is the moment of its first field
 
 
-def test_a_film_with_two_interlaced_pictures_in_five_is_interlaced(tmp_path: Path) -> None:
+def test_a_film_with_two_interlaced_frames_in_five_is_interlaced(tmp_path: Path) -> None:
     made = []
     film = bikes(16)
     for a, b, c, d in zip(film[::4], film[1::4], film[2::4], film[3::4], strict=True):
@@ -263,7 +263,7 @@ def test_a_matrix_without_a_conversion_is_that_videos_reason(tmp_path: Path, mat
 
 @pytest.mark.parametrize(("matrix", "red", "blue"), [(1, 0.2126, 0.0722), (6, 0.299, 0.114), (9, 0.2627, 0.0593)])
 def test_each_known_matrix_gives_the_colours_back(tmp_path: Path, matrix: int, red: float, blue: float) -> None:
-    rgb = labelled_picture(170) / 255
+    rgb = labelled_frame(170) / 255
     luma = rgb @ [red, 1 - red - blue, blue]
     planes = [
         16 + 219 * luma,
@@ -277,9 +277,9 @@ def test_each_known_matrix_gives_the_colours_back(tmp_path: Path, matrix: int, r
         plane.update(padded.tobytes())
     frame.colorspace = matrix
     path = make_video(
-        tmp_path / "a.mp4", 1, pixels="yuv444p", options={"qp": "0"}, tags={"colorspace": matrix}, pictures=[frame]
+        tmp_path / "a.mp4", 1, pixels="yuv444p", options={"qp": "0"}, tags={"colorspace": matrix}, av_frames=[frame]
     )
-    assert np.abs(frames_of(path)[0].astype(int) - labelled_picture(170)).max() <= 2
+    assert np.abs(frames_of(path)[0].astype(int) - labelled_frame(170)).max() <= 2
 
 
 def test_names_are_files_whatever_they_look_like(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,7 +287,7 @@ def test_names_are_files_whatever_they_look_like(tmp_path: Path, monkeypatch: py
     make_video(Path("x.mp4"), [7] * 3)
     for name in ("file:x.mp4", "12:30 clip.mp4", "http:x.mp4", "concat:x.mp4|x.mp4", "a%03d?.mp4", "pipe:0", "-.mp4"):
         Path(name).write_bytes(make_video(tmp_path / "other.mp4", [9] * 3).read_bytes())
-        assert [number_of(picture) for picture in frames_of(Path(name))] == [9] * 3
+        assert [number_of(frame) for frame in frames_of(Path(name))] == [9] * 3
 
 
 def test_frames_have_the_times_of_the_source(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from support.video_stream import planes_as_rgb, tags_of
 
 from taehv.data.variable_rate import VariableRate
 from taehv.data.video_files import VideoWriteError, write_video
+from taehv.evaluation.report.build import write_side_by_side
 from taehv.evaluation.report.examples import make_examples
-from taehv.evaluation.report.video import write_side_by_side
 
 COLOURS = [(200, 40, 40), (38, 180, 36), (40, 60, 200), (220, 200, 30), (255, 255, 255), (0, 0, 0), (128, 128, 128)]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -40,13 +42,27 @@ def test_whole_data_passes(prepared: Project) -> None:
 
 @pytest.mark.parametrize("damage", ["cut", "longer", "deleted", "another file"])
 def test_a_damaged_shard_fails_with_its_name(prepared: Project, damage: str) -> None:
-    shard = next(iter(sorted(Path("data/clips/train").glob("*.npy"))))
+    shard = next(iter(sorted(Path("data/clips").glob("train-*.tar"))))
     content = shard.read_bytes()
     shard.chmod(0o644)
     shard.unlink()
     if damage != "deleted":
         shard.write_bytes({"cut": content[:-1], "longer": content + b"0", "another file": b"hello"}[damage])
     assert shard.name in failed(look())["clips"]
+
+
+def test_a_changed_byte_fails_before_a_pipeline_and_is_not_looked_for_at_the_start_of_a_stage(
+    prepared: Project,
+) -> None:
+    shard = next(Path("data/clips").glob("val-*.tar"))
+    content = bytearray(shard.read_bytes())
+    content[1000] ^= 1
+    shard.chmod(0o644)
+    shard.unlink()
+    shard.write_bytes(content)
+    assert shard.name in failed(look())["clips"]
+    at_start = dataclasses.replace(context(load_params(), whole_pipeline=False), at_start_of_stage=True)
+    assert failed(check_prepared_data(at_start)) == {}
 
 
 def test_another_index_than_the_stated_one_fails(prepared: Project) -> None:
@@ -80,7 +96,7 @@ def test_data_that_is_not_there_fails_a_single_stage_and_warns_before_the_pipeli
     monkeypatch.chdir(project.root)
     assert levels(look()) == {"data": "fail", "manifest": "pass"}
     assert levels(look(whole_pipeline=True)) == {"data": "warn", "manifest": "pass"}
-    paths.MANIFEST.unlink()
+    shutil.rmtree(paths.MANIFEST)
     assert levels(look(whole_pipeline=True))["manifest"] == "fail"
 
 

@@ -10,7 +10,7 @@ import psutil
 import pytest
 from support.run_contexts import changed_profile, context
 
-from taehv.doctor.process_group import check_process_group, round_trip
+from taehv.doctor.process_group import check_process_group, try_process_group
 
 TWO = changed_profile(launcher="torchrun", processes=2)
 
@@ -27,7 +27,7 @@ def children() -> list[int]:
 
 @pytest.mark.slow
 def test_two_processes_find_each_other_over_gloo() -> None:
-    check_result = round_trip(2, "gloo", timeout_s=1800)
+    check_result = try_process_group(2, "gloo", timeout_s=1800)
     assert check_result.level == "pass", check_result.detail
     assert "2 processes, all-reduce in" in check_result.detail
 
@@ -44,7 +44,7 @@ def test_one_process_needs_no_group_and_a_stage_starts_its_own() -> None:
 def test_a_process_that_hangs_is_a_failure_within_the_time_limit_and_is_ended(tmp_path: Path) -> None:
     hanging = "import os, time\nif os.environ['RANK'] == '1':\n    time.sleep(3600)\nprint('0.1')\n"
     started = time.monotonic()
-    check_result = round_trip(2, "gloo", timeout_s=5, worker=worker(tmp_path, hanging))
+    check_result = try_process_group(2, "gloo", timeout_s=5, worker=worker(tmp_path, hanging))
     assert check_result.level == "fail"
     assert check_result.detail.startswith("no answer within 5 s from process ")
     assert check_result.detail.endswith("1 of 2")
@@ -56,6 +56,6 @@ def test_a_process_that_fails_is_quoted_and_the_others_are_not_waited_for(tmp_pa
     failing = (
         "import os, sys, time\nif os.environ['RANK'] == '0':\n    time.sleep(3600)\nsys.exit('no such interface')\n"
     )
-    check_result = round_trip(2, "gloo", timeout_s=1800, worker=worker(tmp_path, failing))
+    check_result = try_process_group(2, "gloo", timeout_s=1800, worker=worker(tmp_path, failing))
     assert check_result.level == "fail"
     assert check_result.detail == "process 1 of 2 failed: no such interface"

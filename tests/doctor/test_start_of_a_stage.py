@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 BEGIN = """
 from taehv.data.dataset import Dataset
-from taehv.doctor.start import check_before_training
+from taehv.doctor.checks import check_before_training
 from taehv.runtime import paths
 from taehv.runtime.errors import exit_with
 from taehv.config.params import load_params
@@ -79,7 +79,7 @@ def test_where_all_is_well_it_is_one_line(tiny_project: Project) -> None:
 
 
 def test_a_failure_stops_the_real_stage_before_training(tiny_project: Project) -> None:
-    shard = next(Path(tiny_project.root / "data/clips/val").glob("*.npy"))
+    shard = next(Path(tiny_project.root / "data/clips").glob("val-*.tar"))
     shard.unlink()
     result = tiny_project.run("stages.a800_test", check=False)
     assert result.returncode == 1

@@ -11,10 +11,9 @@ import pytest
 from support.run_contexts import changed_profile, context, found
 
 from taehv.doctor.check import Check, Level, size
-from taehv.doctor.clock import check_clock, judge_server_clock, judge_wall_clock
 from taehv.doctor.machine_limits import check_machine_limits, check_open_files, check_threads
 from taehv.doctor.packages import check_packages, is_same
-from taehv.doctor.tracking_store import check_tracking_store
+from taehv.doctor.tracking_store import check_clock, check_tracking_store, judge_server_clock, judge_wall_clock
 
 
 def lock_with(folder: Path, *lines: str) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from support.finished_run import GOOD_HISTORY, FinishedRun, make_params
 
-from taehv.commands.compare import describe
+from taehv.commands.compare import describe_comparison
 from taehv.evaluation.gate import judge, write_verdict
-from taehv.evaluation.parity import compare, read_run, write_parity
+from taehv.evaluation.parity import compare_runs, read_run, write_parity
 from taehv.evaluation.run_records import RecordError
 
 FILES = ("history", "summary", "best_info")
@@ -57,9 +57,9 @@ def test_the_gate_and_the_comparison_take_any_value_anywhere(tmp_path: Path, val
             except RecordError as error:
                 assert path.name in str(error)
                 continue
-            parity = compare(sound, damaged, run.params.evaluate)
+            parity = compare_runs(sound, damaged, run.params.evaluate)
             write_parity(parity, tmp_path / "parity.json")
-            assert describe(["a", "b"], sound, damaged, parity)
+            assert describe_comparison(["a", "b"], sound, damaged, parity)
         run.write(path, original)
 
 

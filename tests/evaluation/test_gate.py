@@ -17,7 +17,7 @@ from support.finished_run import GOOD_HISTORY, FinishedRun, history_row, make_pa
 from taehv.config.params import Params
 from taehv.evaluation import gate_checks
 from taehv.evaluation.gate import GateRefusal, Verdict, check_fresh, judge, read_verdict, write_metrics, write_verdict
-from taehv.evaluation.gate_checks import Check, Evidence
+from taehv.evaluation.gate_checks import Evidence, GateCheck
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def verdict_of(run: FinishedRun, params: Params | None = None) -> Verdict:
     return judge(run.outputs, params or run.params, run.dataset_json)
 
 
-def check_of(verdict: Verdict, name: str) -> Check:
+def check_of(verdict: Verdict, name: str) -> GateCheck:
     return next(check for check in verdict.checks if check.name == name)
 
 
@@ -40,8 +40,8 @@ def with_last(**changes: Any) -> list[dict[str, Any]]:
 
 
 def test_a_check_is_a_function_in_the_list_of_checks(run: FinishedRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    def bad_day(evidence: Evidence, params: Params) -> list[Check]:
-        return [Check("no_bad_day", float(evidence.gate_step), 0.0, "0", False)]
+    def bad_day(evidence: Evidence, params: Params) -> list[GateCheck]:
+        return [GateCheck("no_bad_day", float(evidence.gate_step), 0.0, "0", False)]
 
     monkeypatch.setattr(gate_checks, "CHECKS", (bad_day, *gate_checks.CHECKS))
     verdict = verdict_of(run)

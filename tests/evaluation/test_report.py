@@ -1,4 +1,4 @@
-"""The pictures, videos and page of the report."""
+"""The figures, videos and page of the report."""
 
 from __future__ import annotations
 
@@ -18,12 +18,10 @@ from support.clip_stores import write_test_store
 from support.finished_run import GOOD_HISTORY, history_row, make_params
 
 from taehv.evaluation.parity import Difference, Parity, RunRecord, StepDelta
-from taehv.evaluation.report.build import write_report
-from taehv.evaluation.report.curves import BAND_STEPS, CURVES, series, write_curves
+from taehv.evaluation.report.build import GAP, write_report, write_side_by_side
 from taehv.evaluation.report.examples import MAX_EXAMPLES, Example, make_examples
+from taehv.evaluation.report.figures import BAND_STEPS, CURVES, series, write_curves, write_strip
 from taehv.evaluation.report.html import ShownClip, render
-from taehv.evaluation.report.strips import write_strip
-from taehv.evaluation.report.video import GAP, write_side_by_side
 from taehv.evaluation.test_set import mean_colour
 from taehv.runtime import atomic_files
 
@@ -95,12 +93,12 @@ class TestCurves:
         two, three = imread(tmp_path / "two.png"), imread(tmp_path / "three.png")
         assert three.shape[1] > 1.3 * two.shape[1]
 
-    def test_runs_without_any_validation_still_give_a_picture(self, tmp_path: Path) -> None:
+    def test_runs_without_any_validation_still_give_a_figure(self, tmp_path: Path) -> None:
         write_curves({"a800_test": [], "h100_train": [history_row(0, 9.0)]}, GATE, tmp_path / "curves.png")
         assert imread(tmp_path / "curves.png").std() > 0
 
 
-class TestPictures:
+class TestFigures:
     def test_the_same_clip_gives_the_same_file(self, examples: list[Example], tmp_path: Path) -> None:
         for attempt in ("first", "second"):
             write_strip(examples[0], tmp_path / f"{attempt}.png")
@@ -202,13 +200,13 @@ def report(examples: list[Example], tmp_path_factory: pytest.TempPathFactory) ->
 class TestOneFile:
     """The page can be sent as it is, and MLflow, which shows HTML from a blob, shows all of it."""
 
-    def test_every_picture_and_video_is_in_the_page(self, report: Path, examples: list[Example]) -> None:
+    def test_every_figure_and_video_is_in_the_page(self, report: Path, examples: list[Example]) -> None:
         page = Page((report / "index.html").read_text(encoding="utf-8"))
         assert set(page.addresses) == {"img", "video"}
-        pictures = [embedded(address) for address in page.addresses["img"]]
+        figures = [embedded(address) for address in page.addresses["img"]]
         videos = [embedded(address) for address in page.addresses["video"]]
         stems = [example.file_stem for example in examples]
-        assert pictures == [("image/png", (report / f"figures/{name}.png").read_bytes()) for name in ("curves", *stems)]
+        assert figures == [("image/png", (report / f"figures/{name}.png").read_bytes()) for name in ("curves", *stems)]
         assert videos == [("video/mp4", (report / f"videos/{stem}.mp4").read_bytes()) for stem in stems]
 
     def test_nothing_in_it_can_load_or_run_anything(self, report: Path) -> None:

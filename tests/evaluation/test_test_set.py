@@ -19,7 +19,7 @@ from taehv.evaluation.parity import Parity, ParityVerdict
 from taehv.evaluation.test_set import (
     Scorer,
     conclude,
-    describe,
+    describe_evaluation,
     evaluate,
     mean_colour,
     round_trip,
@@ -61,7 +61,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> PcaTeacher:
 
 
 @pytest.fixture
-def bench(store: ClipStore) -> Scorer:
+def scorer(store: ClipStore) -> Scorer:
     return Scorer(store, available_metrics(CPU), CPU, batch=3)
 
 
@@ -77,9 +77,9 @@ def parity_of(verdict: ParityVerdict) -> Parity:
 
 class TestMeasuring:
     def test_all_codecs_are_measured_on_the_same_frames(
-        self, model: TAEHV, teacher: PcaTeacher, store: ClipStore, bench: Scorer
+        self, model: TAEHV, teacher: PcaTeacher, store: ClipStore, scorer: Scorer
     ) -> None:
-        measured = evaluate({"h100_train": model}, teacher, "pca", bench)
+        measured = evaluate({"h100_train": model}, teacher, "pca", scorer)
         frames = load_frames(store, range(len(store)), CPU)
         with torch.no_grad():
             wanted = {
@@ -95,8 +95,8 @@ class TestMeasuring:
             pooled = pooled_psnr(mse_per_clip(decoded, frames))
             assert found[name]["psnr_pooled_db"] == pytest.approx(pooled, abs=1e-3)
 
-    def test_gaps_are_differences_of_the_three_numbers(self, model: TAEHV, teacher: PcaTeacher, bench: Scorer) -> None:
-        measured = evaluate({"a": model}, teacher, "pca", bench)
+    def test_gaps_are_differences_of_the_three_numbers(self, model: TAEHV, teacher: PcaTeacher, scorer: Scorer) -> None:
+        measured = evaluate({"a": model}, teacher, "pca", scorer)
         entry, best = measured["models"]["a"], measured["teacher"]["psnr_db"]
         student, decoder = entry["round_trip"]["psnr_db"], entry["on_teacher_latents"]["psnr_db"]
         assert entry["gaps_db"] == {
@@ -127,12 +127,12 @@ class TestMeasuring:
         nothing = score_clips(lambda frames: frames, {"psnr": psnr_per_clip}, range(0), 3, lambda _: torch.zeros(0))
         assert nothing["psnr"].shape == (0,)
 
-    def test_an_exact_codec_reaches_the_cap_and_one_shifted_by_three_frames_does_not(self, bench: Scorer) -> None:
-        assert bench.summary(lambda frames: frames)["psnr_db"] == 100.0
-        assert bench.summary(lambda frames: frames[:, 3:])["psnr_db"] < 25.0
+    def test_an_exact_codec_reaches_the_cap_and_one_shifted_by_three_frames_does_not(self, scorer: Scorer) -> None:
+        assert scorer.summary(lambda frames: frames)["psnr_db"] == 100.0
+        assert scorer.summary(lambda frames: frames[:, 3:])["psnr_db"] < 25.0
 
-    def test_each_source_and_the_worst_clip_are_reported(self, store: ClipStore, bench: Scorer) -> None:
-        scores = bench.scores(mean_colour(9))
+    def test_each_source_and_the_worst_clip_are_reported(self, store: ClipStore, scorer: Scorer) -> None:
+        scores = scorer.scores(mean_colour(9))
         summary = summarise(scores, store.records)
         psnr = scores["psnr"]
         assert list(summary["by_source"]) == ["a.mp4", "b/c.mp4"]
@@ -144,21 +144,21 @@ class TestMeasuring:
         assert summary["worst_clip"]["psnr_db"] == psnr.min().item()
 
     def test_lpips_without_weights_is_absent_and_said_once(
-        self, model: TAEHV, teacher: PcaTeacher, bench: Scorer
+        self, model: TAEHV, teacher: PcaTeacher, scorer: Scorer
     ) -> None:
-        measured = evaluate({"h100_train": model}, teacher, "pca", bench)
+        measured = evaluate({"h100_train": model}, teacher, "pca", scorer)
         assert measured["lpips_measured"] == {"alex": False, "vgg": False}
         assert measured["teacher"]["lpips_alex"] is None
-        text = describe(conclude(measured, parity_of("pass"), 1.0))
+        text = describe_evaluation(conclude(measured, parity_of("pass"), 1.0))
         assert text.count("LPIPS (alex, vgg) is absent") == 1
         assert not any("lpips" in name for name in tracked_numbers(measured))
 
     def test_a_broken_model_gives_null_and_is_the_worst_clip(
-        self, model: TAEHV, teacher: PcaTeacher, bench: Scorer
+        self, model: TAEHV, teacher: PcaTeacher, scorer: Scorer
     ) -> None:
         with torch.no_grad():
             next(model.decoder.parameters()).fill_(torch.nan)
-        measured = evaluate({"h100_train": model}, teacher, "pca", bench)
+        measured = evaluate({"h100_train": model}, teacher, "pca", scorer)
         round_trip = measured["models"]["h100_train"]["round_trip"]
         assert round_trip["psnr_db"] is None
         assert round_trip["worst_clip"]["psnr_db"] is None
@@ -231,7 +231,7 @@ class TestStage:
         assert (parity.verdict, [step.step for step in parity.steps]) == ("warn", [250])
         assert set(report["models"]) == {"a800_test", "h100_train"}
 
-    def test_a_second_report_leaves_no_picture_of_the_first(self, workspace: Path) -> None:
+    def test_a_second_report_leaves_no_figure_of_the_first(self, workspace: Path) -> None:
         stale = workspace / "reports" / "figures" / "old.png"
         stale.parent.mkdir(parents=True)
         stale.touch()

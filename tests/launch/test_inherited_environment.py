@@ -153,7 +153,7 @@ def test_the_command_lists_videos_under_their_own_names_in_any_locale(
     command = [sys.executable, "-m", "taehv.cli", "manifest", "videos"]
     result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True)
     assert result.returncode == 0, result.stderr.decode()
-    manifest = (tmp_path / "data/manifest.csv").read_text(encoding="utf-8")
+    manifest = (tmp_path / "data/manifest/videos.csv").read_text(encoding="utf-8")
     assert [name for name in NAMES if name in manifest] == NAMES
 
 

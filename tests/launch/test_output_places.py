@@ -10,7 +10,7 @@ from support.project import REPOSITORY, Project
 from support.run_contexts import context, found
 
 from taehv.doctor.repository import check_repository
-from taehv.launch import output_places
+from taehv.launch.dvc_yaml import check_output_places
 from taehv.runtime.errors import UserError
 
 
@@ -37,7 +37,7 @@ def test_a_link_to_another_disk_is_refused_and_the_ways_that_work_are_named(
         link.rename(here / "aside")
     link.symlink_to(tmp_path / "disk")
     with pytest.raises(UserError) as caught:
-        output_places.check()
+        check_output_places()
     assert str(caught.value).startswith(f"{path} is a link, and DVC saves no outputs behind one: rm {path}")
     assert f"mount --bind /other/disk/{link.name} {path}" in str(caught.value)
     assert str(caught.value).count("is a link") == 1, "one problem is said once"
@@ -52,17 +52,17 @@ def test_a_disk_that_is_not_mounted_and_a_file_in_the_way_are_told(here: Path, t
     (here / "runs").symlink_to(tmp_path / "not mounted")
     (here / "reports").write_text("not a folder")
     with pytest.raises(UserError, match=r"runs is a link to .*, which is not there: .*; reports is a file, where"):
-        output_places.check()
+        check_output_places()
 
 
 def test_what_dvc_itself_links_is_no_problem(here: Path, tmp_path: Path) -> None:
     """`dvc config cache.type symlink`: files are links into the cache, folders are folders."""
     (tmp_path / "cached").write_text("{}")
-    (here / "data/clips/train").mkdir(parents=True)
-    for link in (here / "data/dataset.json", here / "data/clips/train/a.npy"):
+    (here / "data/clips").mkdir(parents=True)
+    for link in (here / "data/dataset.json", here / "data/clips/train-000000.tar"):
         link.symlink_to(tmp_path / "cached")
     (here.parent / "link").symlink_to(here)
-    output_places.check()
+    check_output_places()
 
 
 @pytest.mark.slow

@@ -21,8 +21,10 @@ from support.project import REPOSITORY, Project, wait_for
 from taehv.config.batch_shares import micro_batches, slots_of_rank
 from taehv.config.params import load_params
 from taehv.config.profiles import Profile, load_profile
-from taehv.launch.pipeline import describe, describe_batch
-from taehv.launch.processes import training_command
+from taehv.launch.pipeline import describe_batch, describe_plan
+from taehv.launch.processes import run_if_launcher_needed, training_command
+from taehv.runtime import launched
+from taehv.runtime.errors import UserError
 
 PARAMS = load_params(REPOSITORY / "params.yaml")
 LAUNCH = [sys.executable, "-m", "taehv.launch"]
@@ -55,7 +57,7 @@ def test_a_dry_run_prints_the_exact_commands_on_a_machine_without_gpus(name: str
 
 
 def test_the_large_scale_on_eight_gpus_is_the_guides_batch_arithmetic() -> None:
-    shown = describe(profile("h100"), PARAMS)
+    shown = describe_plan(profile("h100"), PARAMS)
     assert "128 global = 8 processes x 16 slots = 8 micro-batches of 2 per process" in shown
 
 
@@ -87,6 +89,14 @@ def test_a_torchrun_profile_starts_as_many_processes_as_it_says() -> None:
         "-m",
         "stages.a800_test",
     ]
+
+
+def test_another_number_of_processes_than_the_profile_has_does_not_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(launched.VARIABLE, f"{os.getppid()}:3")
+    two = profile("local").model_copy(update={"launcher": "torchrun", "processes": 2})
+    with pytest.raises(UserError, match=r"3 training process\(es\) were started, but profile local has 2: start"):
+        run_if_launcher_needed(two, "a800_test")
+    assert run_if_launcher_needed(two.model_copy(update={"processes": 3}), "a800_test") is None, "it trains itself"
 
 
 def test_absent_gpus_stop_everything_with_one_message() -> None:

@@ -5,28 +5,34 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
 from mlflow import MlflowClient
-from support.project import SUPPORT, Project, wait_for
+from support.failpoints import Hold
+from support.project import Project
+
+from taehv.runtime.failpoints import Failpoint
 
 pytestmark = pytest.mark.slow
 
-HELD_PREPARATION = str(SUPPORT / "held_preparation.py")
-
 
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), pytest.param("SIGINT", 130, marks=pytest.mark.soak)])
-def test_prepare_data_ends_with_its_workers_and_its_run_is_killed(project: Project, name: str, code: int) -> None:
+def test_prepare_data_ends_with_its_workers_and_its_run_is_killed(
+    project: Project, tmp_path: Path, name: str, code: int
+) -> None:
+    hold = Hold(tmp_path / "go-on")
     process = subprocess.Popen(
-        [sys.executable, HELD_PREPARATION],
+        [sys.executable, "-m", "stages.prepare_data"],
         cwd=project.root,
-        env=project.environment({"PYTHONPATH": str(project.root)}),
+        env=project.environment(hold.at(Failpoint.VIDEO)),
         stderr=subprocess.PIPE,
         text=True,
     )
-    wait_for(lambda: any(project.root.glob("hanging-*")), "a worker that has begun", seconds=120)
+    worker = hold.wait()
     below = psutil.Process(process.pid).children(recursive=True)
+    assert worker in {each.pid for each in below}
     process.send_signal(getattr(signal, name))
     _, errors = process.communicate()
     assert process.returncode == code, errors

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import lpips
 import pytest
@@ -13,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from taehv.config.params import BestMetric, PerceptualName
 from taehv.losses.metrics import (
+    HISTORY_METRICS,
     Lpips,
     MetricError,
     lpips_backbone_file,
@@ -22,6 +25,12 @@ from taehv.losses.metrics import (
     psnr_per_clip,
     ssim_per_clip,
 )
+from taehv.losses.perceptual import PERCEPTUAL
+
+
+def test_params_offer_metrics_and_perceptual_distances_that_there_are() -> None:
+    assert set(get_args(BestMetric)) <= {metric.in_history for metric in HISTORY_METRICS}
+    assert set(get_args(PerceptualName)) == PERCEPTUAL.keys()
 
 
 def grey(*levels_per_frame: float, size: int = 16) -> Tensor:
@@ -97,18 +106,18 @@ class TestSsim:
         assert 0.1 < wanted < 0.9
 
     def test_it_clamps_and_compares_common_frames_only(self) -> None:
-        frames = moving_noise(12).round()  # black and white: +-1 leaves the picture as it is after the clamp
+        frames = moving_noise(12).round()  # black and white: +-1 leaves the image as it is after the clamp
         decoded = (frames * 3 - 1)[:, :9]
         assert ssim_per_clip(decoded, frames).item() == pytest.approx(1.0, abs=1e-6)
 
-    def test_pictures_in_minus_one_to_one_would_not_give_the_same_number(self) -> None:
+    def test_images_in_minus_one_to_one_would_not_give_the_same_number(self) -> None:
         frames = moving_noise(3)
         decoded = (frames + 0.1 * torch.randn(frames.shape, generator=torch.Generator().manual_seed(1))).clamp(0, 1)
         right = ssim_per_clip(decoded, frames).item()
         in_other_range = pytorch_msssim.ssim((decoded * 2 - 1)[0], (frames * 2 - 1)[0], data_range=1.0).item()
         assert abs(right - in_other_range) > 0.01
 
-    def test_pictures_smaller_than_the_window_are_an_error(self) -> None:
+    def test_images_smaller_than_the_window_are_an_error(self) -> None:
         with pytest.raises(MetricError, match="at least 11x11 pixels, got 8x16"):
             ssim_per_clip(torch.zeros(1, 2, 3, 8, 16), torch.zeros(1, 2, 3, 8, 16))
 
@@ -149,7 +158,7 @@ class TestLpips:
             Lpips("alex", "cpu")
 
     @pytest.mark.filterwarnings("ignore::UserWarning")
-    def test_pictures_reach_the_network_in_minus_one_to_one(self, alexnet_file: Path) -> None:
+    def test_images_reach_the_network_in_minus_one_to_one(self, alexnet_file: Path) -> None:
         frames = moving_noise(4, size=64)
         decoded = (frames[:, :3] + 0.2 * torch.randn(1, 3, 3, 64, 64, generator=torch.Generator().manual_seed(1))) * 1.5
         network = lpips.LPIPS(net="alex", verbose=False)

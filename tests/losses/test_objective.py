@@ -10,9 +10,8 @@ from torch import Tensor
 from taehv.config.params import Distillation, LossWeights, Seraena, load_params
 from taehv.losses.distillation import encoder_per_clip
 from taehv.losses.metrics import ssim_per_clip
-from taehv.losses.objective import Objective, Outputs, weighted_sum
+from taehv.losses.objective import Objective, Outputs, recon_per_clip, weighted_sum
 from taehv.losses.perceptual import ssim_distance_per_clip
-from taehv.losses.reconstruction import recon_per_clip
 from taehv.losses.seraena import seraena_per_clip
 from taehv.model.init import create_model
 from taehv.model.taehv import TAEHV

@@ -99,7 +99,7 @@ def test_the_discriminator_is_taught_one_for_decoded_and_minus_one_for_real() ->
     assert discriminator_loss(scores, torch.tensor([False, True])).tolist() == [4.0, 4.0]
 
 
-def test_scores_of_pictures_that_were_averaged_first_are_the_same_and_so_are_the_gradients() -> None:
+def test_scores_of_images_that_were_averaged_first_are_the_same_and_so_are_the_gradients() -> None:
     disc = discriminator().double()
     groups, latents = random(2, 9, 32, 24).double().requires_grad_(), random(2, 16, 4, 3).double()
     found = []

@@ -14,7 +14,7 @@ from support.golden_values import DESCRIPTIONS
 from torch import Tensor
 
 from taehv.model.checkpoints import (
-    CheckpointError,
+    WeightsError,
     find_variant,
     load_checkpoint,
     read_state_dict,
@@ -47,7 +47,7 @@ def test_the_variant_is_found_from_keys_and_shapes_where_only_one_fits(name: str
     with torch.device("meta"):
         weights = TAEHV(VARIANTS[name]).state_dict()
     if name in SAME_SHAPES:
-        with pytest.raises(CheckpointError, match=r"(?s)several.*hunyuan_video, wan2_1, cogvideox"):
+        with pytest.raises(WeightsError, match=r"(?s)several.*hunyuan_video, wan2_1, cogvideox"):
             find_variant(weights, "x")
     else:
         assert find_variant(weights, "x") is VARIANTS[name]
@@ -73,7 +73,7 @@ def test_missing_unexpected_and_misshapen_keys_are_one_error_that_lists_them(tmp
     weights["decoder.22.bias"] = torch.zeros(7)
     write_state_dict(tmp_path / "a.pth", weights)
     for variant in (VARIANTS["wan2_2"], None):
-        with pytest.raises(CheckpointError) as caught:
+        with pytest.raises(WeightsError) as caught:
             load_checkpoint(tmp_path / "a.pth", variant)
         message = str(caught.value)
         assert "wan2_2" in message
@@ -84,7 +84,7 @@ def test_missing_unexpected_and_misshapen_keys_are_one_error_that_lists_them(tmp
 
 def test_weights_of_another_variant_are_refused(tmp_path: Path) -> None:
     write_state_dict(tmp_path / "a.pth", narrow_weights(VARIANTS["wan2_2"]))
-    with pytest.raises(CheckpointError, match="does not fit hunyuan_video_1_5"):
+    with pytest.raises(WeightsError, match="does not fit hunyuan_video_1_5"):
         load_checkpoint(tmp_path / "a.pth", VARIANTS["hunyuan_video_1_5"])
 
 
@@ -98,7 +98,7 @@ def test_pickled_code_is_never_executed(tmp_path: Path, monkeypatch: pytest.Monk
     Path("bomb.pth").write_bytes(pickle.dumps({"encoder.0.weight": Bomb()}))
     torch.save({"encoder.0.weight": Bomb()}, "zipped.pth")
     for name in ("bomb.pth", "zipped.pth"):
-        with pytest.raises(CheckpointError, match="cannot be read"):
+        with pytest.raises(WeightsError, match="cannot be read"):
             read_state_dict(Path(name))
     assert not Path("exploded").exists()
 
@@ -109,21 +109,21 @@ def test_a_damaged_file_is_a_clear_error(suffix: str, content: bytes | None, tmp
     path = tmp_path / f"a{suffix}"
     write_state_dict(path, narrow_weights(VARIANTS["wan2_2"]))
     path.write_bytes(path.read_bytes()[:-100] if content is None else content)
-    with pytest.raises(CheckpointError, match="cannot be read"):
+    with pytest.raises(WeightsError, match="cannot be read"):
         read_state_dict(path)
 
 
 def test_a_missing_file_and_an_unknown_suffix_are_clear_errors(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no file"):
+    with pytest.raises(WeightsError, match="no file"):
         read_state_dict(tmp_path / "a.pth")
     for call in (read_state_dict, lambda path: write_state_dict(path, {})):
-        with pytest.raises(CheckpointError, match=r"neither \.pth nor \.safetensors"):
+        with pytest.raises(WeightsError, match=r"neither \.pth nor \.safetensors"):
             call(tmp_path / "a.bin")
 
 
 def test_a_training_state_is_not_a_state_dict(tmp_path: Path) -> None:
     torch.save({"model": {"encoder.0.weight": torch.zeros(1)}, "step": 7}, tmp_path / "a.pth")
-    with pytest.raises(CheckpointError, match="not a state dict"):
+    with pytest.raises(WeightsError, match="not a state dict"):
         read_state_dict(tmp_path / "a.pth")
 
 

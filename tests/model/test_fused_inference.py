@@ -119,15 +119,17 @@ def test_full_size_frames_made_a_few_at_a_time_are_the_same(monkeypatch: pytest.
     torch.testing.assert_close(model.decode(latents), whole, rtol=0, atol=1e-6)
 
 
-def test_convolving_the_cells_of_a_grown_picture_is_convolving_the_picture() -> None:
+def test_convolving_the_cells_of_a_grown_image_is_convolving_the_image() -> None:
     kernels, last = torch.randn(2, 5, 4, 3, 3).double(), torch.randn(3, 5, 3, 3).double()
     frames = torch.randn(3, 4, 3, 2).double()
     grown = functional.conv2d(functional.interpolate(frames, scale_factor=2), kernels.flatten(0, 1), padding=1)
     wanted = functional.conv2d(grown.unflatten(1, (2, 5)).flatten(0, 1), last, padding=1)
     phases = functional.conv2d(frames, fused_weights.upsample_as_phases(kernels), padding=1).unflatten(1, (2, 2, 2, 5))
-    for axis, beyond in ((2, -1), (2, 0), (3, -1), (3, 0)):  # even rows end below the picture, odd ones begin above
+    for axis, beyond in ((2, -1), (2, 0), (3, -1), (3, 0)):  # even rows end below the image, odd ones begin above
         phases.select(axis, 0 if beyond else 1).select(axis + 2, beyond).zero_()
-    blocks = functional.conv2d(phases.flatten(1, 4), fused_weights.side_by_side(fused_weights.convolve_phases(last), 2))
+    blocks = functional.conv2d(
+        phases.flatten(1, 4), fused_weights.block_diagonal(fused_weights.convolve_phases(last), 2)
+    )
     ours = functional.pixel_shuffle(blocks, 2).unflatten(1, (2, 3)).flatten(0, 1)
     torch.testing.assert_close(ours, wanted, rtol=1e-10, atol=1e-10)
 

@@ -50,7 +50,7 @@ def test_a_constant_video_stays_constant_in_time_through_pool_and_grow() -> None
 
 @pytest.mark.parametrize("seed", range(5))
 def test_every_entry_channel_answers_to_plain_grey_and_to_latents_of_one_sign_or_the_other(seed: int) -> None:
-    """With PyTorch's weights a third of the encoder's channels are zero for every natural picture, and stay so."""
+    """With PyTorch's weights a third of the encoder's channels are zero for every natural image, and stay so."""
     model = create_model(VARIANT, 0.25, "averaging_identity", seed)
     grey = torch.full((1, 3, 8, 8), 0.5)
     entry_of_encoder, entry_of_decoder = model.encoder[0], model.decoder[1]

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from taehv.model.checkpoints import WeightsError, load_model
 from taehv.model.init import create_model
-from taehv.model.model_folder import ModelError, load_model
 from taehv.model.variants import VARIANTS
 
 
@@ -35,13 +35,13 @@ def test_a_missing_or_damaged_file_is_a_clear_error(folder: Path, name: str, con
     (folder / name).unlink()
     if content is not None:
         (folder / name).write_bytes(content)
-    with pytest.raises(ModelError, match="no usable model"):
+    with pytest.raises(WeightsError, match="no usable model"):
         load_model(folder)
 
 
 def test_an_unknown_variant_is_not_guessed(folder: Path) -> None:
     (folder / "model_info.json").write_text(json.dumps({"variant": "taecvx.pth", "width": 1 / 16}))
-    with pytest.raises(ModelError, match=r"taecvx\.pth"):
+    with pytest.raises(WeightsError, match=r"taecvx\.pth"):
         load_model(folder)
 
 
@@ -49,11 +49,11 @@ def test_a_missing_or_unexpected_key_is_named(folder: Path) -> None:
     weights = create_model(VARIANTS["cogvideox"], 1 / 16, "torch_default", seed=3).state_dict()
     weights["decoder.99.weight"] = weights.pop("decoder.22.weight")
     save_file(weights, folder / "model.safetensors")
-    with pytest.raises(ModelError, match=r"(?s)decoder\.22\.weight.*decoder\.99\.weight"):
+    with pytest.raises(WeightsError, match=r"(?s)decoder\.22\.weight.*decoder\.99\.weight"):
         load_model(folder)
 
 
 def test_another_width_is_refused(folder: Path) -> None:
     (folder / "model_info.json").write_text(json.dumps({"variant": "cogvideox", "width": 1 / 8}))
-    with pytest.raises(ModelError, match="do not fit"):
+    with pytest.raises(WeightsError, match="does not fit cogvideox at width 0.125"):
         load_model(folder)

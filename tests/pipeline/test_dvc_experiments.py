@@ -13,8 +13,10 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 from support.experiment_queue import experiments, run_queue, start_queue, tracked_runs, wait_for_queue
-from support.held_training import held_trainer, save_every_step, self_holding
+from support.failpoints import Hold
 from support.project import Project
+
+from taehv.runtime.failpoints import Failpoint
 
 pytestmark = pytest.mark.slow
 
@@ -111,14 +113,15 @@ def test_an_experiment_becomes_a_branch(queued: Project, tmp_path: Path) -> None
 @pytest.mark.soak
 def test_a_queued_stage_killed_with_9_goes_on_where_it_was(finished: Project, tmp_path: Path) -> None:
     """In a finished pipeline: DVC applies no experiment that left stages which have never run."""
-    project = finished.copy(tmp_path / "project")
-    save_every_step(project)
+    project, hold = finished.copy(tmp_path / "project"), Hold(tmp_path / "go-on")
+    project.change_profile(checkpoint_every=1)
     project.commit("a checkpoint after every step")
     queue = ["dvc", "exp", "run", "--queue", "-S", "loss.recon=3"]
     try:
         project.run(*queue, "-n", "killed", "a800_test")
-        start_queue(project, 1, **self_holding(project))
-        os.kill(held_trainer(project), signal.SIGKILL)
+        start_queue(project, 1, **hold.at(Failpoint.CHECKPOINT_IN_PLACE))
+        os.kill(hold.wait(), signal.SIGKILL)
+        hold.release()  # DVC's queue worker hands its environment to the experiments after it, too
         assert wait_for_queue(project) == {"killed": "Failed"}
         project.run(*queue, "-n", "again", "a800_test")
         assert run_queue(project, workers=1)["again"] == "Success"

@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.held_training import held_trainer, save_every_step, self_holding
+from support.failpoints import Hold
 from support.project import Project
+
+from taehv.runtime.failpoints import Failpoint
 
 pytestmark = pytest.mark.slow
 
@@ -61,24 +63,23 @@ def test_outputs_that_are_links_into_the_cache_are_never_changed_in_place(
     assert damaged_cache_files(project) == []
 
 
-def start_training(project: Project) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
+def test_collecting_garbage_takes_nothing_from_a_running_or_a_killed_training(
+    tiny_project: Project, tmp_path: Path
+) -> None:
+    project, hold = tiny_project, Hold(tmp_path / "go-on")
+    project.run("dvc", "config", "cache.type", "symlink")
+    project.run("dvc", "checkout", "--relink", "prepare_data")
+    assert all(shard.is_symlink() for shard in (project.root / "data/clips").glob("*.tar"))
+    project.change_profile(checkpoint_every=1)
+    training = subprocess.Popen(
         [sys.executable, "-m", "stages.a800_test"],
         cwd=project.root,
-        env=project.environment(self_holding(project)),
+        env=project.environment(hold.at(Failpoint.CHECKPOINT_IN_PLACE)),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-
-
-def test_collecting_garbage_takes_nothing_from_a_running_or_a_killed_training(tiny_project: Project) -> None:
-    project = tiny_project
-    project.run("dvc", "config", "cache.type", "symlink")
-    project.run("dvc", "checkout", "--relink", "prepare_data")
-    assert all(shard.is_symlink() for shard in (project.root / "data/clips").rglob("*.npy"))
-    save_every_step(project)
-    with start_training(project) as training:
-        assert held_trainer(project) == training.pid
+    with training:
+        assert hold.wait() == training.pid
         project.run("dvc", "gc", "--workspace", "--force")
         training.kill()
     project.run("dvc", "gc", "--workspace", "--force")

@@ -24,9 +24,8 @@ from taehv.cli import main
 from taehv.data.latent_files import LatentFileError, open_latents
 from taehv.evaluation.run_records import RecordError, read_record
 from taehv.losses.metrics import Lpips, MetricError
-from taehv.model.checkpoints import CheckpointError, load_checkpoint, read_state_dict, write_state_dict
+from taehv.model.checkpoints import WeightsError, load_checkpoint, load_model, read_state_dict, write_state_dict
 from taehv.model.init import create_model
-from taehv.model.model_folder import ModelError, load_model
 from taehv.model.variants import VARIANTS
 from taehv.teachers.base import TeacherError, load_teacher
 
@@ -155,7 +154,7 @@ CLAIMS = {
 def test_a_safetensors_header_that_claims_too_much_is_a_clear_error(here: Path, claim: str) -> None:
     path = here / "claims.safetensors"
     path.write_bytes(CLAIMS[claim])
-    with pytest.raises(CheckpointError, match="cannot be read as safetensors"):
+    with pytest.raises(WeightsError, match="cannot be read as safetensors"):
         read_state_dict(path)
     with pytest.raises(LatentFileError, match="cannot be read as safetensors"):
         open_latents(path)
@@ -167,7 +166,7 @@ def test_a_zip_that_would_unpack_to_more_than_its_size_is_a_clear_error(here: Pa
         for member in sound.infolist():
             bomb.writestr(member.filename, sound.read(member))
     assert Path("bomb.pth").stat().st_size < 10_000
-    with pytest.raises(CheckpointError, match="more than its own size"):
+    with pytest.raises(WeightsError, match="more than its own size"):
         read_state_dict(Path("bomb.pth"))
     assert read_state_dict(Path("sound.pth"))
 
@@ -178,7 +177,7 @@ def test_a_legacy_checkpoint_that_claims_terabytes_is_a_clear_error(here: Path) 
     claim = data.getvalue().replace(struct.pack("<i", 123457), struct.pack("<i", 2**31 - 1))
     assert claim != data.getvalue()
     Path("claims.pth").write_bytes(claim)
-    with pytest.raises(CheckpointError, match="cannot be read"):
+    with pytest.raises(WeightsError, match="cannot be read"):
         read_state_dict(Path("claims.pth"))
 
 
@@ -186,7 +185,7 @@ def test_a_legacy_checkpoint_that_claims_terabytes_is_a_clear_error(here: Path) 
 def test_a_checkpoint_of_an_absurd_width_is_a_clear_error(here: Path, rows: int) -> None:
     """A tensor of stride 0 costs four bytes and has any shape."""
     torch.save({"decoder.1.weight": torch.zeros(1).expand(rows, 1)}, "wide.pth")
-    with pytest.raises(CheckpointError, match="fits no known variant" if rows == 0 else "claim 4,000,000,000 bytes"):
+    with pytest.raises(WeightsError, match="fits no known variant" if rows == 0 else "claim 4,000,000,000 bytes"):
         load_checkpoint(Path("wide.pth"))
 
 
@@ -202,7 +201,7 @@ def test_a_checkpoint_whose_tgrow_makes_more_frames_than_any_takes_no_memory(her
     channels = grow.shape[1]
     torch.save(weights | {name: grow[:1].expand(rows * channels, -1, -1, -1)}, "grown.pth")
     assert Path("grown.pth").stat().st_size < 1_000_000
-    with measured() as most, pytest.raises(CheckpointError, match="misshapen|claim"):
+    with measured() as most, pytest.raises(WeightsError, match="misshapen|claim"):
         load_checkpoint(Path("grown.pth"))
     assert most() < 50 * 2**20
     assert main(["convert", "grown.pth", "out.safetensors"]) == 1
@@ -262,10 +261,10 @@ def test_weights_that_are_no_numbers_are_refused_by_every_reader(
         folder.mkdir()
         save_file(weights, folder / "model.safetensors")
         (folder / "model_info.json").write_text('{"variant": "wan2_2", "width": 0.0625}')
-        with pytest.raises(ModelError, match=SAID.get(kind, "floating-point numbers")):
+        with pytest.raises(WeightsError, match=SAID.get(kind, "floating-point numbers")):
             load_model(folder)
     for file in files:
-        with pytest.raises(CheckpointError, match=SAID.get(kind, "floating-point numbers")):
+        with pytest.raises(WeightsError, match=SAID.get(kind, "floating-point numbers")):
             load_checkpoint(Path(file))
         for command in (["convert", file, "out.safetensors"], ["decode", "z.safetensors", "out.mp4", "--model", file]):
             assert main(command) == 1
@@ -339,13 +338,13 @@ def test_latents_whose_metadata_is_cut_off_name_what_is_missing(here: Path) -> N
 @pytest.mark.parametrize("width", ["1e9", "-1.0", "NaN", '"nan"', "null", "[]", "1e400", "1" + 400 * "0"])
 def test_a_model_folder_of_an_absurd_width_is_a_clear_error(here: Path, width: str) -> None:
     (here / "model_info.json").write_text(f'{{"variant": "wan2_2", "width": {width}}}')
-    with pytest.raises(ModelError, match="no usable model"):
+    with pytest.raises(WeightsError, match="no usable model"):
         load_model(here)
 
 
 def test_json_that_is_nested_deeply_is_a_clear_error(here: Path) -> None:
     (here / "model_info.json").write_text("[" * 20_000)
-    with pytest.raises(ModelError, match="no usable model"):
+    with pytest.raises(WeightsError, match="no usable model"):
         load_model(here)
     with pytest.raises(RecordError, match="cannot be read"):
         read_record(here / "model_info.json")
@@ -359,10 +358,10 @@ def test_latents_of_an_absurd_rate_are_a_clear_error(here: Path, rate: str) -> N
         open_latents(here / "z.safetensors")
 
 
-def test_latents_that_make_a_huge_picture_are_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_latents_that_make_a_huge_frame_are_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_file({"latents": torch.zeros(1, 48, 1000, 1000, dtype=torch.float16)}, here / "z.safetensors")
     assert main(["decode", "z.safetensors", "out.mp4", "--model", "model.safetensors"]) == 1
-    assert "makes pictures of 256,000,000 pixels, 35,389,440 are allowed" in capsys.readouterr().err
+    assert "makes frames of 256,000,000 pixels, 35,389,440 are allowed" in capsys.readouterr().err
 
 
 def test_a_teacher_that_lacks_a_tensor_is_a_clear_error(here: Path) -> None:
@@ -392,7 +391,7 @@ def test_damaged_checkpoints_and_latents_are_read_or_refused_with_one_clear_erro
                 list(open_latents(path).batches(1))
             else:
                 load_checkpoint(path)
-        except (CheckpointError, LatentFileError):
+        except (WeightsError, LatentFileError):
             continue
         except Exception as error:
             raise AssertionError(f"seed {seed}, {original.name}") from error

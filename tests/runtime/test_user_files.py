@@ -13,9 +13,8 @@ import torch
 
 from taehv.cli import main
 from taehv.data.manifest import ManifestError, read_manifest
-from taehv.model.checkpoints import write_state_dict
+from taehv.model.checkpoints import load_model, write_state_dict
 from taehv.model.init import create_model
-from taehv.model.model_folder import load_model
 from taehv.model.variants import VARIANTS
 from taehv.runtime import atomic_files
 from taehv.runtime.errors import UserError
@@ -88,9 +87,10 @@ def test_a_model_folder_or_a_manifest_that_is_a_pipe_or_device_is_one_clear_erro
     os.mkfifo("model_info.json")
     with pytest.raises(UserError, match="no usable model.*is a named pipe"):
         load_model(here)
-    Path("manifest.csv").symlink_to("/dev/zero")
+    Path("manifest").mkdir()
+    Path("manifest/videos.csv").symlink_to("/dev/zero")
     with pytest.raises(ManifestError, match="is a device, not a regular file"):
-        read_manifest(Path("manifest.csv"))
+        read_manifest(Path("manifest"))
 
 
 def test_names_that_no_file_can_have_are_clear_errors(here: Path) -> None:
@@ -101,9 +101,7 @@ def test_names_that_no_file_can_have_are_clear_errors(here: Path) -> None:
 
 
 @pytest.mark.parametrize("way", ["direct", "link"])
-def test_output_never_takes_the_place_of_a_device_a_pipe_or_a_folder(
-    here: Path, way: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_output_never_takes_the_place_of_a_device_a_pipe_or_a_folder(here: Path, way: str) -> None:
     if os.geteuid() == 0:
         os.mknod("device", stat.S_IFCHR | 0o600, os.makedev(1, 3))
     else:
@@ -115,16 +113,16 @@ def test_output_never_takes_the_place_of_a_device_a_pipe_or_a_folder(
         if way == "link":
             target = Path(f"link to {kind}")
             target.symlink_to(kind)
-        assert main(["manifest", "--samples", "--output", str(target)]) == 1
-        assert f"is a {kind if kind != 'pipe' else 'named pipe'}; output is written to" in capsys.readouterr().err
+        with pytest.raises(UserError, match=f"is a {kind if kind != 'pipe' else 'named pipe'}; output is written to"):
+            atomic_files.write_text(target, "text")
         assert os.path.samestat(Path(kind).stat(), before)
         assert target.is_symlink() == (way == "link")
 
 
 def test_a_manifest_that_cannot_be_written_is_one_clear_error(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("file").touch()
-    assert main(["manifest", "--samples", "--output", "file/manifest.csv"]) == 1
-    assert capsys.readouterr().err.startswith("error: file/manifest.csv cannot be written")
+    assert main(["manifest", "--samples", "--output", "file/manifest"]) == 1
+    assert capsys.readouterr().err.startswith("error: file/manifest/videos.csv cannot be written")
 
 
 def test_a_link_to_a_file_is_replaced_and_what_it_led_to_stays(here: Path) -> None:

@@ -15,40 +15,40 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-Picture = npt.NDArray[np.uint8]
+RgbFrame = npt.NDArray[np.uint8]
 
 HEIGHT, WIDTH = 80, 112
 CORNERS = {"red": (200, 40, 40), "green": (40, 180, 40), "blue": (40, 60, 200), "yellow": (220, 200, 30)}
 BITS = 8
 
 
-def labelled_picture(number: int, height: int = HEIGHT, width: int = WIDTH) -> Picture:
+def labelled_frame(number: int, height: int = HEIGHT, width: int = WIDTH) -> RgbFrame:
     """A frame (H, W, 3) with its number and its corners."""
-    picture = np.full((height, width, 3), 128, np.uint8)
+    frame = np.full((height, width, 3), 128, np.uint8)
     rows, columns = height // 4, width // 4
-    picture[:rows, :columns], picture[:rows, -columns:] = CORNERS["red"], CORNERS["green"]
-    picture[-rows:, :columns], picture[-rows:, -columns:] = CORNERS["blue"], CORNERS["yellow"]
+    frame[:rows, :columns], frame[:rows, -columns:] = CORNERS["red"], CORNERS["green"]
+    frame[-rows:, :columns], frame[-rows:, -columns:] = CORNERS["blue"], CORNERS["yellow"]
     bar = width // BITS
     for place in range(BITS):
         bright = number >> (BITS - 1 - place) & 1
-        picture[rows + 4 : -rows - 4, place * bar : (place + 1) * bar] = 220 if bright else 30
-    return picture
+        frame[rows + 4 : -rows - 4, place * bar : (place + 1) * bar] = 220 if bright else 30
+    return frame
 
 
-def number_of(picture: Picture) -> int:
+def number_of(frame: RgbFrame) -> int:
     """The number that an upright frame shows."""
-    height, width = picture.shape[:2]
+    height, width = frame.shape[:2]
     bar = width // BITS
     levels = [
-        picture[height // 2 - 2 : height // 2 + 2, place * bar + bar // 4 : (place + 1) * bar - bar // 4].mean()
+        frame[height // 2 - 2 : height // 2 + 2, place * bar + bar // 4 : (place + 1) * bar - bar // 4].mean()
         for place in range(BITS)
     ]
     return sum((level > 125) << (BITS - 1 - place) for place, level in enumerate(levels))
 
 
-def corners_of(picture: Picture) -> tuple[str, str, str, str]:
+def corners_of(frame: RgbFrame) -> tuple[str, str, str, str]:
     """The names of the colours in the corners: top left, top right, bottom left, bottom right."""
-    places = picture[4, 4], picture[4, -5], picture[-5, 4], picture[-5, -5]
+    places = frame[4, 4], frame[4, -5], frame[-5, 4], frame[-5, -5]
     first, second, third, fourth = (
         min(CORNERS, key=lambda name: int(np.abs(place.astype(int) - CORNERS[name]).sum())) for place in places
     )
@@ -70,7 +70,7 @@ def make_video(
     tags: Mapping[str, int] | None = None,
     display: Sequence[int] | None = None,
     size: tuple[int, int] = (HEIGHT, WIDTH),
-    pictures: Iterable[av.VideoFrame] | None = None,
+    av_frames: Iterable[av.VideoFrame] | None = None,
 ) -> Path:
     """Encode labelled frames.
 
@@ -82,7 +82,7 @@ def make_video(
         tags: attributes of the encoder (colorspace, color_trc, ...).
         display: the display matrix, nine numbers.
         size: height and width.
-        pictures: frames to encode in place of labelled ones, in ``pixels``' format.
+        av_frames: frames to encode in place of labelled ones, in ``pixels``' format.
     """
     height, width = size
     numbers = range(frames) if isinstance(frames, int) else frames
@@ -96,8 +96,8 @@ def make_video(
             setattr(stream.codec_context, name, value)
         if display is not None:
             stream.set_display_matrix(display)
-        made = pictures or (
-            av.VideoFrame.from_ndarray(labelled_picture(number, height, width), format="rgb24").reformat(format=pixels)
+        made = av_frames or (
+            av.VideoFrame.from_ndarray(labelled_frame(number, height, width), format="rgb24").reformat(format=pixels)
             for number in numbers
         )
         for place, frame in enumerate(made):

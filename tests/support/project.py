@@ -103,6 +103,12 @@ class Project:
         merge(params, changes)
         path.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
 
+    def change_profile(self, **changes: Any) -> None:
+        """Set values of profiles/local.yaml."""
+        path = self.root / "profiles/local.yaml"
+        profile = yaml.safe_load(path.read_text(encoding="utf-8"))
+        path.write_text(yaml.safe_dump(profile | changes, sort_keys=False), encoding="utf-8")
+
 
 def give_new_home(database: Path, old: Path, new: Path) -> None:
     """Change the absolute places that MLflow writes into its database."""

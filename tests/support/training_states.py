@@ -40,18 +40,18 @@ def save(folder: Path, state: TrainingState, of: RunSpec | None = None) -> Path:
     return folder / f"step-{state.progress.step}"
 
 
-def new_state(seed: int = 0, width: float = 1 / 16) -> TrainingState:
+def new_state(seed: int = 0, width: float = 1 / 16, params: Params = PARAMS) -> TrainingState:
     variant = VARIANTS["hunyuan_video"]
     adversary = Adversary(
-        PARAMS.active.seraena.model_copy(update={"replay_mib": 1}),
+        params.active.seraena.model_copy(update={"replay_mib": 1}),
         variant,
-        seed=PARAMS.seed,
+        seed=params.seed,
         slots=range(2),
         global_batch=2,
         device=torch.device("cpu"),
         dtype=torch.float32,
     )
-    return TrainingState(create_model(variant, width, "torch_default", seed), PARAMS.active.optim, adversary)
+    return TrainingState(create_model(variant, width, "torch_default", seed), params.active.optim, adversary)
 
 
 def train_a_little(state: TrainingState, steps: int) -> None:

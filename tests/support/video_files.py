@@ -14,17 +14,18 @@ import yaml
 from support.project import REPOSITORY
 
 from taehv.config.params import Params, parse_params
-from taehv.data.manifest import describe, write_manifest
+from taehv.data.list_videos import describe
+from taehv.data.manifest_writer import write_manifest
 from taehv.data.sources import FolderFiles
 
-Picture = npt.NDArray[np.uint8]
+RgbFrame = npt.NDArray[np.uint8]
 
 
 HEIGHT, WIDTH = 48, 64
 """Size of a numbered video unless another is asked for."""
 
 
-def numbered_picture(number: int, height: int, width: int) -> Picture:
+def numbered_frame(number: int, height: int, width: int) -> RgbFrame:
     """Red is the frame's number, green tells the place: (x + 3 y) mod 256, blue is noise."""
     y, x = np.mgrid[:height, :width]
     noise = np.random.default_rng(number).integers(0, 256, (height, width))
@@ -33,13 +34,13 @@ def numbered_picture(number: int, height: int, width: int) -> Picture:
 
 def numbered_video(path: Path, frames: int, height: int = HEIGHT, width: int = WIDTH, first: int = 0) -> Path:
     """A lossless video (FFV1 in Matroska) whose pixels tell frame number and place exactly."""
-    pictures = (numbered_picture(first + number, height, width) for number in range(frames))
-    return write_video(path, pictures, height, width, codec="ffv1", pixels="bgr0")
+    rgb = (numbered_frame(first + number, height, width) for number in range(frames))
+    return write_video(path, rgb, height, width, codec="ffv1", pixels="bgr0")
 
 
 def write_video(
     path: Path,
-    pictures: Iterable[Picture],
+    frames: Iterable[RgbFrame],
     height: int,
     width: int,
     *,
@@ -51,8 +52,8 @@ def write_video(
     with av.open(str(path), "w", options={"fflags": "+bitexact"} | (options or {})) as container:
         stream: Any = container.add_stream(codec, rate=25)
         stream.width, stream.height, stream.pix_fmt = width, height, pixels
-        for number, picture in enumerate(pictures):
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+        for number, rgb in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
             frame.pts, frame.time_base = number, Fraction(1, 25)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
@@ -60,9 +61,9 @@ def write_video(
 
 
 def write_mp4(path: Path, frames: int, height: int = HEIGHT, width: int = WIDTH, *, index_first: bool = False) -> Path:
-    """An H.264 MP4; with ``index_first`` its table of contents comes before the pictures."""
-    pictures = (numbered_picture(number, height, width) for number in range(frames))
-    return write_video(path, pictures, height, width, options={"movflags": "faststart"} if index_first else None)
+    """An H.264 MP4; with ``index_first`` its table of contents comes before the frames."""
+    rgb = (numbered_frame(number, height, width) for number in range(frames))
+    return write_video(path, rgb, height, width, options={"movflags": "faststart"} if index_first else None)
 
 
 def write_audio_only(path: Path) -> Path:
@@ -83,7 +84,9 @@ def small_params(folder: str = "videos", samples: int = 4, **data: Any) -> Param
     sizes = {"height": 16, "width": 16, "frames": 4, "canvas_height": 32, "canvas_width": 48, "canvas_frames": 8}
     split = {"train": 0.6, "val": 0.2, "test": 0.2, "guard_frames": 2, "by_video_from": 100}
     scale["data"] |= {**sizes, "frame_stride": 1, "resize": "native", "clips_per_video": 12, "split": split}
+    scale["data"]["store"]["shard_mb"] = 0.1  # most videos fill one
     scale["data"]["split"] |= data.pop("split", {})
+    scale["data"]["store"] |= data.pop("store", {})
     scale["data"] |= data
     scale["validation"]["samples"] = samples
     scale["seraena"]["group_frames"] = 1
@@ -91,5 +94,6 @@ def small_params(folder: str = "videos", samples: int = 4, **data: Any) -> Param
 
 
 def list_videos(names: Sequence[str], folder: Path = Path("videos")) -> None:
-    """Write data/manifest.csv for files of the folder."""
-    write_manifest(Path("data/manifest.csv"), describe(FolderFiles(folder), names))
+    """Write data/manifest for files of the folder."""
+    entries = describe(FolderFiles(folder), names)
+    write_manifest(Path("data/manifest"), ((entry, {}) for entry in entries), videos=len(entries))

@@ -28,7 +28,7 @@ from taehv.runtime import paths
 from taehv.runtime.errors import exit_with
 from taehv.training import resume
 from taehv.training.build import start_accelerator
-from taehv.training.checkpoint import CheckpointError, CheckpointInfo, read_manifest
+from taehv.training.checkpoint import CheckpointError, CheckpointInfo, read_checkpoint_manifest
 from taehv.training.run_spec import RunSpec
 from taehv.training.trainer import Trainer
 
@@ -106,7 +106,7 @@ def poison(trainer: Trainer, steps: int) -> None:
 
 
 def fail_to_read_the_newest_checkpoint() -> None:
-    read, calls = read_manifest, [0]
+    read, calls = read_checkpoint_manifest, [0]
 
     def unreadable(checkpoint: Path) -> CheckpointInfo:
         calls[0] += 1
@@ -114,7 +114,7 @@ def fail_to_read_the_newest_checkpoint() -> None:
             raise CheckpointError(f"{checkpoint} is damaged")
         return read(checkpoint)
 
-    resume.read_manifest = unreadable  # type: ignore[attr-defined]
+    resume.read_checkpoint_manifest = unreadable  # type: ignore[attr-defined]
 
 
 def interrupt_step_10(trainer: Trainer) -> None:

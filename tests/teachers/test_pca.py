@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -11,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from taehv.config.params import Teacher as TeacherParams
+from taehv.config.params import TeacherChoice
+from taehv.config.sections import read_section
 from taehv.model.variants import TRAINABLE, VARIANTS, Variant
+from taehv.runtime.errors import ConfigError
 from taehv.teachers.base import TEACHERS, TeacherError, load_teacher, teacher_class
 from taehv.teachers.pca import PcaTeacher, block_values, blocks_of, fit_pca, frames_of
 
@@ -187,5 +188,10 @@ def test_clips_too_uniform_for_the_latents_are_an_error_and_never_noise_blown_up
 
 
 def test_params_offer_the_teachers_that_there_are() -> None:
-    assert get_args(get_type_hints(TeacherParams)["name"]) == tuple(TEACHERS)
-    assert all(teacher_class(name).WEIGHTS for name in TEACHERS)
+    for name in TEACHERS:
+        assert TeacherChoice(name=name).name == name
+        assert teacher_class(name).WEIGHTS
+    with pytest.raises(ConfigError, match=f"name: must be one of {', '.join(TEACHERS)}, got 'vae'"):
+        read_section(TeacherChoice, {"name": "vae"}, "params")
+    with pytest.raises(ConfigError, match=f"name: missing; expected one of {', '.join(TEACHERS)}"):
+        read_section(TeacherChoice, {}, "params")

@@ -21,8 +21,23 @@ from support.training_states import PARAMS, everything, new_state, save, spec, t
 
 from taehv.config.profiles import load_profile
 from taehv.runtime.errors import UserError
-from taehv.training.checkpoint import BEST, EMA, MODEL, CheckpointError, load_checkpoint, read_manifest
+from taehv.training.checkpoint import (
+    BEST,
+    EMA,
+    MODEL,
+    CheckpointError,
+    CheckpointInfo,
+    load_checked,
+    read_checkpoint_manifest,
+)
 from taehv.training.checkpoint_writer import CheckpointWriter, delete_unfinished, keep_newest, newest_first
+from taehv.training.state import TrainingState
+
+
+def load_checkpoint(path: Path, state: TrainingState) -> CheckpointInfo:
+    info = read_checkpoint_manifest(path)
+    load_checked(info, state)
+    return info
 
 
 def test_a_resumed_state_goes_on_bit_for_bit(tmp_path: Path) -> None:
@@ -81,7 +96,7 @@ def test_a_manifest_that_contradicts_the_files_is_refused(tmp_path: Path) -> Non
     manifest["files"]["model.safetensors"]["sha256"] = "0" * 64
     (path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(CheckpointError, match="damaged"):
-        read_manifest(path)
+        read_checkpoint_manifest(path)
 
 
 def test_an_unfinished_write_does_not_count_and_is_cleared_away(tmp_path: Path) -> None:
@@ -112,7 +127,7 @@ def test_a_whole_checkpoint_of_the_same_step_stays_and_a_damaged_one_is_replaced
     assert saved(tmp_path).stat().st_ino == inode
     (path / "model.safetensors").unlink()
     assert saved(tmp_path).stat().st_ino != inode
-    assert read_manifest(path).step == 1
+    assert read_checkpoint_manifest(path).step == 1
 
 
 def test_a_disk_that_cannot_take_the_checkpoint_is_an_error_and_the_one_before_is_intact(tmp_path: Path) -> None:
@@ -124,7 +139,7 @@ def test_a_disk_that_cannot_take_the_checkpoint_is_an_error_and_the_one_before_i
     writer.save(tmp_path / "checkpoints", state)
     with pytest.raises(UserError, match="the checkpoint of step 2 cannot be written"):
         writer.close()
-    assert read_manifest(before).step == 1
+    assert read_checkpoint_manifest(before).step == 1
 
 
 def test_training_draws_nothing_from_the_global_generators() -> None:
@@ -154,7 +169,7 @@ def test_later_checkpoints_that_are_damaged_do_not_push_out_the_one_just_written
         if step > 7:
             (tmp_path / f"step-{step}/model.safetensors").unlink()
         else:
-            assert read_manifest(tmp_path / f"step-{step}").step == step
+            assert read_checkpoint_manifest(tmp_path / f"step-{step}").step == step
     state.progress.step = 10
     writer = CheckpointWriter(spec(), 0, 1)
     writer.save(tmp_path, state, keep=2)
@@ -186,8 +201,8 @@ exit_with(main)
 READ_FIRST = """
 import sys; sys.path[:0] = sys.argv[2:]
 from pathlib import Path
-from taehv.training.checkpoint import read_manifest
-print("intact: step", read_manifest(Path(sys.argv[1]) / "rolling/step-1").step)
+from taehv.training.checkpoint import read_checkpoint_manifest
+print("intact: step", read_checkpoint_manifest(Path(sys.argv[1]) / "rolling/step-1").step)
 """
 
 

@@ -26,8 +26,16 @@ FLOAT64: dict[str, Any] = {
     "scales": {
         "embedded": {
             "precision": "fp64",
+            "data": {"frame_stride": [1, 2]},
+            "augment": {
+                "brightness": 0.15,
+                "contrast": 0.15,
+                "saturation": 0.15,
+                "hue": 0.08,
+                "blur_sigma": [0.1, 2.0],
+            },
             "validation": {"every": 25},
-            "checkpoint": {"every": 25},
+            "checkpoint": {"every": 8},
             "steps": {"a800_test": EXACT_STEPS},
         }
     },
@@ -219,19 +227,16 @@ def test_a_request_to_stop_while_steps_are_skipped_promises_no_checkpoint_that_i
 ) -> None:
     project = prepared_tiny_project.copy(tmp_path / "project")
     project.change_params({"faults": {"max_skipped": 99}})
-    run = train(project, 2, "poison", "100", "interrupt", check=False)
+    run = train(project, 1, "poison", "100", "interrupt", check=False)
     assert "a800_test is at step 10, its last steps were skipped, there is no checkpoint yet" in run.result.stderr
 
 
-def test_processes_that_find_different_newest_checkpoints_do_not_train(
-    prepared_tiny_project: Project, tmp_path: Path
-) -> None:
-    project = prepared_tiny_project.copy(tmp_path / "project")
-    train(project, 2, "interrupt", work="work", check=False)
+def test_processes_that_find_different_newest_checkpoints_do_not_train(stopped: Project, tmp_path: Path) -> None:
+    project = stopped.copy(tmp_path / "project")
     run = train(project, 2, "unreadable", work="work", check=False)
     assert run.ranks == []
     assert "found different newest checkpoints" in run.result.stderr and "steps 10, 8, by process" in run.result.stderr
-    assert train(project, 2, work="work").ranks[0]["summary"]["steps"] == STEPS
+    assert train(project, 2, work="work").ranks[0]["summary"]["steps"] == EXACT_STEPS
 
 
 def test_early_stopping_stops_all_processes_with_a_checkpoint(prepared_tiny_project: Project, tmp_path: Path) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
+from support.failpoints import at
 from support.project import SUPPORT, Project
 
 from taehv.config.params import Faults
+from taehv.runtime.failpoints import Failpoint
 from taehv.runtime.paths import TrainingOutputs
 from taehv.training.auto_batch_size import out_of_memory
 from taehv.training.divergence import Divergence, DivergenceError, note_step, stop_for
@@ -22,7 +23,6 @@ from taehv.training.run_metrics import gpu_utilisation
 from taehv.training.state import Progress
 from taehv.training.train_step import StepReport
 
-STAGE_PROCESS = str(SUPPORT / "stage_process.py")
 LIMITS = Faults(max_skipped=2, max_loss_spike=10.0)
 
 
@@ -136,11 +136,12 @@ def test_a_gpu_whose_utilisation_cannot_be_measured_does_not_end_the_training() 
     assert found is None or 0.0 <= found <= 100.0
 
 
-def stage_process(project: Project, *arguments: str) -> subprocess.CompletedProcess[str]:
+def with_spoiled_validation(project: Project, step: int, **environment: str) -> subprocess.CompletedProcess[str]:
+    """a800_test, whose validation at one step gives no number."""
     return subprocess.run(
-        [sys.executable, STAGE_PROCESS, *arguments],
+        [sys.executable, str(SUPPORT / "spoiled_validation.py"), str(step)],
         cwd=project.root,
-        env=project.environment({"PYTHONPATH": "."}),
+        env=project.environment({"PYTHONPATH": ".", **environment}),
         capture_output=True,
         text=True,
     )
@@ -148,7 +149,7 @@ def stage_process(project: Project, *arguments: str) -> subprocess.CompletedProc
 
 @pytest.mark.slow
 def test_a_last_validation_that_is_not_a_number_is_null_and_fails_the_gate(tiny_project: Project) -> None:
-    result = stage_process(tiny_project, "a800_test", "SIGCONT", "a step", "1", "24")
+    result = with_spoiled_validation(tiny_project, 24)
     assert result.returncode == 0, result.stderr
     assert tiny_project.json("runs/a800_test/summary.json")["final"] == {"step": 24, "psnr_db": None}
     judged = tiny_project.run("stages.gate_psnr", check=False)
@@ -162,7 +163,7 @@ def test_a_first_validation_that_is_not_a_number_is_not_repeated_wherever_the_ru
     tiny_project: Project,
 ) -> None:
     """The same run loses the end of its journal, which is said, to the event."""
-    stopped = stage_process(tiny_project, "a800_test", "SIGTERM", "a step", "5", "0")
+    stopped = with_spoiled_validation(tiny_project, 0, **at(Failpoint.STEP, "SIGTERM", 5))
     assert "is at step 5" in stopped.stderr
     (checkpoint,) = tiny_project.root.glob(".work/a800_test/*/rolling/step-5")
     kept = json.loads((checkpoint / "progress.json").read_text())["journal_position"]
@@ -178,8 +179,7 @@ def test_a_first_validation_that_is_not_a_number_is_not_repeated_wherever_the_ru
 @pytest.mark.slow
 def test_a_learning_rate_that_explodes_stops_with_a_checkpoint_from_before(tiny_project: Project) -> None:
     """A rate that a person might really set by mistake; the run is the real stage."""
-    profile = tiny_project.root / "profiles/local.yaml"
-    profile.write_text(profile.read_text().replace("checkpoint_every: 100", "checkpoint_every: 1"))
+    tiny_project.change_profile(checkpoint_every=1)
     tiny_project.change_params({"scales": {"embedded": {"optim": {"muon_lr": 3.0, "lr": 3.0, "warmup_steps": 8}}}})
     result = tiny_project.run("stages.a800_test", check=False)
     assert result.returncode == 1
@@ -195,31 +195,21 @@ def test_a_learning_rate_that_explodes_stops_with_a_checkpoint_from_before(tiny_
 def test_out_of_memory_names_the_setting_and_the_next_run_goes_on_with_it(tiny_project: Project) -> None:
     """The process really gets no more memory from step 2 on."""
     tiny_project.change_params({"scales": {"embedded": {"batch": {"global": 32}, "seraena": {"replay_mib": 4}}}})
-    profile = tiny_project.root / "profiles/local.yaml"
-    settings = yaml.safe_load(profile.read_text()) | {"per_device": 32, "checkpoint_every": 1}
-    profile.write_text(yaml.safe_dump(settings))
-    starved = subprocess.run(
-        [sys.executable, STAGE_PROCESS, "a800_test", "no memory", "a step", "2"],
-        cwd=tiny_project.root,
-        env=tiny_project.environment({"PYTHONPATH": "."}),
-        capture_output=True,
-        text=True,
-    )
+    tiny_project.change_profile(per_device=32, checkpoint_every=1)
+    starved = tiny_project.run("stages.a800_test", check=False, **at(Failpoint.STEP, "no-memory", 2))
     assert starved.returncode == 1
     assert "out of memory at step 3 with 32 clips per micro-batch. Set per_device: 16 in profiles/local.yaml" in (
         starved.stderr
     )
-    profile.write_text(yaml.safe_dump(settings | {"per_device": 16}))
+    tiny_project.change_profile(per_device=16)
     assert "resumed unfinished work at step 2" in tiny_project.run("stages.a800_test").stdout
 
 
 @pytest.mark.slow
 def test_out_of_memory_in_a_validation_names_its_own_setting(tiny_project: Project) -> None:
     """The process really gets no more memory than a training step of single clips has left it."""
-    profile = tiny_project.root / "profiles/local.yaml"
-    settings = yaml.safe_load(profile.read_text()) | {"per_device": 1, "validation_batch": 64}
-    profile.write_text(yaml.safe_dump(settings))
-    starved = stage_process(tiny_project, "a800_test", "no memory", "a step", "8")
+    tiny_project.change_profile(per_device=1, validation_batch=64)
+    starved = tiny_project.run("stages.a800_test", check=False, **at(Failpoint.STEP, "no-memory", 8))
     assert starved.returncode == 1
     assert "out of memory in the validation at step 8 with" in starved.stderr
     assert "Set validation_batch: " in starved.stderr and "in profiles/local.yaml" in starved.stderr

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from support.held_training import held_trainer, save_every_step, self_holding
+from support.failpoints import Hold
 from support.project import Project, copy_repository
 
 from stages.recorded_inputs import RecordedInputs
 from taehv.config.params import load_params
 from taehv.runtime.errors import UserError
+from taehv.runtime.failpoints import Failpoint
 
 FAILED_STAGE = 255
 """What `dvc repro` returns when a stage fails."""
-TESTS = Path(__file__).parents[1]
 
 
 def tracked(project: Project, stage: str) -> list[Run]:
@@ -88,25 +86,25 @@ class TestWhatCountsAsAnEdit:
 
 
 @pytest.mark.slow
-def test_an_edited_training_fails_is_kept_and_published_when_the_old_state_is_back(tiny_project: Project) -> None:
+def test_an_edited_training_fails_is_kept_and_published_when_the_old_state_is_back(
+    tiny_project: Project, tmp_path: Path
+) -> None:
     """Parameters and code are edited while the trainer is held; DVC must not record either."""
-    project = tiny_project
-    save_every_step(project)
-    project.commit("a checkpoint after every step")
+    project, hold = tiny_project, Hold(tmp_path / "go-on")
     dvc = subprocess.Popen(
         [sys.executable, "-m", "dvc", "repro", "a800_test"],
         cwd=project.root,
-        env=project.environment(self_holding(project)),
+        env=project.environment(hold.at(Failpoint.STEP)),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
-    trainer = psutil.Process(held_trainer(project))
+    hold.wait()
     code = project.root / "taehv/training/schedule.py"
     as_it_was = (project.root / "params.yaml").read_text()
     project.change_params({"loss": {"recon": 20.0}})
     code.write_text(code.read_text() + "\n# edited\n")
-    trainer.resume()
+    hold.release()
     output, _ = dvc.communicate()
     edits = "params.yaml: loss.recon was 10.0, is 20.0; taehv/training/schedule.py changed"
     assert dvc.returncode == FAILED_STAGE, output
@@ -134,55 +132,38 @@ def test_an_edited_training_fails_is_kept_and_published_when_the_old_state_is_ba
     assert project.json("runs/a800_test/metrics.json").keys() == {"psnr", "ssim", "step"}
 
 
-EDITED = """
-import importlib, json, sys
-from pathlib import Path
-sys.path[:0] = sys.argv[1:3]
-from support.stage_process import after
-from stages.entry import run_stage
-from support.project import Project
-
-stage, moment, edit = sys.argv[3:]
-if __name__ == "__main__":
-    after(moment, 1, lambda: Project(Path.cwd()).change_params(json.loads(edit)))
-    run_stage(importlib.import_module(f"stages.{stage}").main)
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("stage", "moment", "edit", "named"),
+    ("stage", "edit", "named"),
     [
         pytest.param(
-            "prepare_data",
-            "taehv.data.prepare.prepare",
-            {"data": {"limits": {"frames": 9000}}},
-            "data.limits.frames",
-            marks=pytest.mark.soak,
+            "prepare_data", {"data": {"limits": {"frames": 9000}}}, "data.limits.frames", marks=pytest.mark.soak
         ),
-        ("gate_psnr", "taehv.evaluation.gate.write_verdict", {"gate": {"min_psnr_db": 4.5}}, "gate.min_psnr_db"),
+        ("gate_psnr", {"gate": {"min_psnr_db": 4.5}}, "gate.min_psnr_db"),
         pytest.param(
-            "evaluate",
-            "taehv.evaluation.test_set.conclude",
-            {"evaluate": {"parity_fail_db": 9.0}},
-            "evaluate.parity_fail_db",
-            marks=pytest.mark.soak,
+            "evaluate", {"evaluate": {"parity_fail_db": 9.0}}, "evaluate.parity_fail_db", marks=pytest.mark.soak
         ),
     ],
 )
 def test_a_stage_of_a_minute_that_was_edited_fails_and_registers_nothing(
-    finished: Project, tmp_path: Path, stage: str, moment: str, edit: dict[str, Any], named: str
+    finished: Project, tmp_path: Path, stage: str, edit: dict[str, Any], named: str
 ) -> None:
-    project = finished.copy(tmp_path / "project")
-    program = project.root / "edited.py"
-    program.write_text(EDITED)
-    command = [sys.executable, str(program), str(project.root), str(TESTS), stage, moment, json.dumps(edit)]
-    result = subprocess.run(
-        command, cwd=project.root, env=project.environment(), capture_output=True, text=True, timeout=600
+    project, hold = finished.copy(tmp_path / "project"), Hold(tmp_path / "go-on")
+    process = subprocess.Popen(
+        [sys.executable, "-m", f"stages.{stage}"],
+        cwd=project.root,
+        env=project.environment(hold.at(Failpoint.EDITS)),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    assert result.returncode == 1, result.stderr
-    assert f"error: edited while {stage} ran, and not what it used: params.yaml: {named} was" in result.stderr
-    assert "Run the same command again" in result.stderr and "Traceback" not in result.stderr
+    hold.wait()
+    project.change_params(edit)
+    hold.release()
+    _, errors = process.communicate()
+    assert process.returncode == 1, errors
+    assert f"error: edited while {stage} ran, and not what it used: params.yaml: {named} was" in errors
+    assert "Run the same command again" in errors and "Traceback" not in errors
     newest = tracked(project, stage)[0]
     assert newest.info.status == "FAILED"
     assert "edited while" in newest.data.tags["failure_reason"]

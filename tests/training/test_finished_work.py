@@ -13,14 +13,15 @@ from pathlib import Path
 import psutil
 import pytest
 from mlflow import MlflowClient
-from support.held_training import held_trainer, save_every_step, self_holding
+from support.failpoints import Hold
 from support.project import Project, wait_for
 
+from taehv.runtime.failpoints import Failpoint
 from taehv.runtime.paths import TrainingOutputs
 from taehv.training.finished_work import (
     MARKER,
     SECONDS_TO_SAVE_IN,
-    delete_old_ones_beside,
+    delete_old_siblings,
     mark_finished,
     mark_published,
 )
@@ -44,16 +45,17 @@ def has_ended(process: psutil.Process) -> bool:
 
 def kill_dvc_between_the_end_of_the_stage_and_its_saving(project: Project) -> None:
     """DVC is stopped while it trains, and never learns that the training has ended."""
+    hold = Hold(project.root.with_name("go-on"))
     dvc = subprocess.Popen(
         [sys.executable, "-m", "dvc", "repro", "a800_test"],
         cwd=project.root,
-        env=project.environment(self_holding(project)),
+        env=project.environment(hold.at(Failpoint.STEP)),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    trainer = psutil.Process(held_trainer(project))
+    trainer = psutil.Process(hold.wait())
     dvc.send_signal(signal.SIGSTOP)
-    trainer.resume()
+    hold.release()
     wait_for(lambda: has_ended(trainer), "the end of the stage")
     dvc.kill()
     dvc.wait()
@@ -63,7 +65,7 @@ def test_a_training_that_dvc_had_no_time_to_save_is_published_again_and_not_trai
     tiny_project: Project,
 ) -> None:
     project = tiny_project
-    save_every_step(project)
+    project.change_profile(checkpoint_every=1)
     kill_dvc_between_the_end_of_the_stage_and_its_saving(project)
     trained = outputs(project)
     assert "runs/a800_test/metrics.json" not in (project.root / "dvc.lock").read_text(), "DVC was not killed in time"
@@ -128,7 +130,7 @@ def test_finished_trainings_do_not_pile_up(tmp_path: Path) -> None:
     day_and_more_ago = time.time() - SECONDS_TO_SAVE_IN - 60
     for work in (this, old, unpublished):
         os.utime(work.root / MARKER, (day_and_more_ago, day_and_more_ago))
-    delete_old_ones_beside(this)
+    delete_old_siblings(this)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["this", "unpublished", "young"]
 
 

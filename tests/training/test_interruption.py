@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -15,62 +14,57 @@ import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from support.built_once import built_once
-from support.project import SUPPORT, Project, wait_for
+from support.failpoints import Hold, at
+from support.project import Project, wait_for
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from taehv.runtime.failpoints import Failpoint
 
 pytestmark = pytest.mark.slow
 
-STAGE_PROCESS = str(SUPPORT / "stage_process.py")
+STAGE = ("-m", "stages.a800_test")
 SAME_BITS = ("best_model/model.safetensors", "validation_history.json")
 
 MOMENTS = [
-    ("a step", 1),
-    ("a validation", 2),
-    ("writing a checkpoint's files", 1),
-    ("writing a checkpoint's manifest", 1),
-    ("putting a checkpoint in place", 1),
-    ("deleting an old checkpoint", 1),
-    ("a step", 6),
-    ("replacing the best model", 2),
-    ("writing the history", 2),
-    ("publishing", 3),
+    (Failpoint.STEP, 1),
+    (Failpoint.VALIDATION, 2),
+    (Failpoint.CHECKPOINT_FILES, 1),
+    (Failpoint.CHECKPOINT_MANIFEST, 1),
+    (Failpoint.CHECKPOINT_IN_PLACE, 1),
+    (Failpoint.CHECKPOINT_DELETION, 1),
+    (Failpoint.STEP, 6),
+    (Failpoint.BEST_MODEL, 2),
+    (Failpoint.HISTORY, 2),
+    (Failpoint.PUBLISHED_PART, 3),
 ]
 """In this order, every one is reached before training ends."""
 MOMENTS_OF_A_FEW_MINUTES = [MOMENTS[number] for number in (0, 2, 4, 7, 9)]
 """What `make test` has time for; all of them, and two processes, are in `make soak`."""
 MOMENTS_OF_TWO = [
-    ("a step", 2),
-    ("writing a checkpoint's files", 1),
-    ("a validation", 3),
-    ("replacing the best model", 2),
+    (Failpoint.STEP, 2),
+    (Failpoint.CHECKPOINT_FILES, 1),
+    (Failpoint.VALIDATION, 3),
+    (Failpoint.BEST_MODEL, 2),
 ]
 """The same, with a second process, which is then ended by the launcher; in `make soak` the moments are random."""
 
 
 def with_profile(project: Project, processes: int = 1) -> Project:
     """A checkpoint after every step, and so many processes."""
-    path = project.root / "profiles/local.yaml"
     launcher = "torchrun" if processes > 1 else "inline"
-    changes = {"checkpoint_every": 1, "processes": processes, "launcher": launcher, "log_every": 1}
-    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **changes}))
+    project.change_profile(checkpoint_every=1, processes=processes, launcher=launcher, log_every=1)
     return project
 
 
 def start(project: Project, *command: str, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, *command],
+        [sys.executable, *(command or STAGE)],
         cwd=project.root,
-        env=project.environment({"PYTHONPATH": str(project.root), **environment}),
+        env=project.environment(environment),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
-
-
-def wait_until_it_hangs(process: subprocess.Popen[str]) -> None:
-    output = process.stdout
-    assert output is not None
-    wait_for(lambda: "hanging" in output.readline(), "the step that hangs")
 
 
 def ask_until_it_ends(process: subprocess.Popen[str]) -> None:
@@ -90,12 +84,9 @@ def bits(project: Project) -> list[bytes]:
     return [(project.root / "runs/a800_test" / name).read_bytes() for name in SAME_BITS]
 
 
-def in_processes(project: Project, processes: int, *arguments: str) -> subprocess.Popen[str]:
-    """The stage, with something to happen to its first training process."""
-    if processes == 1:
-        return start(project, STAGE_PROCESS, *arguments)
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    return start(project, *launcher, STAGE_PROCESS, *arguments)
+@pytest.fixture
+def hold(tmp_path: Path) -> Hold:
+    return Hold(tmp_path / "go-on")
 
 
 @pytest.fixture(scope="module")
@@ -121,14 +112,15 @@ def uninterrupted(
     ids=["1", "1, all", "2"],
 )
 def test_killed_at_every_delicate_moment_it_ends_with_the_same_bits(
-    tiny_project: Project, uninterrupted: dict[int, list[bytes]], processes: int, moments: list[tuple[str, int]]
+    tiny_project: Project, uninterrupted: dict[int, list[bytes]], processes: int, moments: list[tuple[Failpoint, int]]
 ) -> None:
     project = with_profile(tiny_project, processes)
     for moment, count in moments:
-        process = in_processes(project, processes, "a800_test", "SIGKILL", moment, str(count))
+        process = start(project, **at(moment, "SIGKILL", count))
         output, _ = process.communicate()
         assert process.returncode == (-signal.SIGKILL if processes == 1 else 1), f"{moment} was not reached:\n{output}"
-    project.run("stages.a800_test")
+    ended = project.run("stages.a800_test").stdout
+    assert "was training here and is gone; its lock is taken over" in ended
     assert bits(project) == uninterrupted[processes]
     assert not list(project.root.glob(".work/a800_test/*/rolling"))
     events = EventAccumulator(str(project.root / "runs/a800_test/tensorboard")).Reload()
@@ -137,16 +129,12 @@ def test_killed_at_every_delicate_moment_it_ends_with_the_same_bits(
         assert steps == sorted(set(steps)), f"TensorBoard shows a step of {tag} twice"
 
 
-REQUESTS = [("SIGTERM", 143), ("SIGUSR1", 143), ("SIGINT", 130), ("SIGHUP", 143), ("SIGTERM+SIGTERM", 143)]
-"""The last one: Slurm and systemd signal all processes, of which some are also asked by the one that started them."""
-
-
 def test_killed_between_its_last_words_and_its_end_it_publishes_one_and_the_same_model(tiny_project: Project) -> None:
     """After the model has been told, and after the training was marked as finished."""
     project = tiny_project
     kept = []
-    for moment in ("telling the tracking of the model", "marking the training as finished"):
-        process = start(project, STAGE_PROCESS, "a800_test", "SIGKILL", moment)
+    for moment in (Failpoint.MODEL_TRACKED, Failpoint.FINISHED):
+        process = start(project, **at(moment, "SIGKILL"))
         output, _ = process.communicate()
         assert process.returncode == -signal.SIGKILL, output
         (work,) = project.root.glob(".work/a800_test/*/best_model")
@@ -209,22 +197,25 @@ def test_what_a_cluster_left_in_the_environment_changes_neither_processes_nor_bi
     assert bits(project) == uninterrupted[processes]
 
 
-def test_another_number_of_processes_than_the_profile_has_does_not_train(tiny_project: Project) -> None:
-    project = with_profile(tiny_project, 2)
-    output, _ = in_processes(project, 3, "a800_test", "SIGTERM", "a step").communicate()
-    assert "3 training process(es) were started, but profile local has 2: start" in output
-    assert not list(project.root.glob(".work/a800_test/*/rolling"))
+REQUESTS = [("SIGINT", 130), ("SIGTERM+SIGTERM", 143)]
+"""The last one: Slurm and systemd signal all processes, of which some are also asked by the one that started them."""
+OTHER_REQUESTS = [("SIGTERM", 143), ("SIGUSR1", 143), ("SIGHUP", 143)]
 
 
+@pytest.mark.parametrize(
+    "requests",
+    [REQUESTS, pytest.param(OTHER_REQUESTS, marks=pytest.mark.soak)],
+    ids=["two", "the others"],
+)
 def test_a_request_to_stop_finishes_the_step_saves_and_says_how_to_go_on(
-    tiny_project: Project, uninterrupted: dict[int, list[bytes]]
+    tiny_project: Project, uninterrupted: dict[int, list[bytes]], requests: list[tuple[str, int]]
 ) -> None:
     """One training, stopped by each signal in turn: one MLflow run, with the bits of one that was never stopped."""
     client = MlflowClient(f"sqlite:///{tiny_project.root}/mlflow.db")
     known = set()
-    for number, (names, code) in enumerate(REQUESTS, start=1):
+    for number, (names, code) in enumerate(requests, start=1):
         name, step = names.partition("+")[0], 3 * number
-        process = start(tiny_project, STAGE_PROCESS, "a800_test", names, "a step", "3")
+        process = start(tiny_project, **at(Failpoint.STEP, names, 3))
         output, _ = process.communicate()
         assert process.returncode == code, output
         assert f"stopped by {name}: a800_test is at step {step}" in output
@@ -247,20 +238,9 @@ def run_of(client: MlflowClient) -> Run:
     return run
 
 
-def test_a_second_request_ends_it_at_once(tiny_project: Project) -> None:
-    process = start(tiny_project, STAGE_PROCESS, "a800_test", "hang", "a step", "3")
-    wait_until_it_hangs(process)
-    ask_until_it_ends(process)
-    assert process.returncode == 143
-    assert checkpoints(tiny_project) == []
-
-
-def test_a_second_request_reaches_the_workers_of_torchs_launcher(tiny_project: Project) -> None:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [sys.executable, *launcher, STAGE_PROCESS, "a800_test", "hang", "a step", "2"]
-    project = with_profile(tiny_project, processes=2)
-    process = start(project, "-c", f"from taehv.launch.processes import run_training\nrun_training({command!r}, 2)")
-    wait_until_it_hangs(process)
+def test_a_second_request_reaches_the_workers_of_torchs_launcher(tiny_project: Project, hold: Hold) -> None:
+    process = start(with_profile(tiny_project, processes=2), **hold.at(Failpoint.STEP, 2))
+    hold.wait()
     below = psutil.Process(process.pid).children(recursive=True)
     ask_until_it_ends(process)
     _, alive = psutil.wait_procs(below, timeout=60)
@@ -272,11 +252,11 @@ def test_the_end_of_the_shell_and_its_terminal_are_no_request_under_nohup(
     tiny_project: Project, uninterrupted: dict[int, list[bytes]]
 ) -> None:
     project = with_profile(tiny_project)
-    stage = f"nohup {sys.executable} {STAGE_PROCESS} a800_test SIGHUP 'a step' 5 > nohup.log 2>&1"
+    stage = f"nohup {sys.executable} {' '.join(STAGE)} > nohup.log 2>&1"
     shell = subprocess.Popen(
         ["bash", "-c", f"{stage} & echo $!; wait"],
         cwd=project.root,
-        env=project.environment({"PYTHONPATH": str(project.root)}),
+        env=project.environment(at(Failpoint.STEP, "SIGHUP", 5)),
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -292,7 +272,7 @@ def test_with_several_processes_a_request_to_the_stage_stops_all_of_them(
     tiny_project: Project, uninterrupted: dict[int, list[bytes]]
 ) -> None:
     project = with_profile(tiny_project, processes=2)
-    process = start(project, "-m", "stages.a800_test")
+    process = start(project)
     wait_for(lambda: checkpoints(project), "a checkpoint")
     trainers = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGTERM)
@@ -327,28 +307,11 @@ def test_the_death_of_who_started_it_stops_the_training_with_a_checkpoint(
     assert bits(project) == uninterrupted[1]
 
 
-def test_a_second_trainer_is_refused_and_the_lock_of_a_killed_one_is_taken_over(tiny_project: Project) -> None:
-    first = start(tiny_project, STAGE_PROCESS, "a800_test", "hang", "a step", "2")
-    wait_until_it_hangs(first)
-    refused = tiny_project.run("stages.a800_test", check=False)
-    assert refused.returncode == 1
-    assert f"process {first.pid} on {os.uname().nodename} is already training in" in refused.stderr
-    first.kill()
-    first.wait()
-    taken_over = tiny_project.run("stages.a800_test")
-    assert f"process {first.pid} on {os.uname().nodename} was training here and is gone" in taken_over.stdout
-
-
-def test_resume_goes_back_to_a_named_checkpoint_and_refuses_one_that_is_not_there(
-    tiny_project: Project, uninterrupted: dict[int, list[bytes]]
-) -> None:
+def test_resume_goes_back_to_a_named_checkpoint(tiny_project: Project, uninterrupted: dict[int, list[bytes]]) -> None:
     project = with_profile(tiny_project)
-    start(project, STAGE_PROCESS, "a800_test", "SIGTERM", "a step", "9").wait()
+    start(project, **at(Failpoint.STEP, "SIGTERM", 9)).communicate()
     older = checkpoints(project)[0]
     folder = next(project.root.glob(".work/a800_test/*/rolling"))
-    absent = project.run("stages.a800_test", "--resume", str(folder / "step-99"), check=False)
-    assert absent.returncode == 1
-    assert "step-99" in absent.stderr
     result = project.run("stages.a800_test", "--resume", str(folder / f"step-{older}"))
     assert f"step-{older} at step {older}" in result.stdout
     assert bits(project) == uninterrupted[1]

@@ -55,7 +55,7 @@ def test_every_parameter_moves(optim: Optim) -> None:
     assert not any(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
 
-def test_state_of_another_optimiser_is_refused() -> None:
+def test_state_of_another_optimizer_is_refused() -> None:
     model = create_model(VARIANTS["hunyuan_video"], 1 / 16, "torch_default", seed=0)
     with pytest.raises(ValueError, match="muon"):
         Optimizers(model, ADAMW).load_state_tensors({"muon.0.momentum": torch.zeros(1)})

@@ -1,4 +1,4 @@
-"""Pictures of a finished training are drawn after the work, and cannot lose it."""
+"""Figures of a finished training are drawn after the work, and cannot lose it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_what_goes_wrong_while_they_are_drawn_is_told_and_the_training_goes_on_t
     assert "the training is complete without them" in caplog.text and "Traceback" in caplog.text
 
 
-def test_a_full_disk_is_no_picture_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_no_figure_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     failing_with(OSError(errno.ENOSPC, "full"), monkeypatch)
     with pytest.raises(OSError, match="full"):
         draw_samples_or_say_why(TrainingOutputs(tmp_path), DATASET, CPU)

@@ -1,4 +1,4 @@
-"""The clips that pictures and videos show: the first test clip of each source, whatever it looks like."""
+"""The clips that figures and videos show: the first test clip of each source, whatever it looks like."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from taehv.data.clip_store import ClipRecord, ClipStore
+from taehv.data.clip_index import ClipRecord
+from taehv.data.clip_store import ClipStore
 from taehv.evaluation.test_set import Codec
 from taehv.losses.metrics import load_frames, psnr_per_clip
+from taehv.model.padding import to_uint8
 
 MAX_EXAMPLES = 8
 """Sources shown; of more, evenly spaced ones."""
@@ -76,6 +78,5 @@ def _records_to_show(store: ClipStore) -> list[ClipRecord]:
 
 def _to_video(frames_ntchw: Tensor) -> Video:
     """The only clip of a batch, clamped and rounded; a value that is not a number is black."""
-    clamped = torch.nan_to_num(frames_ntchw[0], nan=0.0).clamp(0, 1)
-    video: Video = (clamped * 255).round().byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    video: Video = to_uint8(torch.nan_to_num(frames_ntchw[0], nan=0.0)).permute(0, 2, 3, 1).contiguous().cpu().numpy()
     return video

@@ -1,4 +1,4 @@
-"""reports/index.html: the verdict, the numbers and the pictures on one page that needs nothing from elsewhere.
+"""reports/index.html: the verdict, the numbers and the figures on one page that needs nothing from elsewhere.
 
 What it says and how it looks is in ``templates/``; here are the numbers of its tables.
 """
