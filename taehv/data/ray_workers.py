@@ -8,6 +8,7 @@ lost to another one; a task may therefore run twice, and writes the same again.
 from __future__ import annotations
 
 import os
+import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -17,13 +18,13 @@ from typing import Any
 from taehv.data import workers
 from taehv.data.workers import ResultT, TaskT
 from taehv.runtime.errors import UserError
+from taehv.runtime.machine import available_cores
 
 _WINDOW = 4
 """Tasks per core of the cluster that are handed out and not yet given back."""
+_CONNECT_SECONDS = 10.0
 _RETRIES = 3
 """How often a task may lose its process or machine; Ray does not count want of memory, and waits and tries again."""
-ALONE = "local"
-"""The address of a Ray that is started here and ends with this process."""
 
 
 class RayWorkers:
@@ -33,24 +34,25 @@ class RayWorkers:
         UserError: Ray is not installed, or there is no cluster at that address.
     """
 
-    def __init__(self, address: str, processes: int | None = None) -> None:
-        """``address``: ``host:port``, ``auto`` (RAY_ADDRESS, or the cluster that this machine is part of), or ``local``
-        with so many ``processes``."""
+    def __init__(self, address: str | None) -> None:
+        """``address``: ``host:port``, or ``auto`` for the cluster that this machine is in; None starts one here."""
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        # `ray start` asks for the token where there is one; a program that joins must be told so before the import.
-        os.environ.setdefault("RAY_AUTH_MODE", "token" if _has_token() else "disabled")
+        # `ray start` asks for a token where it has one; a program that joins must know so before it imports Ray.
+        if address and _has_token():
+            os.environ.setdefault("RAY_AUTH_MODE", "token")
         try:
             import ray
         except ImportError as error:
             raise UserError("workers: ray needs the package ray: pip install 'ray[default]'") from error
         self._ray = ray
-        alone = {"num_cpus": processes, "include_dashboard": False} if address == ALONE else {}
+        alone = {} if address else {"num_cpus": available_cores(), "include_dashboard": False}
         try:
-            ray.init(address=address, logging_level="warning", log_to_driver=True, **alone)
-        except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+            _reach(address)
+            ray.init(address=address or "local", logging_level="warning", log_to_driver=True, **alone)
+        except (OSError, ValueError, RuntimeError) as error:
             raise UserError(
                 f"there is no Ray cluster at {address!r} ({error}). Start one with `ray start --head`, name it in "
-                f"ray_address of the profile (and its token in RAY_AUTH_TOKEN), or use {ALONE!r} for this machine alone"
+                "ray_address of the profile (and its token in RAY_AUTH_TOKEN), or make it null for this machine alone"
             ) from error
         self._cores = int(ray.cluster_resources().get("CPU", 1))
         self._run = ray.remote(num_cpus=1, max_retries=_RETRIES, retry_exceptions=False)(_run)
@@ -100,6 +102,18 @@ class RayWorkers:
         self._ray.shutdown()  # cancels what is still handed out
 
 
+def _reach(address: str | None) -> None:
+    """Connect once to a named machine: Ray itself tries for many minutes.
+
+    Raises:
+        OSError: nobody listens there.
+        ValueError: it is not ``host:port``.
+    """
+    if address not in (None, "auto"):
+        host, _, port = address.rpartition(":")
+        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
+
+
 def _has_token() -> bool:
     """Whether this machine has a Ray token, in the places where Ray looks for it."""
     named = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
@@ -110,4 +124,4 @@ def _run(function: Callable[[TaskT], ResultT], task: TaskT, folder: str) -> tupl
     """In a process of the cluster: the result, and the units of work that were counted meanwhile."""
     os.chdir(folder)
     with workers.counting() as counted:
-        return function(task), counted()
+        return function(task), counted.value

@@ -65,7 +65,11 @@ def test_a_killed_process_costs_its_task_only(workers: RayWorkers, tmp_path: Pat
 
 def test_what_always_kills_its_process_is_named(workers: RayWorkers) -> None:
     with pytest.raises(UserError, match="the process at video 3 was lost 4 times"):
-        list(workers.map(ray_tasks.always_dies, range(10), label="dying", unit="n", total=10, name=lambda n: f"video {n}"))
+        list(
+            workers.map(
+                ray_tasks.always_dies, range(10), label="dying", unit="n", total=10, name=lambda n: f"video {n}"
+            )
+        )
 
 
 def test_an_address_without_a_cluster_is_an_error_that_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
