@@ -20,8 +20,8 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DVC_NO_ANALYTICS := true
 
 .PHONY: help setup repro test test-fast lint format soak ui tensorboard lock clean
-.PHONY: bench-checkpoints bench-codec bench-comparison-mistakes bench-gpu bench-pipeline bench-tracking bench-train-step
-.PHONY: bench-trainings bench-world-sizes
+.PHONY: bench-checkpoints bench-clip-codecs bench-codec bench-comparison-mistakes bench-data-index bench-gpu
+.PHONY: bench-manifest bench-pipeline bench-tracking bench-train-step bench-trainings bench-world-sizes
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -83,6 +83,9 @@ bench-codec: setup ## Encode and decode: plain against the fast paths
 
 bench-comparison-mistakes: setup ## What PSNR a wrong comparison shows
 	@$(PREPARED) && $(BENCHMARK)/comparison_mistakes.py $(ARGS)
+
+bench-data-index: setup ## Opening and drawing from an index of 10^3 to 10^7 clips
+	@$(BENCHMARK)/data_index.py $(ARGS)
 
 bench-gpu: setup ## What only a GPU can show (ARGS="--part step")
 	@PYTHON="$(BIN)/python" benchmarks/gpu.sh $(ARGS)

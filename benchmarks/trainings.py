@@ -34,7 +34,7 @@ import yaml
 
 from taehv.config.params import Params, parse_params, stage_params
 from taehv.config.profiles import Profile, load_profile
-from taehv.data.clip_store import ClipStore
+from taehv.data.clip_store import ClipStore, open_index
 from taehv.data.dataset import Dataset
 from taehv.data.list_videos import describe
 from taehv.data.manifest_writer import write_manifest
@@ -190,9 +190,10 @@ def train() -> None:
 
 
 def of_source(store: ClipStore, source: str) -> ClipStore:
-    """The clips of one source, numbered anew."""
-    found = [record for record in store.records if record.source == source]
-    return ClipStore(store.root, "val", [dataclasses.replace(record, clip_id=i) for i, record in enumerate(found)])
+    """The validation clips of one source, numbered anew."""
+    index = open_index(store.root)
+    rows = [row for row in index.rows("val") if index.record(row).source == source]
+    return ClipStore(store.root, index, "val", rows)
 
 
 def prepared_without(source: str, params: Params, profile: Profile) -> tuple[Path, Path]:

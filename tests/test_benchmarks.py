@@ -124,3 +124,9 @@ def test_the_row_of_a_pipeline_and_the_memory_of_its_processes(finished: Project
     program = grows.format("import time; held = bytearray(2**27); time.sleep(2)")
     with subprocess.Popen([sys.executable, "-c", program]) as process:
         assert watch_memory(process) > 2**28
+
+
+def test_the_index_has_a_row_for_each_size() -> None:
+    command = [sys.executable, "benchmarks/data_index.py", "--clips", "1000", "2000"]
+    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert [row[0] for row in rows(result.stdout)] == ["1,000", "2,000"], result.stderr

@@ -17,6 +17,7 @@ import tempfile
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -27,7 +28,7 @@ import torch
 from benchmarks.on_gpu.session import Session
 from taehv.config.params import parse_params
 from taehv.config.profiles import load_profile
-from taehv.data.clip_store import ClipRecord
+from taehv.data.clip_index import ClipColumns
 from taehv.data.dataset import Dataset
 from taehv.model.variants import VARIANTS
 from taehv.runtime.yaml_files import read_yaml
@@ -92,13 +93,21 @@ class ArrayClips:
         self._clips = clips
         self.sources = SOURCES
         count, frames, _, height, width = clips.shape
-        self.records = tuple(
-            ClipRecord(i, SOURCES[i % 3], "", "train", "", i, 0, 1, frames, 0, 0, height, width, height, width, "")
-            for i in range(count)
+        of_each = count * np.arange(len(SOURCES) + 1) // len(SOURCES)
+        self._columns = ClipColumns(
+            of_each,
+            *(np.full(count, size) for size in (frames, height, width)),
+            shards=np.zeros(count, int),
+            smallest=(frames, height, width),
         )
+        names = np.repeat(SOURCES, np.diff(of_each))
+        self.records = tuple(SimpleNamespace(clip_id=number, source=name) for number, name in enumerate(names))
 
     def __len__(self) -> int:
         return len(self._clips)
+
+    def columns(self) -> ClipColumns:
+        return self._columns
 
     def clip(self, clip_id: int) -> npt.NDArray[np.uint8]:
         return self._clips[clip_id]

@@ -12,9 +12,7 @@ from taehv.runtime import paths
 from taehv.runtime.errors import UserError
 from taehv.runtime.paths import main_repository
 from taehv.tracking.secrets import hide_secrets_in_output, without_secrets
-from taehv.tracking.store import store_errors
-from taehv.tracking.store_location import check_place
-from taehv.tracking.store_uri import check_uri, database_file, tracking_uri
+from taehv.tracking.store import check_place, check_uri, database_file, store_errors, tracking_uri
 from taehv.tracking.sync import journals, sync
 
 HELP = "What MLflow has not been told yet, and moving runs between stores."

@@ -219,6 +219,9 @@ class ScaleData(Section):
     canvas_frames: AtLeastOne
     clips_per_video: AtLeastOne
     """At most this many training clips are stored per video, spread evenly over space and time."""
+    max_clips: AtLeastOne
+    """At most this many training clips are stored of all videos together: with many videos fewer of each, and with more
+    videos than this one each of those whose content hashes come first."""
     horizontal_flip: bool
     """Mirror each training crop left to right with probability 1/2."""
     split: Split

@@ -26,6 +26,7 @@ _TEXTS = ("shard", "codec", "source", "video_sha256", "split")
 """Columns of texts that repeat: stored once each, as a dictionary, and referred to by number."""
 _NUMBERS = {"offset": "int64", "length": "int64"}
 """The others are int32."""
+_SIZES = ("frames", "height", "width")
 _SHA256_BYTES = 32
 _CHUNK = 1_000_000
 
@@ -131,10 +132,11 @@ class ClipIndex:
     def column(self, name: str) -> npt.NDArray[Any]:
         """A column, (rows,): numbers; the texts' numbers in ``texts(name)``; sha256 as (rows, 32) bytes."""
         column = self._batch.column(name)
+        # Not pyarrow's to_numpy, which imports pandas.
+        data = (column.indices if name in _TEXTS else column).buffers()[1]
         if name == "sha256":
-            return np.frombuffer(column.buffers()[1], dtype=np.uint8).reshape(-1, _SHA256_BYTES)
-        values: npt.NDArray[Any] = (column.indices if name in _TEXTS else column).to_numpy(zero_copy_only=True)
-        return values
+            return np.frombuffer(data, dtype=np.uint8).reshape(-1, _SHA256_BYTES)
+        return np.frombuffer(data, dtype=_NUMBERS.get(name, "int32"))[: len(self)]
 
     def texts(self, name: str) -> Any:
         """The distinct texts of a column, by number; sources are sorted. A pyarrow array."""
@@ -152,14 +154,19 @@ class ClipIndex:
     def columns(self, split: SplitName) -> ClipColumns:
         """What is drawn from; only ``first_clips`` is computed, the rest are views."""
         rows = slice(*self._facts["rows"][split])
-        frames, height, width = self._facts["smallest"][split]
+        smallest, largest = self._facts["smallest"][split], self._facts["largest"][split]
+        # Where all are of one size, as they are when prepare_data made them, no page of the column is read.
+        frames, heights, widths = (
+            np.broadcast_to(np.int32(low), rows.stop - rows.start) if low == high else self.column(name)[rows]
+            for name, low, high in zip(_SIZES, smallest, largest, strict=True)
+        )
         return ClipColumns(
             first_clips=_first_of_each(self.column("source")[rows]),
-            frames=self.column("frames")[rows],
-            heights=self.column("height")[rows],
-            widths=self.column("width")[rows],
+            frames=frames,
+            heights=heights,
+            widths=widths,
             shards=self.column("shard")[rows],
-            smallest=(frames, height, width),
+            smallest=tuple(smallest),
         )
 
     def export_parquet(self, path: Path) -> None:
@@ -186,8 +193,9 @@ def write_columns(path: Path, columns: Mapping[str, Any]) -> None:
     """The same from columns: numbers, texts (or pairs of numbers and distinct texts), and sha256 as bytes in a row."""
     import pyarrow
 
+    columns = dict(columns) | {name: _numbered(columns[name]) for name in _TEXTS}
     arrays = {name: _array(name, columns[name]) for name in COLUMNS}
-    facts = _facts(arrays["split"], *(np.asarray(arrays[name]) for name in ("frames", "height", "width")))
+    facts = _facts(*columns["split"], [np.asarray(columns[name]) for name in _SIZES])
     batch = pyarrow.record_batch(list(arrays.values()), names=list(arrays))
     schema = batch.schema.with_metadata({_METADATA: json.dumps(facts, sort_keys=True).encode()})
     with writing(path), pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_file(file, schema) as writer:
@@ -202,13 +210,16 @@ def _array(name: str, values: Any) -> Any:
         return pyarrow.Array.from_buffers(pyarrow.binary(_SHA256_BYTES), len(buffer) // _SHA256_BYTES, [None, buffer])
     if name not in _TEXTS:
         return pyarrow.array(np.asarray(values, dtype=_NUMBERS.get(name, "int32")))
-    numbers, texts = values if isinstance(values, tuple) else _numbered(values)
+    numbers, texts = values
     return pyarrow.DictionaryArray.from_arrays(
         pyarrow.array(np.asarray(numbers, np.int32)), pyarrow.array(texts, pyarrow.large_string())
     )
 
 
-def _numbered(values: Sequence[str]) -> tuple[list[int], list[str]]:
+def _numbered(values: Sequence[str] | tuple[Any, Sequence[str]]) -> tuple[Any, Sequence[str]]:
+    """Each text's number in the distinct texts, which are sorted, and these; as they are where they are given so."""
+    if isinstance(values, tuple):
+        return values
     texts = sorted(set(values))
     numbers = {text: number for number, text in enumerate(texts)}
     return [numbers[value] for value in values], texts
@@ -226,15 +237,15 @@ def _first_of_each(sources: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
     return np.concatenate([*parts, np.array([len(sources)], np.int32)])
 
 
-def _facts(splits: Any, frames: Any, heights: Any, widths: Any) -> dict[str, Any]:
-    """The metadata: each split's rows and its smallest clip."""
-    names = splits.dictionary.to_pylist()
-    ranks = np.array([SPLITS.index(name) for name in names])[splits.indices.to_numpy()]
+def _facts(splits: Any, names: Sequence[SplitName], sizes: Sequence[npt.NDArray[np.int32]]) -> dict[str, Any]:
+    """The metadata: each split's rows, and its smallest and largest sizes. ``splits``: of each row, by number."""
+    ranks = np.array([SPLITS.index(name) for name in names])[splits]
     assert (np.diff(ranks) >= 0).all(), "clips must be sorted by split"
-    rows, smallest = {}, {}
+    rows, smallest, largest = {}, {}, {}
     for rank, split in enumerate(SPLITS):
         start, stop = (int(row) for row in np.searchsorted(ranks, [rank, rank + 1]))
         rows[split] = [start, stop]
         if start < stop:
-            smallest[split] = [int(values[start:stop].min()) for values in (frames, heights, widths)]
-    return {"version": VERSION, "rows": rows, "smallest": smallest}
+            smallest[split] = [int(values[start:stop].min()) for values in sizes]
+            largest[split] = [int(values[start:stop].max()) for values in sizes]
+    return {"version": VERSION, "rows": rows, "smallest": smallest, "largest": largest}

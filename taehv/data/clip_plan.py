@@ -58,6 +58,8 @@ class DatasetPlan:
     returned: int
     """Videos that the split would hold out, and that are trained on: validation and test need no more."""
     quarantined: tuple[Quarantined, ...]
+    unused: int
+    """Videos that are not trained on, because ``max_clips`` others are."""
 
     @property
     def bytes(self) -> int:
@@ -82,10 +84,12 @@ def plan_dataset(videos: Sequence[Video], data: ScaleData, samples: int) -> Data
         parts = (
             _parts_by_video(fitting, data, samples) if rule == "by video" else _parts_by_time(fitting, data, samples)
         )
-        plans, short = _plans(parts, data, samples)
+        parts, each, unused = _bounded(parts, data)
+        plans, short = _plans(parts, data.model_copy(update={"clips_per_video": each}), samples)
         if not short:
             held_out = sum(any(split in HELD_OUT for split in splits) for _, splits in parts)
-            return DatasetPlan(rule, plans, _meant_to_be_held_out(fitting, data) - held_out, tuple(quarantined))
+            returned = _meant_to_be_held_out(fitting, data) - held_out
+            return DatasetPlan(rule, plans, returned, tuple(quarantined), unused)
         quarantined += short
         left_out = {problem.path for problem in short}
         fitting = [video for video in fitting if video.entry.path not in left_out]
@@ -143,6 +147,25 @@ def _parts_by_time(videos: Sequence[Video], data: ScaleData, samples: int) -> li
         frames = _frames(video, data)
         parts.append((video, split_by_time(frames, data.split) if number < samples else {"train": range(frames)}))
     return parts
+
+
+def training_clips_each(videos: int, data: ScaleData) -> int:
+    """Training clips of each of so many videos, at most, so that all of them together are at most ``max_clips``."""
+    return min(data.clips_per_video, max(data.max_clips // max(videos, 1), 1))
+
+
+def _bounded(parts: Sequence[tuple[Video, Parts]], data: ScaleData) -> tuple[list[tuple[Video, Parts]], int, int]:
+    """The parts that are used, training clips of each video, and the number of videos that are not trained on.
+
+    ``parts`` are in the order of content hashes: which videos are used does not depend on names or on the list's order.
+    """
+    training = [video.entry.path for video, splits in parts if "train" in splits]
+    left_out = set(training[data.max_clips :])
+    used: list[tuple[Video, Parts]] = []
+    for video, splits in parts:
+        kept = {split: part for split, part in splits.items() if split != "train" or video.entry.path not in left_out}
+        used += [(video, kept)] if kept else []
+    return used, training_clips_each(len(training), data), len(left_out)
 
 
 def _meant_to_be_held_out(videos: Sequence[Video], data: ScaleData) -> int:

@@ -45,16 +45,10 @@ class Dataset:
         """What dataset.json says; the clips are beside it.
 
         Raises:
-            StoreError: it is missing or unreadable: prepare_data has not run.
+            StoreError: as ``read_dataset_json``.
         """
-        try:
-            facts = json.loads(file.read_text(encoding="utf-8"))
-            return cls(str(facts["dataset_sha256"]), str(facts["teacher_sha256"]), file.with_name(paths.CLIPS.name))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StoreError(
-                f"{file} cannot be read: {error!r}. Restore it with: dvc checkout --force {file}\n"
-                "Where DVC does not have it: dvc repro -f prepare_data"
-            ) from error
+        facts = read_dataset_json(file)
+        return cls(facts["dataset_sha256"], facts["teacher_sha256"], file.with_name(paths.CLIPS.name))
 
     @cached_property
     def files(self) -> StoreFiles:
@@ -89,6 +83,22 @@ class Dataset:
             file = self.clips.with_name(paths.DATASET.name)
             raise store_error(self.clips, self.clips / SHARDS, f"is not the list of files that {file} describes")
         return ClipStore.open(self.clips, name, verify_reads=verify_reads, index=self.index)
+
+
+def read_dataset_json(file: Path) -> dict[str, Any]:
+    """What ``describe_dataset`` wrote, as far as it says which dataset it is.
+
+    Raises:
+        StoreError: it is missing or unreadable: prepare_data has not run.
+    """
+    try:
+        facts: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return {**facts, **{name: str(facts[name]) for name in ("dataset_sha256", "teacher_sha256")}}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise StoreError(
+            f"{file} cannot be read: {error!r}. Restore it with: dvc checkout --force {file}\n"
+            "Where DVC does not have it: dvc repro -f prepare_data"
+        ) from error
 
 
 def describe_dataset(

@@ -49,9 +49,9 @@ class FinishedFiles:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Save what is not saved yet, unless it was forgotten."""
+        """Save what is not saved yet, where anything is, or the run has lasted long enough to be worth it."""
         try:
-            if self._new and self._database is not None:
+            if self._new and (self._database is not None or self._is_time_to_save()):
                 self._save()
         finally:
             if self._database is not None:
@@ -69,12 +69,8 @@ class FinishedFiles:
     def add(self, files: Iterable[tuple[str, SeenFile]]) -> None:
         """Remember them; they are on the disk a little later."""
         self._new += [(name, *astuple(seen)) for name, seen in files]
-        if time.monotonic() - self._saved_at > _SAVED_EVERY_SECONDS:
+        if self._is_time_to_save():
             self._save()
-
-    def save(self) -> None:
-        """Put on the disk at once what is not there yet."""
-        self._save()
 
     def forget(self) -> None:
         """Delete all of it: the run has ended well."""
@@ -83,6 +79,9 @@ class FinishedFiles:
             self._database.close()
             self._database = None
             shutil.rmtree(self._folder)
+
+    def _is_time_to_save(self) -> bool:
+        return time.monotonic() - self._saved_at > _SAVED_EVERY_SECONDS
 
     def _save(self) -> None:
         with writing(self._file), self._speaking():

@@ -150,7 +150,6 @@ class _Run:
                     self._unusable += 1
                     self._problems += [f"  - {one}"] if self._unusable <= _NAMED else []
         if self._unusable:
-            self._finished.save()
             raise self._error(listing)
 
     def _task(self, some: Sequence[Annotation]) -> _Task:
@@ -159,11 +158,8 @@ class _Run:
 
     def _error(self, listing: Listing) -> UserError:
         more = [f"  and {self._unusable - _NAMED} more"] if self._unusable > _NAMED else []
-        advice = (
-            "The manifest is as it was. Bring them, or take them out of the list, and run the same command again: the "
-        )
-        advice += "others are not read again"
-        head = f"{self._unusable} of {listing.videos} videos cannot be listed:"
+        head = f"{self._unusable} of {listing.videos} videos cannot be listed, and the manifest is as it was:"
+        advice = "Fix them, or take them out, and run the same command again: it does not read the others again"
         return UserError("\n".join([head, *self._problems, *more, advice]))
 
 

@@ -187,6 +187,8 @@ def _report(plan: DatasetPlan, quarantined: Sequence[Quarantined]) -> None:
     print(f"{len(plan.videos)} videos, split {plan.rule}: {counts} clips, {plan.bytes / 2**20:,.0f} MiB")
     if plan.returned:
         print(f"{plan.returned} videos more than validation and test need (validation.samples) are trained on, whole")
+    if plan.unused:
+        print(f"{plan.unused} videos are not trained on: others make the {plan.clips('train')} clips of max_clips")
     for video in quarantined[:_LISTED]:
         print(f"left out: {shown(video.path)}: {video.reason}: {shown(video.detail)}")
     if len(quarantined) > _LISTED:

@@ -15,7 +15,7 @@ from taehv.doctor.check import Check, size
 from taehv.doctor.context import RunContext
 from taehv.doctor.planned_writes import PlannedWrites, planned_writes
 from taehv.runtime import paths
-from taehv.tracking.probe import local_artifacts
+from taehv.tracking.store import local_artifacts
 
 ENOUGH = 2.0
 """Free space, as a multiple of what will be written, below which the disk gets a warning."""
@@ -88,16 +88,24 @@ def _check_room_for_clips(context: RunContext) -> list[Check]:
     needed, free = most_clip_bytes(context.params, videos), shutil.disk_usage(existing(paths.DATA)).free
     detail = f"clips of {videos} videos: at most {size(needed)}, and as much in DVC's cache; {size(free)} free"
     if free < 2 * needed:
-        return [Check("disk for clips", "warn", detail, "free some space, or lower clips_per_video in params.yaml")]
+        return [
+            Check(
+                "disk for clips",
+                "warn",
+                detail,
+                "free some space, or lower clips_per_video or max_clips in params.yaml",
+            )
+        ]
     return [Check("disk for clips", "pass", detail)]
 
 
 def most_clip_bytes(params: Params, videos: int) -> int:
     """Bytes of all clips where every video gives as many as it may."""
     data = params.active.data
-    train = 3 * data.canvas_frames * data.canvas_height * data.canvas_width * data.clips_per_video
+    clips = min(videos * data.clips_per_video, data.max_clips)
+    train = 3 * data.canvas_frames * data.canvas_height * data.canvas_width * clips
     held_out = 3 * data.frames * data.height * data.width * params.active.validation.samples
-    return videos * train + 2 * held_out
+    return train + 2 * held_out
 
 
 def dvc_cache() -> tuple[Path, bool]:

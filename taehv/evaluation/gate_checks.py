@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from taehv.config.params import Params, stage_params
-from taehv.evaluation.run_records import HistoryRow, RecordError, finite, read_history, read_record, read_summary
+from taehv.data.dataset import Dataset
+from taehv.data.store_files import StoreError
+from taehv.evaluation.run_records import HistoryRow, RecordError, finite, read_history, read_summary
 from taehv.model.checkpoints import WeightsError, load_model
 from taehv.runtime.hashing import sha256_of_json
 from taehv.runtime.paths import TrainingOutputs
@@ -80,8 +82,8 @@ def gather(outputs: TrainingOutputs, params: Params, dataset_json: Path) -> Evid
 def dataset_hash(dataset_json: Path) -> str | None:
     """The dataset's identity; None where there is no readable dataset.json."""
     try:
-        return str(read_record(dataset_json)["dataset_sha256"])
-    except (RecordError, KeyError):
+        return Dataset.open(dataset_json).sha256
+    except StoreError:
         return None
 
 

@@ -6,12 +6,12 @@ leaves it cut off; every later command then ends with "JSON structure is corrupt
 
 from __future__ import annotations
 
-import fcntl
 import json
 from pathlib import Path
 from typing import Any
 
 import psutil
+from filelock import lock_descriptor
 
 from taehv.runtime import paths
 from taehv.runtime.errors import UserError
@@ -40,11 +40,9 @@ def fix_lock_lists() -> list[str]:
 
 def _fix(path: Path, problem: str) -> str:
     with path.with_name(f"{path.name}.lock").open("a", encoding="utf-8") as guard:
-        try:
-            fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)  # as DVC does around each change of the list
-            alive = living_dvc()
-        except BlockingIOError:
-            alive = ["a process that is changing the list"]
+        # The same lock as DVC's own around each change of the list: flock of the whole file.
+        is_ours = lock_descriptor(guard.fileno(), blocking=False)
+        alive = living_dvc() if is_ours else ["a process that is changing the list"]
         if not alive and _damage_of(path) is not None:
             path.unlink(missing_ok=True)
     if alive:

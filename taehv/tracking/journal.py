@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import fcntl
 import json
 import os
 import re
@@ -17,6 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from filelock import lock_descriptor
+
 from taehv.runtime.errors import UserError
 from taehv.tracking.secrets import hide_secrets
 
@@ -24,22 +25,12 @@ Event = dict[str, Any]
 """`seq` (from 0), `time` (milliseconds since 1970), `kind`, and what the kind needs."""
 
 LOCK_ATTEMPTS = 6
-LAST_EVENT_BYTES = 4096
-"""More than the event that ends a run takes."""
 
 _CHECKSUM = re.compile(rb', "crc": "([0-9a-f]{8})"}\Z')
 
 
 class JournalError(UserError):
     """The journal cannot be written. What it holds stays readable, and the run can be resumed."""
-
-
-class JournalInUseError(JournalError):
-    """Another process writes it."""
-
-
-class DamagedLineError(Exception):
-    """A line that is not what was written."""
 
 
 class Journal:
@@ -59,8 +50,7 @@ class Journal:
                 have lost its last ones.
 
         Raises:
-            JournalInUseError: another process has it open for writing.
-            JournalError: the file system refuses.
+            JournalError: another process has it open for writing, or the file system refuses.
         """
         self.path = path
         self.losses: list[str] = []
@@ -73,7 +63,9 @@ class Journal:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         except OSError as error:
             raise self._refused(error) from error
-        self._take_lock()
+        if not _lock(self._file):
+            os.close(self._file)
+            raise JournalError(f"another process is writing {path}; wait for it, or stop it")
         self._continue()
 
     def append(self, kind: str, **content: Any) -> Event:
@@ -128,12 +120,6 @@ class Journal:
         finally:
             os.close(self._file)
 
-    def __enter__(self) -> Journal:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def _append(self, kind: str, content: Mapping[str, Any]) -> Event:
         with self._threads:
             now = int(datetime.now(UTC).timestamp() * 1000)
@@ -149,16 +135,6 @@ class Journal:
                 raise self._refused(error) from error
             self._next += 1
         return event
-
-    def _take_lock(self) -> None:
-        for attempt in range(LOCK_ATTEMPTS):
-            try:
-                return fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                # `is_being_written` of another process holds it for a moment.
-                time.sleep(0.05 * (attempt + 1))
-        os.close(self._file)
-        raise JournalInUseError(f"another process is writing {self.path}; wait for it, or stop it")
 
     def _continue(self) -> None:
         """Drop half a line that a killed process left: that event never counted. Learn what the rest holds."""
@@ -204,19 +180,13 @@ def encode(event: Event) -> bytes:
     return body + b', "crc": "%08x"}\n' % zlib.crc32(body)
 
 
-def decode(line: bytes) -> Event:
-    """The event of one line.
-
-    Raises:
-        DamagedLineError: it is not what ``encode`` wrote.
-    """
+def _event_or_none(line: bytes) -> Event | None:
+    """The event of one line; None where it is not what ``encode`` wrote."""
     stripped = line.removesuffix(b"\n")
     checksum = _CHECKSUM.search(stripped)
-    if checksum is None:
-        raise DamagedLineError("no checksum at its end")
-    body = stripped[: checksum.start()]
-    if zlib.crc32(body) != int(checksum[1], 16):
-        raise DamagedLineError("its checksum does not match")
+    body = stripped[: checksum.start()] if checksum else b""
+    if checksum is None or zlib.crc32(body) != int(checksum[1], 16):
+        return None
     event: Event = json.loads(body + b"}")
     return event
 
@@ -229,21 +199,12 @@ class Line:
     """From 1."""
     end: int
     """The byte after it."""
-    event: Event | None
-    """None: it is damaged."""
     following: int
     """The number that the next event must have."""
-    missing: int = 0
-    """Events before it of which no trace is left."""
-
-    @property
-    def loss(self) -> str | None:
-        """What a person must be told."""
-        if self.event is None:
-            return f"line {self.number} is damaged and its event is lost"
-        if self.missing:
-            return f"{self.missing} event(s) before line {self.number} are missing"
-        return None
+    event: Event | None = None
+    """None: it is damaged."""
+    loss: str | None = None
+    """What a person must be told."""
 
 
 def read_lines(path: Path, after: Line | None = None) -> Iterator[Line]:
@@ -251,46 +212,35 @@ def read_lines(path: Path, after: Line | None = None) -> Iterator[Line]:
 
     Events whose numbers do not rise (a copied line) count as damage.
     """
-    line = after or Line(0, 0, None, 0)
-    damaged_before = False
+    line = after or Line(0, 0, 0)
     with path.open("rb") as file:
         file.seek(line.end)
         for raw in file:
             if not raw.endswith(b"\n"):
                 return
-            number, end, following = line.number + 1, line.end + len(raw), line.following
+            before, number, end = line, line.number + 1, line.end + len(raw)
             event = _event_or_none(raw)
-            if event is None or event["seq"] < following:
-                line = Line(number, end, None, following)
+            if event is None or event["seq"] < before.following:
+                line = Line(number, end, before.following, None, f"line {number} is damaged and its event is lost")
             else:
-                missing = 0 if damaged_before else event["seq"] - following
-                line = Line(number, end, event, event["seq"] + 1, missing)
-            damaged_before = line.event is None
+                missing = event["seq"] - before.following
+                # Where the line before is damaged, that has been said.
+                is_loss = missing and (before.event is not None or before.number == 0)
+                loss = f"{missing} event(s) before line {number} are missing" if is_loss else None
+                line = Line(number, end, event["seq"] + 1, event, loss)
             yield line
-
-
-def _event_or_none(raw: bytes) -> Event | None:
-    try:
-        return decode(raw)
-    except DamagedLineError:
-        return None
-
-
-def has_ended(path: Path) -> bool:
-    """Whether the journal's last event is the run's end."""
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - LAST_EVENT_BYTES))
-        lines = file.read().splitlines(keepends=True)
-    last = _event_or_none(lines[-1]) if lines else None
-    return last is not None and last["kind"] == "end"
 
 
 def is_being_written(path: Path) -> bool:
     """Whether a living process has the journal open for writing."""
     with path.open("r+b") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
+        return not _lock(file.fileno())
+
+
+def _lock(journal: int) -> bool:
+    """Lock the open file; False where another process has it. Whoever only looks has it, too, but for a moment."""
+    for attempt in range(LOCK_ATTEMPTS):
+        time.sleep(0.01 * attempt)
+        if lock_descriptor(journal, blocking=False):
             return True
     return False

@@ -13,8 +13,7 @@ from taehv.runtime.hashing import sha256_of_file
 from taehv.tracking.journal import Event
 from taehv.tracking.metric_names import metric_name
 from taehv.tracking.send_state import TrackingFolder
-from taehv.tracking.store import open_store
-from taehv.tracking.store_uri import tracking_uri
+from taehv.tracking.store import StoreError, is_server, open_store, tracking_uri
 
 # isort: split
 # store sets MLflow's environment, so mlflow comes after it.
@@ -52,21 +51,21 @@ PROFILE_FACTS = ("splits", "quarantined", "bytes", "split_rule")
 ENDED_TAGS = ("failed", "failure_reason", "interrupted")
 """What says how a run ended; a continued run has not."""
 
-REFUSALS = (
+REFUSALS = {
     "INVALID_PARAMETER_VALUE",
     "BAD_REQUEST",
     "RESOURCE_ALREADY_EXISTS",
     "INVALID_STATE",
     "MALFORMED_REQUEST",
     GONE,
-)
+}
 
 
 class RefusedError(Exception):
     """The store understood and will never take it."""
 
 
-class NotThereYetError(Exception):
+class NotThereYetError(StoreError):
     """It needs what another run's journal still has to bring."""
 
 
@@ -85,31 +84,26 @@ class MlflowWriter:
         self.folder = folder
         self.run_id = self._key = ""
         self.model_id: str | None = None
-        self._is_server = tracking_uri().startswith("http")
+        self._is_server = is_server(tracking_uri())
         """Then anything may answer; a database is read by MLflow's own code."""
 
-    def open_run(self, begin: Event, known_run_id: str | None) -> str:
-        """Find or create the run that a `begin` event asks for. Returns how: `continued`, `found` or `created`."""
-        run = None if known_run_id is None else living_run(self.client, known_run_id)
-        how = "continued"
-        if run is None:
-            run, how = run_with_tag(self.client, KEY_TAG, begin["key"]), "found"
-        if run is None:
-            run, how = self._create(begin), "created"
+    def open_run(self, begin: Event, known_run_id: str | None) -> bool:
+        """Find or create the run that a `begin` event asks for. Returns whether it is the one that was known."""
+        known = None if known_run_id is None else living_run(self.client, known_run_id)
+        run = known or run_with_tag(self.client, KEY_TAG, begin["key"]) or self._create(begin)
         self.run_id, self._key = checked_id(run.info.run_id), begin["key"]
-        return how
+        return known is not None
 
     def write_key_again(self) -> None:
         """Write what is there already. Raises what MLflow raises when its store takes nothing."""
         self.client.set_tag(self.run_id, KEY_TAG, self._key)
 
-    def begin(self, event: Event) -> None:
+    def _begin(self, event: Event) -> None:
         """The run is running (again)."""
         run = self.client.get_run(self.run_id)
         if run.info.status != "RUNNING":
             self.client.update_run(self.run_id, status="RUNNING")
-        if run.data.tags.get(KEY_TAG) != event["key"]:
-            self._set_tags({KEY_TAG: event["key"]})
+        self._set_tags({KEY_TAG: event["key"], **event["tags"]})
         for name in ENDED_TAGS:
             if name in run.data.tags:
                 self.client.delete_tag(self.run_id, name)
@@ -123,18 +117,18 @@ class MlflowWriter:
             Exception: whatever MLflow raises when its store does not answer.
         """
         handlers: dict[str, Callable[[Event], None]] = {
-            "begin": self.begin,
+            "begin": self._begin,
             "params": self._params,
-            "tags": self._tags,
+            "tags": lambda event: self._set_tags(event["values"]),
             "artifact": self._artifact,
-            "json": self._json,
+            "json": lambda event: self.client.log_dict(self.run_id, event["value"], event["file"]),
             "dataset": self._dataset,
             "model": self._model,
             "model_metrics": self._model_metrics,
             "link": self._link,
             "register": self._register,
             "promote": self._promote,
-            "end": self._end,
+            "end": lambda event: self.client.set_terminated(self.run_id, event["status"], event["time"]),
         }
         handler = handlers.get(event["kind"])
         if handler is None:
@@ -185,7 +179,7 @@ class MlflowWriter:
             raise
 
     def _create(self, begin: Event) -> Run:
-        experiment_id, tags = self.experiment_id, {KEY_TAG: begin["key"], **begin["tags"]}
+        experiment_id, tags = self.experiment_id, {KEY_TAG: begin["key"]}
         parent = begin["parent_run_id"]
         if parent is not None and (parent_run := living_run(self.client, parent)) is not None:
             # The UI nests runs only within one experiment.
@@ -202,9 +196,6 @@ class MlflowWriter:
         for batch in batches(params, PARAM_BATCH):
             self.client.log_batch(self.run_id, params=batch)
 
-    def _tags(self, event: Event) -> None:
-        self._set_tags(event["values"])
-
     def _set_tags(self, values: dict[str, Any]) -> None:
         tags = [RunTag(key, _storable(value, TAG_VALUE_LENGTH)) for key, value in values.items()]
         self.client.log_batch(self.run_id, tags=tags)
@@ -219,9 +210,6 @@ class MlflowWriter:
         if sha256_of_file(file) != event["sha256"]:
             raise RefusedError(f"{file} is not what was logged: its checksum does not match")
         return file
-
-    def _json(self, event: Event) -> None:
-        self.client.log_dict(self.run_id, event["value"], event["file"])
 
     def _dataset(self, event: Event) -> None:
         facts = event["facts"]
@@ -279,14 +267,11 @@ class MlflowWriter:
             return str(run.info.run_id), model_id
         what = f"the run with {KEY_TAG} {other['key']}" if run is None else f"the model of run {run.info.run_id}"
         if is_still_to_come(other["key"]):
-            raise NotThereYetError(what)
+            raise NotThereYetError(f"waiting for {what}, which another journal holds: taehv track sync")
         raise RefusedError(
             f"{what} is not in this store; bring it with taehv track export where it is, and taehv track import here, "
             "then: taehv track sync"
         )
-
-    def _end(self, event: Event) -> None:
-        self.client.set_terminated(self.run_id, event["status"], event["time"])
 
 
 def _latest_steps(run: Run) -> dict[str, int]:

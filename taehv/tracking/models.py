@@ -112,7 +112,7 @@ class ModelLogger:
         )
 
     def _log_files(self, best_model: Path, model: LoggedModel) -> None:
-        """Weights stay a safetensors file: MLflow's PyTorch flavour would freeze batch and picture size."""
+        """Weights stay a safetensors file: MLflow's PyTorch flavour would freeze batch and frame size."""
         with tempfile.TemporaryDirectory() as folder:
             packed = Path(folder) / "model"
             named = shutil.copytree(best_model, Path(folder) / BEST_MODEL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import TypeVar
 
@@ -20,7 +21,7 @@ from mlflow.entities import (
 from mlflow.exceptions import MlflowException, RestException
 from mlflow.store.entities.paged_list import PagedList
 
-from taehv.tracking.store_uri import tracking_uri
+from taehv.tracking.store import is_server, tracking_uri
 
 KEY_TAG = "taehv.key"
 """The run's own identity, made before any server is asked: by it a run is found whose creation was not answered."""
@@ -35,6 +36,7 @@ ENDED = ("FINISHED", "FAILED", "KILLED")
 """The states in which a run has ended."""
 
 Item = TypeVar("Item")
+Answer = TypeVar("Answer")
 
 
 class AnswerError(Exception):
@@ -59,7 +61,21 @@ def checked_id(answered: object, asked: object = None) -> str:
 
 def said_by_store(error: MlflowException) -> bool:
     """Whether MLflow itself says so, and not a proxy before it."""
-    return isinstance(error, RestException) or not tracking_uri().startswith("http")
+    return isinstance(error, RestException) or not is_server(tracking_uri())
+
+
+def if_there(ask: Callable[[], Answer]) -> Answer | None:
+    """The store's answer; None where it says that it does not have that.
+
+    Raises:
+        mlflow.exceptions.MlflowException: the store does not answer.
+    """
+    try:
+        return ask()
+    except MlflowException as error:
+        if said_by_store(error) and error.error_code in (GONE, "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
 
 
 def living_run(client: MlflowClient, run_id: str) -> Run | None:
@@ -69,14 +85,10 @@ def living_run(client: MlflowClient, run_id: str) -> Run | None:
         AnswerError: what answers is no MLflow server.
         mlflow.exceptions.MlflowException: the store does not answer.
     """
-    try:
-        run = client.get_run(run_id)
-    except MlflowException as error:
-        if said_by_store(error) and error.error_code == GONE:
-            return None
-        raise
-    checked_id(run.info.run_id, run_id)
-    return run if run.info.lifecycle_stage == LifecycleStage.ACTIVE else None
+    run = if_there(lambda: client.get_run(run_id))
+    if run is not None:
+        checked_id(run.info.run_id, run_id)
+    return run if run is not None and run.info.lifecycle_stage == LifecycleStage.ACTIVE else None
 
 
 def run_with_tag(client: MlflowClient, tag: str, value: str) -> Run | None:
@@ -101,8 +113,8 @@ def find_run(client: MlflowClient, key: str | None, run_id: str | None) -> Run |
 
 def find_model(client: MlflowClient, run: Run, model_id: str | None) -> str | None:
     """The finished model that a run made: the one of that id, here or where it was exported from; else its newest."""
-    models = [model for output in model_outputs(run) if (model := _living_model(client, output.model_id)) is not None]
-    ready = [model for model in models if model.status == LoggedModelStatus.READY]
+    models = [if_there(partial(client.get_logged_model, output.model_id)) for output in model_outputs(run)]
+    ready = [model for model in models if model is not None and model.status == LoggedModelStatus.READY]
     named = [model for model in ready if model_id in (model.model_id, model.tags.get(ORIGIN_TAG))]
     return next((str(model.model_id) for model in reversed(named or ready)), None)
 
@@ -137,15 +149,6 @@ def every_page(search: Callable[[str | None], PagedList[Item]]) -> Iterator[Item
         token = page.token
         if not token:
             return
-
-
-def _living_model(client: MlflowClient, model_id: str) -> LoggedModel | None:
-    try:
-        return client.get_logged_model(model_id)
-    except MlflowException as error:
-        if said_by_store(error) and error.error_code == GONE:
-            return None
-        raise
 
 
 def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import mlflow
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException
+
+from taehv.tracking.queries import if_there
 
 CHAMPION = "champion"
 MODEL_URI = "models:/"
@@ -144,27 +145,19 @@ class Registry:
         return version
 
     def _holder(self, name: str, alias: str) -> ModelVersion | None:
-        try:
-            return self._client.get_model_version_by_alias(name, alias)
-        except MlflowException as error:
-            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                return None  # what MLflow says where nothing has this alias
-            raise
+        return if_there(lambda: self._client.get_model_version_by_alias(name, alias))
 
     def _run_began(self, version: ModelVersion) -> int | None:
         """When the version's model was trained, in milliseconds since 1970; None where its run is not known.
 
         The run's time is the journal's. The model's own is the time of its sending.
         """
-        try:
-            run_id, source = version.run_id, version.source or ""
-            if source.startswith(MODEL_URI):
-                run_id = self._client.get_logged_model(source.removeprefix(MODEL_URI)).source_run_id
-            return int(self._client.get_run(run_id).info.start_time) if run_id else None
-        except MlflowException as error:
-            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                return None  # someone deleted it
-            raise
+        run_id, source = version.run_id, version.source or ""
+        if source.startswith(MODEL_URI):
+            model = if_there(lambda: self._client.get_logged_model(source.removeprefix(MODEL_URI)))
+            run_id = None if model is None else model.source_run_id
+        run = if_there(lambda: self._client.get_run(run_id)) if run_id else None
+        return None if run is None else int(run.info.start_time)
 
     def _describe(self, name: str, version: str, alias: str, reason: str) -> None:
         """One line per alias; other lines of the description stay as they are."""

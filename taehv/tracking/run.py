@@ -17,19 +17,18 @@ from typing import TYPE_CHECKING, Any
 
 from taehv.config.params import Params, StageName, flatten, resolved
 from taehv.config.profiles import Profile
+from taehv.data.dataset import read_dataset_json
 from taehv.evaluation.run_records import TrackingIds
 from taehv.runtime.hashing import sha256_of_file, sha256_of_json
-from taehv.runtime.paths import main_repository
 from taehv.tracking.environment import describe_environment
 from taehv.tracking.journal import Journal, JournalError
 from taehv.tracking.metric_names import metric_name
 from taehv.tracking.secrets import without_secrets
-from taehv.tracking.send_state import TrackingFolder, send_state_if_readable
+from taehv.tracking.send_state import UNSENT, TrackingFolder, send_state_if_readable, unsent_folder
 from taehv.tracking.sender_process import SenderProcess, patience_from_environment
-from taehv.tracking.store_location import check_place
-from taehv.tracking.store_uri import check_uri, tracking_uri
+from taehv.tracking.store import check_place, check_uri, tracking_uri
 from taehv.tracking.system_metrics import SystemMetrics
-from taehv.tracking.tags import context_tags, ending_of, parent_from_environment, stage_tags
+from taehv.tracking.tags import ending_of, parent_from_environment, stage_tags
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -38,8 +37,6 @@ log = logging.getLogger("taehv.tracking")
 
 FULL_NAMES = "metric_names.json"
 MODEL_INFO = "model_info.json"
-UNSENT = "unsent-"
-"""How the folders begin that `taehv track sync` sends and deletes."""
 
 
 class StageRun:
@@ -48,7 +45,9 @@ class StageRun:
     A tracking server that fails never stops or slows a stage. A journal that cannot be written does stop it.
     """
 
-    def __init__(self, stage: StageName, params: Params, folder: TrackingFolder, tensorboard: Path | None) -> None:
+    def __init__(
+        self, stage: StageName, params: Params, profile: Profile, folder: TrackingFolder, tensorboard: Path | None
+    ) -> None:
         self.stage = stage
         self.failure: str | None = None
         self.complete = False
@@ -72,7 +71,7 @@ class StageRun:
             key=self.key,
             name=stage,
             parent_run_id=parent_from_environment(),
-            tags=context_tags(stage),
+            tags=stage_tags(stage, params, profile),
         )
         self._sender = SenderProcess(folder)
         last = self._journal.last_step("system/cpu_utilization_percentage")
@@ -126,8 +125,12 @@ class StageRun:
         self._journal.append("json", file=file, value=dict(value))
 
     def dataset(self, dataset_json: Path, context: str = "training") -> None:
-        """The prepared data as this run's MLflow dataset input; ``context`` says what for."""
-        facts = json.loads(dataset_json.read_text(encoding="utf-8"))
+        """The prepared data as this run's MLflow dataset input; ``context`` says what for.
+
+        Raises:
+            taehv.data.clip_store.StoreError: dataset.json is missing or unreadable.
+        """
+        facts = read_dataset_json(dataset_json)
         self._journal.append("dataset", facts=facts, context=context)
         self.tags({"dataset_sha256": facts["dataset_sha256"]})
 
@@ -196,18 +199,39 @@ class StageRun:
         self._patience = max(0.0, self._patience - (time.monotonic() - started))
         return TrackingIds(send_state.run_id, send_state.model_id, self.key)
 
-    def end(self, status: str) -> None:
-        """Close everything, and wait for the store within the run's patience. ``complete`` tells how that went."""
+    def end(self, status: str, *, resumable: bool) -> None:
+        """Close everything, and wait for the store within the run's patience.
+
+        What has arrived is deleted, unless the next execution may continue it (``resumable``); what has not is said.
+        """
         self._system.stop()
         if self._tensorboard is not None:
             self._tensorboard.close()
         try:
             self._journal.append("end", status=status)
-            self._journal.close()
+            self._journal.keep()
         except JournalError:
             self._sender.stop()
             raise
         self.complete = self._sender.finish(self._patience)
+        if not self.complete:
+            self._leave_to_sync(resumable)
+        # As long as it is open, the stage counts as running, and `taehv track sync` leaves it alone.
+        self._journal.close()
+        if self.complete and not resumable:
+            with contextlib.suppress(FileNotFoundError):  # sync, which deletes only what has arrived, was faster
+                self._folder.delete()
+
+    def _leave_to_sync(self, resumable: bool) -> None:
+        if not resumable and not self._folder.root.name.startswith(UNSENT):
+            unsent = unsent_folder(self.stage)
+            unsent.root.parent.mkdir(parents=True, exist_ok=True)
+            self._folder.root.rename(unsent.root)
+            self._folder = unsent
+        log.warning(
+            "WARNING: MLflow has not got everything of this run. It is kept in %s; send it with: taehv track sync",
+            self._folder.root,
+        )
 
     def _keep(self, files: list[Path], root: Path) -> list[dict[str, str]]:
         """Copies that live as long as the journal, and their checksums."""
@@ -268,53 +292,22 @@ def stage_run(
         JournalError: the journal cannot be written.
     """
     check_store()
-    unsent = main_repository() / ".work" / stage / f"{UNSENT}{time.time_ns()}-{os.getpid()}"
-    tracking = TrackingFolder(folder.resolve() if folder is not None else unsent)
-    run = StageRun(stage, params, tracking, tensorboard)
+    tracking = unsent_folder(stage) if folder is None else TrackingFolder(folder.resolve())
+    run = StageRun(stage, params, profile, tracking, tensorboard)
     try:
-        run.tags(stage_tags(stage, params, profile))
         run.params(flatten(resolved(params)))
         run.json_artifact("params.resolved.json", resolved(params))
         run.json_artifact("environment.json", describe_environment())
         yield run
     except BaseException as error:
         ending = ending_of(error)
-        with _reporting_journal_errors():
+        try:
             run.tags(ending.tags)
-            run.end(ending.status)
-        _leave(tracking, unsent, complete=run.complete, resumable=folder is not None)
+            run.end(ending.status, resumable=folder is not None)
+        except JournalError as second:
+            print(f"error: {second}", file=sys.stderr)  # the first one must not be replaced
         raise
-    run.end("FINISHED" if run.failure is None else "FAILED")
-    _leave(tracking, unsent, complete=run.complete, resumable=False)
-
-
-@contextlib.contextmanager
-def _reporting_journal_errors() -> Iterator[None]:
-    """Another error is on its way already, and must not be replaced."""
-    try:
-        yield
-    except JournalError as error:
-        print(f"error: {error}", file=sys.stderr)
-
-
-def _leave(folder: TrackingFolder, unsent: Path, *, complete: bool, resumable: bool) -> None:
-    """Delete what has arrived; say loudly what has not."""
-    if not folder.root.exists():
-        # `taehv track sync` came first; it deletes only what has arrived.
-        return
-    if complete and not resumable:
-        shutil.rmtree(folder.root)
-        return
-    if complete:
-        return
-    if not resumable and folder.root != unsent:
-        unsent.parent.mkdir(parents=True, exist_ok=True)
-        folder.root.rename(unsent)
-        folder = TrackingFolder(unsent)
-    log.warning(
-        "WARNING: MLflow has not got everything of this run. It is kept in %s; send it with: taehv track sync",
-        folder.root,
-    )
+    run.end("FINISHED" if run.failure is None else "FAILED", resumable=False)
 
 
 def _content_of(best_model: Path) -> str:

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import os
+import shutil
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from filelock import FileLock
+from pydantic import ValidationError
+from pydantic.dataclasses import dataclass as validated_dataclass
+
+from taehv.config.params import StageName
 from taehv.evaluation.run_records import RecordError, read_record
 from taehv.runtime import atomic_files
 from taehv.runtime.paths import main_repository
 from taehv.tracking.journal import read_lines
 
+UNSENT = "unsent-"
+"""How the names of folders begin that `taehv track sync` sends and deletes."""
 
-@dataclass
+
+@validated_dataclass(config={"extra": "forbid"})
 class SendState:
     """What is known to have arrived. Written after each batch; what a crash hides is sent again."""
 
@@ -46,14 +55,9 @@ def read_send_state(path: Path) -> SendState:
     record = read_record(path)
     del record["schema"]
     try:
-        send_state = SendState(**record)
-        send_state.refused = {int(number): str(reason) for number, reason in send_state.refused.items()}
-        send_state.next_number = int(send_state.next_number)
-        # What is no MLflow server may once have been believed that it had made a run without an id.
-        send_state.run_id, send_state.model_id = send_state.run_id or None, send_state.model_id or None
-    except (TypeError, ValueError, AttributeError) as error:
-        raise RecordError(f"{path} is damaged: {error}") from error
-    return send_state
+        return SendState(**record)
+    except ValidationError as error:
+        raise RecordError(f"{path} is damaged: {error.errors()[0]['msg']}") from error
 
 
 def send_state_if_readable(path: Path) -> SendState:
@@ -62,34 +66,6 @@ def send_state_if_readable(path: Path) -> SendState:
         return read_send_state(path)
     except RecordError:
         return SendState()
-
-
-class SenderLock:
-    """One sender per journal: two would send the same points."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file: int | None = None
-
-    def acquire(self, *, wait: bool) -> bool:
-        """Take it; False if another process has it and ``wait`` is off, or if the folder is deleted."""
-        try:
-            file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            os.close(file)
-            return False
-        self._file = file
-        return True
-
-    def release(self) -> None:
-        """Give it back."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
 
 
 @dataclass(frozen=True)
@@ -106,20 +82,29 @@ class TrackingFolder:
     def send_state(self) -> Path:
         return self.root / "sent.json"
 
-    @property
-    def sender_lock(self) -> Path:
-        return self.root / "sender.lock"
+    def sender_lock(self) -> FileLock:
+        """One sender per journal. The operating system drops it when the sender ends, however it ends."""
+        return FileLock(self.root / "sender.lock", fallback_to_soft=False)
 
     @property
     def files(self) -> Path:
         """Copies of artifacts: the originals may be gone or changed when they are sent."""
         return self.root / "files"
 
+    def delete(self) -> None:
+        """Under another name: whoever waits for the lock must not make its file again in what is being deleted."""
+        shutil.rmtree(self.root.rename(self.root.with_name(f"sent-{self.root.name}")))
+
+
+def unsent_folder(stage: StageName) -> TrackingFolder:
+    """A new one, which nothing but `taehv track sync` goes on with."""
+    return TrackingFolder(main_repository() / ".work" / stage / f"{UNSENT}{time.time_ns()}-{os.getpid()}")
+
 
 def tracking_folders() -> list[TrackingFolder]:
     """All of the main repository: of runs that are under way, can be resumed, or could not be sent."""
     work = main_repository() / ".work"
-    found = [*work.glob("*/unsent-*/journal.jsonl"), *work.glob("*/*/tracking/journal.jsonl")]
+    found = [*work.glob(f"*/{UNSENT}*/journal.jsonl"), *work.glob("*/*/tracking/journal.jsonl")]
     return [TrackingFolder(path.parent) for path in found]
 
 

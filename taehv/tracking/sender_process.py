@@ -77,8 +77,7 @@ class SenderProcess:
         self._close_pipe()
         self._started = time.monotonic()
         try:
-            # A session of its own: Ctrl-C at the terminal is for the stage. Its output goes where the stage's errors
-            # go.
+            # A session of its own: Ctrl-C at the terminal is for the stage. It writes where the stage's errors go.
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "taehv.tracking.sender_main", str(self._folder.root), str(os.getpid())],
                 stdin=subprocess.PIPE,
@@ -87,17 +86,14 @@ class SenderProcess:
             )
         except OSError as error:
             self._process = None
-            self._say_once(error)
-
-    def _say_once(self, error: OSError) -> None:
-        if not self._said:
-            log.warning(
-                "WARNING: tracking: the process that tells MLflow cannot be started (%s); the stage goes on, everything"
-                " is kept in %s, and it is tried again",
-                os.strerror(error.errno or 0),
-                self._folder.journal,
-            )
-        self._said = True
+            if not self._said:
+                log.warning(
+                    "WARNING: tracking: the process that tells MLflow cannot be started (%s); the stage goes on, "
+                    "everything is kept in %s, and it is tried again",
+                    os.strerror(error.errno or 0),
+                    self._folder.journal,
+                )
+            self._said = True
 
     def _close_pipe(self) -> None:
         if self._process is not None:

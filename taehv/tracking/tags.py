@@ -45,19 +45,8 @@ def parent_from_environment() -> str | None:
     return parent
 
 
-def context_tags(stage: StageName) -> dict[str, str]:
-    """What MLflow's UI shows as user, source and version."""
-    tags = {"mlflow.source.name": f"stages/{stage}.py", "mlflow.source.type": "LOCAL"}
-    commit = current_git().commit
-    if commit != "unknown":
-        tags["mlflow.source.git.commit"] = commit
-    with contextlib.suppress(OSError, KeyError):  # a user id without a name
-        tags["mlflow.user"] = getpass.getuser()
-    return tags
-
-
 def stage_tags(stage: StageName, params: Params, profile: Profile) -> dict[str, str]:
-    """What runs are searched and grouped by."""
+    """What runs are searched and grouped by, and what MLflow's UI shows as user, source and version."""
     git, gpus = current_git(), gpu_names()
     tags = {
         "stage": stage,
@@ -71,5 +60,10 @@ def stage_tags(stage: StageName, params: Params, profile: Profile) -> dict[str, 
         "git_dirty": git.dirty,
         "params_sha256": sha256_of_json(stage_params(params, stage)),
     }
+    tags |= {"mlflow.source.name": f"stages/{stage}.py", "mlflow.source.type": "LOCAL"}
+    if git.commit != "unknown":
+        tags["mlflow.source.git.commit"] = git.commit
+    with contextlib.suppress(OSError, KeyError):  # a user id without a name
+        tags["mlflow.user"] = getpass.getuser()
     from_dvc = {"dvc_exp_name": "DVC_EXP_NAME", "dvc_exp_baseline_rev": "DVC_EXP_BASELINE_REV"}
     return tags | {tag: os.environ[name] for tag, name in from_dvc.items() if name in os.environ}

@@ -13,8 +13,7 @@ import psutil
 
 from taehv.runtime.errors import UserError, exit_with
 from taehv.tracking.secrets import without_secrets
-from taehv.tracking.store import open_store, store_errors
-from taehv.tracking.store_uri import artifact_root, is_database, tracking_uri
+from taehv.tracking.store import artifact_root, is_database, open_store, store_errors, tracking_uri
 
 HOST = "127.0.0.1"
 PORT = 5000

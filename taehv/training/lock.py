@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+
+from filelock import lock_descriptor
 
 from taehv.runtime.errors import UserError
 
@@ -29,13 +30,9 @@ def work_lock(folder: Path) -> Iterator[str | None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not lock_descriptor(file.fileno(), blocking=False):
             holder = _holder(file.name) or "another process"
-            raise UserError(
-                f"{holder} is already training in {folder}; wait for it, or stop it and run again"
-            ) from error
+            raise UserError(f"{holder} is already training in {folder}; wait for it, or stop it and run again")
         left_behind = _holder(file.name)
         _name_holder(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}")
         try:

@@ -11,8 +11,7 @@ from mlflow import MlflowClient
 from support.finished_run import GOOD_HISTORY, PARAMS_FILE, FinishedRun, history_row, make_params
 
 from taehv.cli import main
-from taehv.tracking.store import open_store
-from taehv.tracking.store_uri import tracking_uri
+from taehv.tracking.store import open_store, tracking_uri
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from support.video_files import small_params
 
 from taehv.config.params import ScaleData, Split
-from taehv.data.clip_plan import DatasetPlan, VideoPlan, _parts_by_video, plan_dataset
+from taehv.data.clip_plan import DatasetPlan, VideoPlan, _parts_by_video, plan_dataset, training_clips_each
 from taehv.data.decode import VideoInfo
 from taehv.data.inspect_video import Video
 from taehv.data.manifest import ManifestEntry
@@ -187,3 +187,28 @@ def test_a_stride_counts_only_the_frames_that_are_used() -> None:
         [video("half", frames=14)], DATA.model_copy(update={"frame_stride": 2, "split": FEW}), samples=1
     )
     assert plan.quarantined[0].detail == "the video has 7 frames (one in 2 is used), 8 are needed"
+
+
+@pytest.mark.parametrize(
+    ("videos", "max_clips", "each"), [(0, 5, 5), (1, 100, 5), (20, 100, 5), (21, 100, 4), (100, 100, 1), (101, 100, 1)]
+)
+def test_all_training_clips_together_are_bounded_by_fewer_of_each_video(videos: int, max_clips: int, each: int) -> None:
+    data = DATA.model_copy(update={"clips_per_video": 5, "max_clips": max_clips})
+    assert training_clips_each(videos, data) == each
+    assert videos > max_clips or videos * each <= max_clips
+
+
+@pytest.mark.parametrize("split", [FEW, MANY], ids=["by time", "by video"])
+@pytest.mark.parametrize("max_clips", [1, 7, 30, 31, 10_000])
+def test_with_more_videos_than_training_clips_the_content_decides_which_are_used(split: Split, max_clips: int) -> None:
+    data = DATA.model_copy(update={"max_clips": max_clips, "clips_per_video": 3, "split": split})
+    found = [video(str(number)) for number in range(40)]
+    plan = plan_dataset(found, data, 4)
+    assert 0 < plan.clips("train") <= max_clips and plan.clips("val") == plan.clips("test") == 4
+    trained = [one.video for one in plan.videos if used_frames(one, "train")]
+    unbounded = plan_dataset(found, data.model_copy(update={"max_clips": 10_000}), 4)
+    could = sorted((one.video for one in unbounded.videos if used_frames(one, "train")), key=lambda v: v.entry.sha256)
+    assert sorted(trained, key=lambda v: v.entry.sha256) == could[:max_clips]
+    assert plan.unused == len(could) - len(trained)
+    other_order = plan_dataset(found[::-1], data, 4)
+    assert other_order.videos == plan.videos

@@ -90,7 +90,7 @@ class TestIdentity:
             entry = next(iter(manifest))
             found = inspect_video((entry, here / "videos/a.mp4"), limits=DEFAULT_LIMITS, conversions=NO_CONVERSIONS)
             assert isinstance(found, Quarantined) and found.reason == expected
-        assert found.detail == "its sampled sha256 is not the manifest's"
+        assert isinstance(found, Quarantined) and found.detail == "its sampled sha256 is not the manifest's"
 
     def test_the_help_says_what_sampling_costs(self, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit, match="0"):
@@ -102,7 +102,7 @@ class TestIdentity:
 
 class TestSources:
     def source(self, **changes: Any) -> DataSource:
-        made = {"source": "annotations", "path": "lists/list.csv", "root": None, "allow_outside": False}
+        made: dict[str, Any] = {"source": "annotations", "path": "lists/list.csv", "root": None, "allow_outside": False}
         made |= {"limits": DEFAULT_LIMITS, "hdr": "exclude", "interlaced": "exclude", **changes}
         return DataSource(**made)
 
@@ -227,8 +227,8 @@ class TestInterruptedRun:
         (here / "videos/list.csv").write_text("path\na.mp4\nabsent.mp4\nb.mp4\n")
         assert main(["manifest", "videos/list.csv"]) == 1
         said = capsys.readouterr().err
-        assert "1 of 3 videos cannot be listed:\n  - absent.mp4: no such file" in said
-        assert "the others are not read again" in said
+        assert "1 of 3 videos cannot be listed, and the manifest is as it was:\n  - absent.mp4: no such file" in said
+        assert "it does not read the others again" in said
         (here / "videos/list.csv").write_text("path\na.mp4\nb.mp4\nc.mp4\n")
         assert main(["manifest", "videos/list.csv"]) == 0
         assert "which had read 2 videos" in capsys.readouterr().out

@@ -6,7 +6,7 @@ import csv
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from taehv.data.shard_plan import ShardPlan
 from taehv.data.sources import FolderFiles
 from taehv.data.splits import SPLITS, SplitName
 from taehv.data.store_files import StoreFiles
+from taehv.data.workers import Workers
 from taehv.model.variants import VARIANTS
 from taehv.runtime.errors import UserError
 from taehv.teachers.base import load_teacher
@@ -137,7 +138,7 @@ def test_whole_videos_are_in_one_split_when_there_are_enough(videos: Path) -> No
 
 def test_400_videos_more_than_needed_are_one_counted_line(capsys: pytest.CaptureFixture[str]) -> None:
     quarantined = [Quarantined(f"=\x1b{number}.mp4", "too short", "the video has 1 frames") for number in range(400)]
-    _report(DatasetPlan("by video", (), 58, tuple(quarantined)), quarantined)
+    _report(DatasetPlan("by video", (), 58, tuple(quarantined), 0), quarantined)
     printed = capsys.readouterr().out.splitlines()
     assert "58 videos more than validation and test need (validation.samples) are trained on, whole" in printed
     assert printed[-1] == "left out: 400 videos in all (400 too short); data/quarantine.csv lists them"
@@ -236,11 +237,12 @@ def test_files_are_few_however_many_the_videos_and_each_shard_is_about_as_large_
 
 def test_what_dataset_json_says_does_not_grow_with_the_videos(videos: Path) -> None:
     names = [numbered_video(videos / f"{number:02d}.mkv", 8, first=number).name for number in range(24)]
+    params = small_params(split={"by_video_from": 2}, store={"shard_mb": 1})
     list_videos(names)
-    run(small_params(split={"by_video_from": 2}))
+    run(params)
     many = Path("data/dataset.json").stat().st_size
     list_videos(names[:12])
-    run(small_params(split={"by_video_from": 2}))
+    run(params)
     assert abs(many - Path("data/dataset.json").stat().st_size) < 100
 
 
@@ -308,21 +310,49 @@ def test_broken_files_are_left_out_with_reasons_and_the_run_goes_on(videos: Path
     assert reasons["small.mkv"] == "too small: 64x16 pixels, the stored canvas is 48x32 (width x height)"
 
 
-def test_a_video_that_breaks_only_when_decoded_leaves_its_place_to_the_others(videos: Path) -> None:
-    numbered_video(videos / "good.mkv", 60)
-    data = bytearray(write_mp4(videos / "bad.mp4", 60, index_first=True).read_bytes())
+def write_damaged(path: Path) -> None:
+    """A video whose damage is found when it is decoded, not before."""
+    data = bytearray(write_mp4(path, 60, index_first=True).read_bytes())
     middle = len(data) // 2
     data[middle : middle + 400] = bytes(byte ^ 0xFF for byte in data[middle : middle + 400])
-    (videos / "bad.mp4").write_bytes(bytes(data))
+    path.write_bytes(bytes(data))
+
+
+def test_a_video_that_breaks_only_when_decoded_leaves_its_place_to_the_others(videos: Path) -> None:
+    numbered_video(videos / "good.mkv", 60)
+    write_damaged(videos / "bad.mp4")
     list_videos(["bad.mp4", "good.mkv"])
-    dataset = run(small_params(samples=4))
+    params = small_params(samples=4, store={"shard_mb": 100})
+    dataset = run(params)
     assert quarantine()["bad.mp4"].startswith("corrupt: frame ")
     assert dataset["splits"]["val"] == {"clips": 4, "shards": 1, "videos": 1, "first_videos": ["good.mkv"]}
     assert {path.name for path in CLIPS.iterdir()} == {"index.arrow", "shards.csv", *StoreFiles.read(CLIPS).shards}
 
     (videos / "bad.mp4").unlink()
     list_videos(["good.mkv"])
-    assert run(small_params(samples=4))["dataset_sha256"] == dataset["dataset_sha256"]
+    assert run(params)["dataset_sha256"] == dataset["dataset_sha256"]
+
+
+def test_a_video_that_breaks_only_when_decoded_has_no_shard_written_again_but_its_own(
+    videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole videos to a split, so that the others' clips do not change: their shards stay what they are, too."""
+    names = [numbered_video(videos / f"{number}.mkv", 8, first=number).name for number in range(9)]
+    write_damaged(videos / "4.mp4")
+    list_videos(sorted([*names, "4.mp4"]))
+    rounds: list[list[int]] = []
+    work = Workers.map
+
+    def noted(self: Workers, function: Any, tasks: Sequence[Any], **shown: Any) -> Any:
+        rounds.append([task.number for task in tasks if isinstance(task, ShardPlan)])
+        return work(self, function, tasks, **shown)
+
+    monkeypatch.setattr(Workers, "map", noted)
+    dataset = run(small_params(samples=1, split={"by_video_from": 2}, store={"shard_mb": 0.3}))
+    assert dataset["videos"] == 9 and set(quarantine()) == {"4.mp4"}
+    inspected, first, *again = rounds
+    assert inspected == [] and first == list(range(len(first))) and len(first) > 2
+    assert [len(numbers) for numbers in again] == [1]
 
 
 def test_hdr_interlaced_and_unknown_colours_are_left_out_by_name_and_the_run_goes_on(videos: Path) -> None:

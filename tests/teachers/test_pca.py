@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from taehv.config.params import TeacherChoice
 from taehv.config.sections import read_section
 from taehv.model.variants import TRAINABLE, VARIANTS, Variant
 from taehv.runtime.errors import ConfigError
+from taehv.teachers import pca
 from taehv.teachers.base import TEACHERS, TeacherError, load_teacher, teacher_class
 from taehv.teachers.pca import PcaTeacher, block_values, blocks_of, fit_pca, frames_of
 
@@ -195,3 +197,42 @@ def test_params_offer_the_teachers_that_there_are() -> None:
         read_section(TeacherChoice, {"name": "vae"}, "params")
     with pytest.raises(ConfigError, match=f"name: missing; expected one of {', '.join(TEACHERS)}"):
         read_section(TeacherChoice, {}, "params")
+
+
+class CountedClips:
+    """Clips of several sources, some noise each, that remember which were read."""
+
+    def __init__(self, clips_of_each: list[int]) -> None:
+        self._sources = np.repeat(np.arange(len(clips_of_each)), clips_of_each)
+        self.read: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+    def source_numbers(self, clip_ids: Sequence[int]) -> np.ndarray:
+        return self._sources[list(clip_ids)]
+
+    def clip(self, clip_id: int) -> np.ndarray:
+        self.read.append(clip_id)
+        return np.random.default_rng(clip_id).integers(0, 256, (8, 3, 16, 16), dtype=np.uint8)
+
+
+def test_each_clip_is_read_once_in_order_and_no_more_of_them_than_the_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pca, "MOST_CLIPS", 50)
+    few, many = CountedClips([20, 30]), CountedClips([3] * 400)
+    for number, clips in enumerate((few, many)):
+        PcaTeacher.fit(clips, 8, HUNYUAN, tmp_path / str(number))
+        size_looked_at, *read = clips.read
+        assert size_looked_at == 0 and read == sorted(set(read))
+    assert few.read[1:] == list(range(50))
+    assert len(many.read) == 51 and np.ptp(np.diff(many.read[1:])) <= 1
+    assert json.loads((tmp_path / "1/teacher.json").read_text())["clips"] == 50
+
+
+def test_what_is_said_of_it_does_not_grow_with_the_sources(tmp_path: Path) -> None:
+    for sources in (2, 200):
+        PcaTeacher.fit(CountedClips([2] * sources), 8, HUNYUAN, tmp_path / str(sources))
+    small, large = ((tmp_path / str(sources) / "teacher.json").stat().st_size for sources in (2, 200))
+    assert abs(large - small) < 50

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from support.journal_damage import mutate
 from support.project import REPOSITORY
 
-from taehv.tracking.journal import Journal, JournalError, JournalInUseError, is_being_written, read_lines
+from taehv.tracking.journal import Journal, JournalError, is_being_written, read_lines
 
 
 def test_an_event_is_in_the_file_as_one_json_line_before_append_returns(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_two_processes_cannot_write_the_same_journal(tmp_path: Path) -> None:
     assert other.stdout is not None
     other.stdout.readline()
     assert is_being_written(path)
-    with pytest.raises(JournalInUseError, match="another process"):
+    with pytest.raises(JournalError, match="another process"):
         Journal(path)
     other.kill()
     other.wait()

@@ -32,13 +32,14 @@ from taehv.config.profiles import load_profile
 from taehv.model.init import create_model
 from taehv.model.variants import VARIANTS
 from taehv.tracking.run import stage_run
-from taehv.tracking.store_uri import tracking_uri
+from taehv.tracking.store import tracking_uri
 
 MODEL = create_model(VARIANTS["hunyuan_video"], 1 / 16, "torch_default", seed=5).eval()
 NAME = "taehv-hunyuan_video-embedded"
 DATASET = {
     "schema": 1,
     "dataset_sha256": "ab" * 32,
+    "teacher_sha256": "cd" * 32,
     "split_rule": "by time",
     "bytes": 1,
     "splits": {"test": {"clips": 6}},

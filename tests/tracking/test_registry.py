@@ -8,8 +8,7 @@ import pytest
 from mlflow import MlflowClient
 
 from taehv.tracking.registry import CHAMPION, Decision, Registry, decide
-from taehv.tracking.store import open_store
-from taehv.tracking.store_uri import tracking_uri
+from taehv.tracking.store import open_store, tracking_uri
 
 TAGS = {"test_psnr_db": "27.5", "dataset_sha256": "ab" * 32, "test_clips": "24", "test_frames": "9"}
 

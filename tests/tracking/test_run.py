@@ -29,8 +29,7 @@ from taehv.tracking.journal import Journal, read_lines
 from taehv.tracking.metric_names import metric_name
 from taehv.tracking.run import StageRun, stage_run
 from taehv.tracking.send_state import TrackingFolder
-from taehv.tracking.store import open_store
-from taehv.tracking.store_uri import StoreError, tracking_uri
+from taehv.tracking.store import StoreError, open_store, tracking_uri
 from taehv.tracking.tags import Ending, ending_of
 
 PARAMS = load_params(REPOSITORY / "params.yaml")
@@ -64,7 +63,7 @@ def test_a_run_says_what_ran_where_with_what(root: Path, tmp_path: Path, monkeyp
     file = tmp_path / "history.json"
     file.write_text("{}")
     dataset = tmp_path / "dataset.json"
-    dataset.write_text(json.dumps({"dataset_sha256": "ab" * 32, "split_rule": "by time"}))
+    dataset.write_text(json.dumps({"dataset_sha256": "ab" * 32, "teacher_sha256": "t", "split_rule": "by time"}))
     with stage_run("evaluate", PARAMS, PROFILE) as run:
         run.metrics(3, {"val/psnr": 25.5, "val/psnr/Gänse (1).mp4": 20.0})
         run.artifact(file, "reports")
@@ -189,7 +188,7 @@ def test_a_system_with_no_room_for_the_sender_does_not_fail_the_stage_which_trie
 ) -> None:
     monkeypatch.setattr(sender_process, "SECONDS_BETWEEN_STARTS", 0.0)
     folder = TrackingFolder(tmp_path)
-    with Journal(folder.journal) as journal:
+    with contextlib.closing(Journal(folder.journal)) as journal:
         journal.append("begin", key="no-room", name="a800_test", parent_run_id=None, tags={})
         with no_new_files():
             sender = sender_process.SenderProcess(folder)

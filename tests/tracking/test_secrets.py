@@ -59,7 +59,9 @@ def assert_no_secret_in(root: Path, *outputs: str) -> None:
 def test_a_store_that_fails_reveals_nothing(kind: str, tmp_path: Path) -> None:
     with silent_server() as silent:
         uri = silent if kind == "silent" else f"http://127.0.0.1:{free_port()}"
-        result = run_stage(tmp_path, **with_secrets(uri))
+        # The sender, which lets everybody else go first, has time to say that it got no answer.
+        soon = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "1", "TAEHV_TRACKING_DRAIN_SECONDS": "60"}
+        result = run_stage(tmp_path, **with_secrets(uri), **soon)
         synced = track(tmp_path, "sync", **with_secrets(uri))
     assert "does not work" in result.stderr
     assert synced.returncode == 1

@@ -61,7 +61,7 @@ def left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     info = {"schema": 1, "variant": "hunyuan_video", "width": 1 / 16, "step": 3, "time": "2026-01-01T00:00:00+00:00"}
     (best_model / "model_info.json").write_text(json.dumps(info))
-    dataset.write_text(json.dumps({"dataset_sha256": "ab" * 32, "split_rule": "by time"}))
+    dataset.write_text(json.dumps({"dataset_sha256": "ab" * 32, "teacher_sha256": "t", "split_rule": "by time"}))
     with stage_run("a800_test", PARAMS, PROFILE) as trained:
         trained.dataset(dataset, "training")
         for step in range(4):

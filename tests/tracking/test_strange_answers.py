@@ -11,7 +11,7 @@ import pytest
 from mlflow.entities import Run
 from support.mlflow_servers import MlflowServer, dripping_server, json_answer, proxy_that_answers
 from support.project import REPOSITORY
-from support.tracked_runs import runs, sqlite, steps
+from support.tracked_runs import runs, steps
 
 from taehv.config.params import load_params
 from taehv.config.profiles import load_profile
@@ -95,20 +95,6 @@ def test_points_that_something_else_took_are_sent_again(
     run = run_with(server.uri, key)
     assert run.info.status == "FINISHED"
     assert steps(server.uri, run.info.run_id, "val/psnr") == dict.fromkeys(range(5), 1)
-
-
-def test_a_journal_that_once_believed_in_a_run_without_an_id_is_sent_whole(
-    unsent: TrackingFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    uri = sqlite(tmp_path)
-    poisoned = {"schema": 1, "store": uri, "run_id": "", "model_id": None, "next_number": 7, "refused": {}}
-    unsent.send_state.write_text(json.dumps({**poisoned, "complete": False}))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    said: list[str] = []
-    assert sync(journals(), said.append), said
-    (run,) = runs(uri)
-    assert steps(uri, run.info.run_id, "train/loss") == dict.fromkeys(range(5), 1)
-    assert "seed" in run.data.params
 
 
 def test_what_a_servers_database_cannot_hold_is_set_aside_and_everything_else_arrives(

@@ -60,7 +60,7 @@ def test_two_stages_at_once_a_killed_server_and_a_killed_stage_lose_nothing_and_
     wait_until(lambda: has_sent_metrics(folders[2]), killed)
     killed.kill()
     killed.wait()
-    wait_until(lambda: "everything has arrived" in track(tmp_path, "sync", MLFLOW_TRACKING_URI=server.uri).stdout)
+    assert "everything has arrived" in track(tmp_path, "sync", MLFLOW_TRACKING_URI=server.uri).stdout
     found = runs(server.uri)
     assert sorted(run.info.status for run in found) == ["FINISHED", "FINISHED", "KILLED"]
     for run in found:

@@ -12,8 +12,7 @@ from mlflow import MlflowClient
 from support.project import REPOSITORY
 
 from taehv.tracking.probe import reach_store
-from taehv.tracking.store import open_store
-from taehv.tracking.store_uri import StoreError, check_uri, database_file, is_database, tracking_uri
+from taehv.tracking.store import StoreError, check_uri, database_file, is_database, open_store, tracking_uri
 from taehv.tracking.tags import parent_from_environment
 
 

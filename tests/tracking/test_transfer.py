@@ -70,7 +70,9 @@ def fill(root: Path, patch: pytest.MonkeyPatch) -> None:
     model = create_model(VARIANTS["hunyuan_video"], 1 / 16, "torch_default", seed=5)
     save_file(model.state_dict(), folder / "model.safetensors")
     (folder / "model_info.json").write_text(json.dumps({"variant": "hunyuan_video", "width": 1 / 16}))
-    dataset.write_text(json.dumps({"dataset_sha256": "ab" * 32, "split_rule": "by time", "bytes": 1}))
+    dataset.write_text(
+        json.dumps({"dataset_sha256": "ab" * 32, "teacher_sha256": "t", "split_rule": "by time", "bytes": 1})
+    )
     client = MlflowClient(sqlite(root))
     experiment = open_store()
     parent = client.create_run(experiment, run_name="pipeline")

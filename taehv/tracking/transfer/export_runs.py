@@ -12,8 +12,7 @@ from typing import Any
 from taehv.runtime import atomic_files
 from taehv.tracking.queries import ENDED
 from taehv.tracking.secrets import without_secrets
-from taehv.tracking.store import open_store
-from taehv.tracking.store_uri import tracking_uri
+from taehv.tracking.store import open_store, tracking_uri
 from taehv.tracking.transfer.archive import INDEX, REGISTRY, ArchiveError
 from taehv.tracking.watchdog import exchange
 

@@ -11,8 +11,7 @@ import yaml
 
 from taehv.runtime.yaml_files import YamlFileError, read_yaml
 from taehv.tracking.queries import ENDED, METRIC_BATCH, PARAM_BATCH, batches
-from taehv.tracking.store import open_store
-from taehv.tracking.store_uri import tracking_uri
+from taehv.tracking.store import open_store, tracking_uri
 from taehv.tracking.transfer.archive import ArchiveError
 from taehv.tracking.transfer.archive_records import read_archive, read_points, read_registry
 from taehv.tracking.watchdog import exchange

@@ -10,9 +10,7 @@ from taehv.evaluation.parity import RunRecord, read_run
 from taehv.runtime.errors import UserError
 from taehv.runtime.paths import TrainingOutputs
 from taehv.tracking.secrets import without_secrets
-from taehv.tracking.store import store_errors
-from taehv.tracking.store_location import check_place
-from taehv.tracking.store_uri import check_uri, database_file, tracking_uri
+from taehv.tracking.store import check_place, check_uri, database_file, store_errors, tracking_uri
 
 # isort: split
 # store sets MLflow's environment, so mlflow comes after it.

@@ -12,12 +12,21 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import Timeout
+
 from taehv.runtime.paths import main_repository
 from taehv.tracking.journal import is_being_written
-from taehv.tracking.send_state import SenderLock, TrackingFolder, send_state_if_readable, tracking_folders
-from taehv.tracking.store import open_store
-from taehv.tracking.store_location import home_of_files, local_folder
-from taehv.tracking.store_uri import StoreError, artifact_root, database_file, tracking_uri
+from taehv.tracking.send_state import TrackingFolder, send_state_if_readable, tracking_folders
+from taehv.tracking.store import (
+    StoreError,
+    artifact_root,
+    database_file,
+    home_of_files,
+    local_folder,
+    open_store,
+    sqlite_uri,
+    tracking_uri,
+)
 
 BEFORE = ".before-relocate"
 """What the names of the old database and the old folder of files end with."""
@@ -113,8 +122,7 @@ def _make_empty_store(database: Path) -> None:
 def _store_in(database: Path) -> Iterator[None]:
     """Here and in MLflow, the store is this file."""
     before = os.environ.get("MLFLOW_TRACKING_URI")
-    quoted = str(database).replace("%", "%25").replace("?", "%3F")
-    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{quoted}"
+    os.environ["MLFLOW_TRACKING_URI"] = sqlite_uri(database)
     try:
         yield
     finally:
@@ -126,12 +134,14 @@ def _store_in(database: Path) -> Iterator[None]:
 
 def _check_nothing_runs() -> None:
     for folder in tracking_folders():
-        lock = SenderLock(folder.sender_lock)
         try:
-            if is_being_written(folder.journal) or not lock.acquire(wait=False):
-                raise StoreError(f"a stage is running and tracks in {folder.root}; wait for it, or stop it")
-        finally:
-            lock.release()
+            is_running = is_being_written(folder.journal)
+            with folder.sender_lock().acquire(blocking=False):
+                pass
+        except Timeout:
+            is_running = True
+        if is_running:
+            raise StoreError(f"a stage is running and tracks in {folder.root}; wait for it, or stop it")
 
 
 def _put_away(folders: Iterable[Path]) -> Path | None:
