@@ -24,6 +24,9 @@ def _impossible(values: Mapping[str, Any]) -> Iterator[Problem]:
     match values:
         case {"gpus": gpus, "processes": processes} if gpus not in (0, processes):
             yield Problem("gpus", f"must be 0 or equal to processes ({processes})")
+    match values:
+        case {"ray_address": str(), "workers": workers} if workers != "ray":
+            yield Problem("ray_address", f"is read with workers: ray alone, workers is {workers}")
     unknown = [target for target in values.get("targets", ()) if target not in STAGE_KEYS]
     if unknown:
         yield Problem("targets", f"must be stages ({', '.join(STAGE_KEYS)}), got {', '.join(unknown)}")
@@ -50,8 +53,11 @@ class Profile(Section):
     """Clips per batch in validation on each device."""
     threads: AtLeastOne | None
     """CPU threads per process; null uses all cores, shared out over the processes."""
-    workers: AtLeastOne | None
-    """Processes that decode videos in prepare_data; null uses all cores."""
+    workers: AtLeastOne | Literal["ray"] | None
+    """Processes that decode videos in prepare_data; null uses all cores; `ray` those of a Ray cluster."""
+    ray_address: str | None
+    """The cluster, with `workers: ray`: `host:port`, or `auto` for the one that this machine is part of; null starts
+    one on this machine alone."""
     reader_workers: AtLeastZero
     """Processes that read clips for each training process, where they are stored as video (docs/data.md says how many
     it takes); 0: one thread, which is best for raw clips."""

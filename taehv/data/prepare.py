@@ -24,7 +24,7 @@ from taehv.data.remote_shards import RemoteShards
 from taehv.data.shard_plan import ShardPlan, Starts, shard_plans, shard_starts
 from taehv.data.sources import open_source
 from taehv.data.splits import SPLITS
-from taehv.data.workers import Mapper, Workers, worker_count
+from taehv.data.workers import Mapper, open_mapper
 from taehv.model.variants import VARIANTS
 from taehv.runtime import atomic_files, paths
 from taehv.runtime.errors import UserError
@@ -54,7 +54,7 @@ def prepare(params: Params, profile: Profile) -> dict[str, Any]:
         UserError: the manifest or source cannot be used, no dataset can be made of the videos, or the disk is too full.
     """
     with _building() as folder:
-        with Workers(worker_count(profile)) as workers:
+        with open_mapper(profile) as workers:
             videos, unreadable = _inspect(params, workers)
             plan, shards, undecodable = _cut(params, profile, videos, unreadable, folder / "clips", workers)
         quarantined = [*unreadable, *undecodable, *plan.quarantined]

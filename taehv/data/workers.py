@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -68,9 +69,17 @@ class Mapper(Protocol):
         ...
 
 
-def worker_count(profile: Profile) -> int:
-    """Processes that decode videos on this machine: the profile's, or one per core."""
-    return available_cores() if profile.workers is None else profile.workers
+def open_mapper(profile: Profile) -> AbstractContextManager[Mapper]:
+    """What the profile's ``workers`` names.
+
+    Raises:
+        UserError: it is Ray, which is not installed or does not answer.
+    """
+    if profile.workers == "ray":
+        from taehv.data.ray_workers import RayWorkers
+
+        return RayWorkers(profile.ray_address)
+    return Workers(available_cores() if profile.workers is None else profile.workers)
 
 
 def advance() -> None:
@@ -79,6 +88,17 @@ def advance() -> None:
         return
     with _progress.get_lock():
         _progress.value += 1
+
+
+@contextmanager
+def counting() -> Iterator[Any]:
+    """Around tasks that run in this process: gives the counter of the units that ``advance`` counts."""
+    global _progress
+    _progress = multiprocessing.Value("q", 0)
+    try:
+        yield _progress
+    finally:
+        _progress = None
 
 
 @dataclass
@@ -210,17 +230,12 @@ class SameProcess:
         name: Callable[[TaskT], str],
     ) -> Iterator[ResultT]:
         """See Mapper."""
-        global _progress
-        _progress = multiprocessing.Value("q", 0)
-        try:
-            with progress_bar(label, unit, total) as bar:
-                units = _Units(bar, _progress)
-                for task in tasks:
-                    result = function(task)
-                    units.show()
-                    yield result
-        finally:
-            _progress = None
+        with progress_bar(label, unit, total) as bar, counting() as counter:
+            units = _Units(bar, counter)
+            for task in tasks:
+                result = function(task)
+                units.show()
+                yield result
 
     def __enter__(self) -> SameProcess:
         return self
