@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from taehv.config.params import Params, stage_params
+from taehv.data.dataset import SCHEMA as DATASET_SCHEMA
 from taehv.evaluation.run_records import HistoryRow, RecordError, finite, read_history, read_record, read_summary
 from taehv.model.model_folder import ModelError, load_model
 from taehv.runtime.hashing import sha256_of_json
@@ -80,7 +81,7 @@ def gather(outputs: TrainingOutputs, params: Params, dataset_json: Path) -> Evid
 def dataset_hash(dataset_json: Path) -> str | None:
     """The dataset's identity; None where there is no readable dataset.json."""
     try:
-        return str(read_record(dataset_json)["dataset_sha256"])
+        return str(read_record(dataset_json, DATASET_SCHEMA)["dataset_sha256"])
     except (RecordError, KeyError):
         return None
 

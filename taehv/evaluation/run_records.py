@@ -21,8 +21,8 @@ class RecordError(UserError):
     """A file of a training run that is missing, unreadable or not what it should be."""
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """A JSON file of ours: a mapping with ``"schema": 1``.
+def read_record(path: Path, schema: int = 1) -> dict[str, Any]:
+    """A JSON file of ours: a mapping with ``"schema"`` as given.
 
     Raises:
         RecordError: it is missing, not JSON, or of another schema.
@@ -33,8 +33,8 @@ def read_record(path: Path) -> dict[str, Any]:
         raise RecordError(f"{path} is missing") from error
     except (OSError, ValueError, RecursionError) as error:
         raise RecordError(f"{path} cannot be read: {error}") from error
-    if not isinstance(record, dict) or record.get("schema") != 1:
-        raise RecordError(f'{path} is not a mapping with "schema": 1')
+    if not isinstance(record, dict) or record.get("schema") != schema:
+        raise RecordError(f'{path} is not a mapping with "schema": {schema}')
     return record
 
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from support.finished_run import GOOD_HISTORY, FinishedRun, history_row, make_params
 
 from taehv.config.params import Params
+from taehv.data.dataset import SCHEMA
 from taehv.evaluation import gate_checks
 from taehv.evaluation.gate import GateRefusal, Verdict, check_fresh, judge, read_verdict, write_metrics, write_verdict
 from taehv.evaluation.gate_checks import Check, Evidence
@@ -358,7 +359,7 @@ class TestFreshness:
         assert "stale: the best model changed" in self.refusal(verdict_path, run)
 
     def test_another_dataset_is_stale(self, run: FinishedRun, verdict_path: Path) -> None:
-        run.write(run.dataset_json, {"schema": 1, "dataset_sha256": "e" * 64})
+        run.write(run.dataset_json, {"schema": SCHEMA, "dataset_sha256": "e" * 64})
         assert "stale: the dataset changed" in self.refusal(verdict_path, run)
 
     @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import yaml
 from safetensors.torch import save_file
 
 from taehv.config.params import Params, TrainingStage, dump_resolved, parse_params, stage_params
+from taehv.data.dataset import SCHEMA
 from taehv.model.taehv import TAEHV
 from taehv.model.variants import VARIANTS
 from taehv.runtime.hashing import sha256_of_json
@@ -55,7 +56,7 @@ class FinishedRun:
         self.stage = stage
         self.outputs = TrainingOutputs(root / "runs" / stage)
         self.dataset_json = root / "data" / "dataset.json"
-        self.write(self.dataset_json, {"schema": 1, "dataset_sha256": DATASET_SHA256})
+        self.write(self.dataset_json, {"schema": SCHEMA, "dataset_sha256": DATASET_SHA256})
         self.write_history(GOOD_HISTORY)
         self.write_model(seed=0, step=1000, psnr=26.5)
         self.write_summary()
