@@ -119,6 +119,7 @@ def test_a_process_keeps_few_shards_open_however_many_it_reads(
     monkeypatch.setattr(clip_shards, "MOST_OPEN", 2)
     store = write_clips(tmp_path, "train", {f"{number}.mp4": [clips[number % 3]] for number in range(7)})
     read = [store.clip(clip_id) for clip_id in (0, 1, 2, 3, 4, 5, 6, 0)]
+    assert isinstance(store._shards, clip_shards.OpenShards)
     assert len(store._shards) == 2
     np.testing.assert_array_equal(read, [clips[number % 3] for number in (0, 1, 2, 3, 4, 5, 6, 0)])
 

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 import torch
-from support.clip_stores import moving_picture, write_clips
+from support.clip_stores import moving_pattern, write_clips
 
 from taehv.config.params import ClipCodecName
 from taehv.data.clip_store import ClipStore
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow
 
 
 def write_store(root: Path, codec: ClipCodecName = "near-lossless") -> ClipStore:
-    return write_clips(root, "train", {f"{source}.mp4": [moving_picture(source)] for source in range(5)}, codec)
+    return write_clips(root, "train", {f"{source}.mp4": [moving_pattern(source)] for source in range(5)}, codec)
 
 
 def loader(store: ClipStore, workers: int) -> SlotLoader:

@@ -36,7 +36,7 @@ def plan_of(dataset: dict[str, list[str]]) -> DatasetPlan:
         )
         planned = tuple(ClipPlan(split, Box(n, 0, 0), Extent(4, 8, 8)) for n, split in enumerate(dataset[path]))  # type: ignore[arg-type]
         plans.append(VideoPlan(video, 1, 8, 8, planned))
-    return DatasetPlan("by time", tuple(plans), 0, ())
+    return DatasetPlan("by time", tuple(plans), 0, (), 0)
 
 
 @given(datasets, st.integers(1, 30))

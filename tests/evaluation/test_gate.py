@@ -358,7 +358,7 @@ class TestFreshness:
         assert "stale: the best model changed" in self.refusal(verdict_path, run)
 
     def test_another_dataset_is_stale(self, run: FinishedRun, verdict_path: Path) -> None:
-        run.write(run.dataset_json, {"schema": 1, "dataset_sha256": "e" * 64, "teacher_sha256": "t"})
+        run.write(run.dataset_json, {"schema": 2, "dataset_sha256": "e" * 64, "teacher_sha256": "t"})
         assert "stale: the dataset changed" in self.refusal(verdict_path, run)
 
     @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ class FinishedRun:
         self.stage = stage
         self.outputs = TrainingOutputs(root / "runs" / stage)
         self.dataset_json = root / "data" / "dataset.json"
-        self.write(self.dataset_json, {"schema": 1, "dataset_sha256": DATASET_SHA256, "teacher_sha256": "t"})
+        self.write(self.dataset_json, {"schema": 2, "dataset_sha256": DATASET_SHA256, "teacher_sha256": "t"})
         self.write_history(GOOD_HISTORY)
         self.write_model(seed=0, step=1000, psnr=26.5)
         self.write_summary()

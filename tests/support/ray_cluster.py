@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import secrets
-import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,8 +25,7 @@ class RayCluster:
 
     def kill_node(self, number: int) -> None:
         """As when a machine goes off: the node and all of its workers die at once."""
-        for process in [*psutil.Process(self.nodes[number].pid).children(recursive=True), self.nodes[number]]:
-            os.kill(process.pid, signal.SIGKILL)
+        _kill(self.nodes[number].pid)
 
 
 @contextmanager
@@ -55,9 +52,16 @@ def ray_cluster(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RayCl
     finally:
         for node in nodes:
             if node.poll() is None:
-                for process in [*psutil.Process(node.pid).children(recursive=True), psutil.Process(node.pid)]:
-                    process.kill()
+                _kill(node.pid)
             node.wait()
+
+
+def _kill(process: int) -> None:
+    """It and all that it has started, at once."""
+    node = psutil.Process(process)
+    for one in [*node.children(recursive=True), node]:
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
 
 
 def _wait_until_up(address: str, nodes: int, folder: Path) -> None:

@@ -17,7 +17,7 @@ from support.training_states import new_state, spec, train_a_little
 
 from taehv.config.params import Params, TrainingStage, parse_params
 from taehv.runtime.paths import work_folder
-from taehv.training.checkpoint import CheckpointError, read_manifest
+from taehv.training.checkpoint import CheckpointError, read_checkpoint_manifest
 from taehv.training.checkpoint_writer import newest_first
 from taehv.training.resume import restore
 from taehv.training.run_spec import RunSpec
@@ -62,7 +62,7 @@ def test_an_older_checkpoint_is_one_of_this_run_and_training_goes_on_from_it(run
     state = new_state(seed=99, width=TINY["model"]["width"], params=run.params)
     assert restore(state, run, [unfinished]) == "resumed unfinished work at step 2"
     (checkpoint,) = newest_first([unfinished])
-    assert read_manifest(checkpoint).fingerprint == run.fingerprint
+    assert read_checkpoint_manifest(checkpoint).fingerprint == run.fingerprint
     for file, model in (("model", state.student), ("ema", state.ema)):
         saved = load_file(checkpoint / f"{file}.safetensors")
         assert all(torch.equal(value, saved[key]) for key, value in model.state_dict().items())
