@@ -458,6 +458,19 @@ STAGE_KEYS: Mapping[StageName, tuple[str, ...]] = {
 }
 
 
+ADDED_LATER: Mapping[str, Any] = {
+    "@.data.frame_stride": 1,  # trainings read it since it can be a range
+    "@.data.store.shuffle_block_shards": 0,
+    "@.augment.brightness": 0.0,
+    "@.augment.contrast": 0.0,
+    "@.augment.saturation": 0.0,
+    "@.augment.hue": 0.0,
+    "@.augment.blur_sigma": None,
+}
+"""What a training did before it could be chosen. With these values it is the same training, and has the same work
+folder (tests/training/test_older_runs.py): a new version does not lose unfinished work."""
+
+
 def load_params(path: Path = Path("params.yaml")) -> Params:
     """Read and check a params file.
 
@@ -488,10 +501,19 @@ def dump_resolved(params: Params, path: Path) -> None:
 
 
 def stage_params(params: Params, stage: StageName) -> dict[str, Any]:
-    """The dotted keys, with ``scales.<scale>`` spelled out, and values that the stage's result depends on."""
+    """The dotted keys, with ``scales.<scale>`` spelled out, and values that the stage's result depends on.
+
+    Those of ADDED_LATER are left out where their value is what was done before.
+    """
     flat = flatten(params.plain())
-    wanted = [key.replace("@", f"scales.{params.scale}", 1) for key in STAGE_KEYS[stage]]
-    return {key: value for key, value in flat.items() if is_below(key, wanted)}
+    scale = f"scales.{params.scale}"
+    wanted = [key.replace("@", scale, 1) for key in STAGE_KEYS[stage]]
+    as_before = {key.replace("@", scale, 1): value for key, value in ADDED_LATER.items()}
+    return {
+        key: value
+        for key, value in flat.items()
+        if is_below(key, wanted) and not (key in as_before and value == as_before[key])
+    }
 
 
 def is_below(dotted: str, sections: Iterable[str]) -> bool:

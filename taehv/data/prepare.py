@@ -7,7 +7,7 @@ import functools
 import shutil
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,16 @@ from taehv.data.dataset import describe_dataset, write_quarantine
 from taehv.data.extract_clips import CutFailed, UnusableVideos, WrittenShards, cut_shards
 from taehv.data.inspect_video import Quarantined, Video, inspect_video
 from taehv.data.manifest import read_manifest
+from taehv.data.ray_workers import RayWorkers
 from taehv.data.remote_shards import RemoteShards
 from taehv.data.shard_plan import ShardPlan, Starts, shard_plans, shard_starts
 from taehv.data.sources import open_source
 from taehv.data.splits import SPLITS
-from taehv.data.workers import Mapper, open_mapper
+from taehv.data.workers import Mapper, Workers
 from taehv.model.variants import VARIANTS
 from taehv.runtime import atomic_files, paths
 from taehv.runtime.errors import UserError
+from taehv.runtime.machine import available_cores
 from taehv.runtime.user_files import shown
 from taehv.teachers.base import teacher_class
 
@@ -54,7 +56,7 @@ def prepare(params: Params, profile: Profile) -> dict[str, Any]:
         UserError: the manifest or source cannot be used, no dataset can be made of the videos, or the disk is too full.
     """
     with _building() as folder:
-        with open_mapper(profile) as workers:
+        with _mapper(profile) as workers:
             videos, unreadable = _inspect(params, workers)
             plan, shards, undecodable = _cut(params, profile, videos, unreadable, folder / "clips", workers)
         quarantined = [*unreadable, *undecodable, *plan.quarantined]
@@ -80,6 +82,17 @@ def prepare(params: Params, profile: Profile) -> dict[str, Any]:
         # Last: it holds the hash of the others, so that a crash between the moves is found when they are opened.
         (folder / "dataset.json").replace(paths.DATASET)
     return dataset
+
+
+def _mapper(profile: Profile) -> AbstractContextManager[Mapper]:
+    """What the profile's ``workers`` names.
+
+    Raises:
+        UserError: it is Ray, which is not installed or does not answer.
+    """
+    if profile.workers == "ray":
+        return RayWorkers(profile.ray_address)
+    return Workers(available_cores() if profile.workers is None else profile.workers)
 
 
 def _inspect(params: Params, workers: Mapper) -> tuple[list[Video], list[Quarantined]]:

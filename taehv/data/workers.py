@@ -14,15 +14,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from tqdm import tqdm
 
-from taehv.config.profiles import Profile
 from taehv.runtime.errors import UserError
-from taehv.runtime.machine import available_cores
 
 TaskT = TypeVar("TaskT")
 ResultT = TypeVar("ResultT")
@@ -67,19 +65,6 @@ class Mapper(Protocol):
             UserError: a process died at the same task twice.
         """
         ...
-
-
-def open_mapper(profile: Profile) -> AbstractContextManager[Mapper]:
-    """What the profile's ``workers`` names.
-
-    Raises:
-        UserError: it is Ray, which is not installed or does not answer.
-    """
-    if profile.workers == "ray":
-        from taehv.data.ray_workers import RayWorkers
-
-        return RayWorkers(profile.ray_address)
-    return Workers(available_cores() if profile.workers is None else profile.workers)
 
 
 def advance() -> None:

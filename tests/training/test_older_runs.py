@@ -12,7 +12,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from support.golden_values import GOLDEN
-from support.project import merge
+from support.project import REPOSITORY, merge
 from support.training_states import new_state, spec, train_a_little
 
 from taehv.config.params import Params, TrainingStage, parse_params
@@ -31,7 +31,9 @@ TINY: dict[str, Any] = {"model": {"width": 1 / 64}, "seraena": {"width": 1, "rep
 
 
 def older_params(**changes: Any) -> Params:
-    raw = yaml.safe_load((OLDER / "params.yaml").read_text())
+    """With the values of this version for what has come since."""
+    raw: dict[str, Any] = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+    merge(raw, yaml.safe_load((OLDER / "params.yaml").read_text()))
     merge(raw, changes)
     return parse_params(raw)
 
@@ -56,6 +58,12 @@ def test_the_same_parameters_and_data_have_the_same_fingerprint_and_so_the_same_
     fingerprint = spec(older_params(scale=scale), dataset=DATASET, stage=stage).fingerprint
     assert fingerprint == FINGERPRINTS[f"{scale} {stage}"]
     assert work_folder(stage, fingerprint).name == fingerprint[:16]
+
+
+def test_a_parameter_that_came_since_counts_where_it_changes_the_training() -> None:
+    blurred = older_params(scales={"embedded": {"augment": {"blur_sigma": [0.1, 2.0]}}})
+    fingerprint = spec(blurred, dataset=DATASET, stage="a800_test").fingerprint
+    assert fingerprint != FINGERPRINTS["embedded a800_test"]
 
 
 def test_an_older_checkpoint_is_one_of_this_run_and_training_goes_on_from_it(run: RunSpec, unfinished: Path) -> None:
