@@ -16,7 +16,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.project import REPOSITORY
 
-from taehv.config.params import STAGE_KEYS, Gate, flatten, load_params, parse_params, resolved, stage_params
+from taehv.config.params import (
+    ADDED_LATER,
+    STAGE_KEYS,
+    Gate,
+    flatten,
+    load_params,
+    parse_params,
+    resolved,
+    stage_params,
+)
 from taehv.config.params_rules import SMALLEST_SIDE
 from taehv.losses.metrics import SSIM_WINDOW
 from taehv.runtime.errors import ConfigError
