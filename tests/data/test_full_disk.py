@@ -62,7 +62,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_a_disk_that_fills_up_in_prepare_data_leaves_the_old_dataset_as_it_was(project: Path, limit: str) -> None:
-    """The files of the first run take 16 entries; the second run is stopped by each of its first ones in turn."""
+    """The files of the first run take 14 entries; the second run is stopped by each of its first ones in turn."""
     run = "import runpy, sys; runpy.run_path(sys.argv[1], run_name='__main__')"
     python = f"{sys.executable} -W ignore"
     room = limit if limit.startswith("nr_") else "size=64m"

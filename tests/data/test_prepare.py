@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import itertools
 import json
 import shutil
 from collections.abc import Iterator, Sequence
@@ -31,11 +32,12 @@ from taehv.data.rgb_frames import FrameConverter
 from taehv.data.sampler import SlotDraw, SlotSampler, load_slots
 from taehv.data.shard_plan import ShardPlan
 from taehv.data.sources import FolderFiles
-from taehv.data.splits import SPLITS, SplitName
+from taehv.data.splits import SPLITS, SplitName, split_of_video
 from taehv.data.store_files import StoreFiles
 from taehv.data.workers import Workers
 from taehv.model.variants import VARIANTS
 from taehv.runtime.errors import UserError
+from taehv.runtime.hashing import sha256_of_file
 from taehv.teachers.base import load_teacher
 from taehv.teachers.pca import PcaTeacher
 
@@ -310,9 +312,9 @@ def test_broken_files_are_left_out_with_reasons_and_the_run_goes_on(videos: Path
     assert reasons["small.mkv"] == "too small: 64x16 pixels, the stored canvas is 48x32 (width x height)"
 
 
-def write_damaged(path: Path) -> None:
+def write_damaged(path: Path, frames: int = 60) -> None:
     """A video whose damage is found when it is decoded, not before."""
-    data = bytearray(write_mp4(path, 60, index_first=True).read_bytes())
+    data = bytearray(write_mp4(path, frames, index_first=True).read_bytes())
     middle = len(data) // 2
     data[middle : middle + 400] = bytes(byte ^ 0xFF for byte in data[middle : middle + 400])
     path.write_bytes(bytes(data))
@@ -336,9 +338,13 @@ def test_a_video_that_breaks_only_when_decoded_leaves_its_place_to_the_others(vi
 def test_a_video_that_breaks_only_when_decoded_has_no_shard_written_again_but_its_own(
     videos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whole videos to a split, so that the others' clips do not change: their shards stay what they are, too."""
+    """It is one that would have been trained on, so that the others' clips do not change either."""
+    params = small_params(samples=1, split={"by_video_from": 2}, store={"shard_mb": 0.7})
     names = [numbered_video(videos / f"{number}.mkv", 8, first=number).name for number in range(9)]
-    write_damaged(videos / "4.mp4")
+    for frames in itertools.count(60):
+        write_damaged(videos / "4.mp4", frames)
+        if split_of_video(sha256_of_file(videos / "4.mp4"), params.active.data.split) == "train":
+            break
     list_videos(sorted([*names, "4.mp4"]))
     rounds: list[list[tuple[str, ...]]] = []
     work = Workers.map
@@ -348,7 +354,7 @@ def test_a_video_that_breaks_only_when_decoded_has_no_shard_written_again_but_it
         return work(self, function, tasks, **shown)
 
     monkeypatch.setattr(Workers, "map", noted)
-    dataset = run(small_params(samples=1, split={"by_video_from": 2}, store={"shard_mb": 0.3}))
+    dataset = run(params)
     assert dataset["videos"] == 9 and set(quarantine()) == {"4.mp4"}
     inspected, first, *again = rounds
     assert inspected == [] and len(first) > 3
