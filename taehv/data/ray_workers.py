@@ -45,7 +45,7 @@ class RayWorkers:
         except ImportError as error:
             raise UserError("workers: ray needs the package ray: pip install 'ray[default]'") from error
         self._ray = ray
-        alone = {} if address else {"num_cpus": available_cores(), "include_dashboard": False}
+        alone: dict[str, Any] = {} if address else {"num_cpus": available_cores(), "include_dashboard": False}
         try:
             _reach(address)
             ray.init(address=address or "local", logging_level="warning", log_to_driver=True, **alone)
@@ -55,7 +55,7 @@ class RayWorkers:
                 "ray_address of the profile (and its token in RAY_AUTH_TOKEN), or make it null for this machine alone"
             ) from error
         self._cores = int(ray.cluster_resources().get("CPU", 1))
-        self._run = ray.remote(num_cpus=1, max_retries=_RETRIES, retry_exceptions=False)(_run)
+        self._run: Any = ray.remote(num_cpus=1, max_retries=_RETRIES, retry_exceptions=False)(_run)
 
     def map(
         self,
