@@ -7,6 +7,7 @@ lost to another one; a task may therefore run twice, and writes the same again.
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections import deque
@@ -48,7 +49,7 @@ class RayWorkers:
         alone: dict[str, Any] = {} if address else {"num_cpus": available_cores(), "include_dashboard": False}
         try:
             _reach(address)
-            ray.init(address=address or "local", logging_level="warning", log_to_driver=True, **alone)
+            ray.init(address=address or "local", logging_level=logging.WARNING, log_to_driver=True, **alone)
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(
                 f"there is no Ray cluster at {address!r} ({error}). Start one with `ray start --head`, name it in "
