@@ -12,6 +12,7 @@ from taehv.data.dataset import Dataset
 from taehv.data.store_files import StoreError
 from taehv.evaluation.run_records import HistoryRow, RecordError, finite, read_history, read_summary
 from taehv.model.checkpoints import WeightsError, load_model
+from taehv.runtime import paths
 from taehv.runtime.hashing import sha256_of_json
 from taehv.runtime.paths import TrainingOutputs
 
@@ -201,16 +202,18 @@ def _gpu_checks(evidence: Evidence, params: Params) -> list[GateCheck]:
 
 def _identity_checks(evidence: Evidence, params: Params) -> list[GateCheck]:
     """The run must have been made with the present params and dataset, or its numbers are about something else."""
-    wanted = {"params_sha256": sha256_of_json(stage_params(params, "a800_test"))}
-    if evidence.dataset_sha256 is not None:
-        wanted["dataset_sha256"] = evidence.dataset_sha256
+    wanted = {"params": sha256_of_json(stage_params(params, "a800_test")), "dataset": evidence.dataset_sha256}
     checks = []
-    for name, limit in wanted.items():
-        value = evidence.summary.get(name)
-        what = name.removesuffix("_sha256")
-        again = f"the run used another {what}: dvc repro -f -s a800_test"
-        reason = None if value == limit else evidence.summary_problem or again
-        checks.append(GateCheck(f"run_of_this_{what}", value, limit, f"{limit[:12]}...", value == limit, reason=reason))
+    for what, limit in wanted.items():
+        value = evidence.summary.get(f"{what}_sha256")
+        passed = limit is not None and value == limit
+        if limit is None:
+            reason: str | None = f"{paths.DATASET} cannot be read: dvc checkout --force {paths.DATASET}"
+        else:
+            again = f"the run used another {what}: dvc repro -f -s a800_test"
+            reason = None if passed else evidence.summary_problem or again
+        shown = "unknown" if limit is None else limit
+        checks.append(GateCheck(f"run_of_this_{what}", value, shown, f"{shown[:12]}...", passed, reason=reason))
     return checks
 
 

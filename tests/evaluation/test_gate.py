@@ -234,6 +234,15 @@ class TestCountersAndHardware:
         run.write_summary(dataset_sha256="e" * 64)
         assert verdict_of(run).failed_checks == ("run_of_this_dataset",)
 
+    @pytest.mark.parametrize("content", [None, "{", "{}"])
+    def test_a_dataset_that_cannot_be_told_is_not_the_right_one(self, run: FinishedRun, content: str | None) -> None:
+        if content is None:
+            run.dataset_json.unlink()
+        else:
+            run.dataset_json.write_text(content)
+        assert verdict_of(run).failed_checks == ("run_of_this_dataset",)
+        assert "dvc checkout --force data/dataset.json" in str(check_of(verdict_of(run), "run_of_this_dataset").reason)
+
 
 class TestDiagnosis:
     def test_it_names_check_value_limit_term_seed_and_dataset(self, run: FinishedRun) -> None:
