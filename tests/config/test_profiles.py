@@ -38,7 +38,7 @@ def test_the_environment_names_the_profile_and_local_is_the_default(monkeypatch:
 
 
 def test_a_profile_that_is_not_there_lists_those_that_are() -> None:
-    with pytest.raises(ConfigError, match="must be one of a800, h100, local, got 'b200'"):
+    with pytest.raises(ConfigError, match="must be one of a800, h100, local, ray, got 'b200'"):
         load_profile("b200", PROFILES)
 
 

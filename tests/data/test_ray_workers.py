@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 from support import ray_tasks
-from support.project import SUPPORT
+from support.project import REPOSITORY, SUPPORT
 from support.ray_cluster import RayCluster, ray_cluster
+from support.video_files import list_videos, numbered_video, small_params
 
+from taehv.config.profiles import load_profile
+from taehv.data.prepare import prepare
 from taehv.data.ray_workers import RayWorkers
 from taehv.runtime.errors import UserError
 
@@ -75,6 +78,22 @@ def test_what_always_kills_its_process_is_named(workers: RayWorkers) -> None:
 def test_an_address_without_a_cluster_is_an_error_that_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="no Ray cluster at '127.0.0.1:9'.*ray start"):
         RayWorkers("127.0.0.1:9")
+
+
+def test_a_cluster_makes_the_same_dataset_byte_for_byte(
+    cluster: RayCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("videos").mkdir()
+    list_videos(
+        [numbered_video(Path(f"videos/{name}.mkv"), 40, first=first).name for name, first in (("a", 0), ("b", 40))]
+    )
+    made = []
+    for changes in ({"workers": 1}, {"workers": "ray", "ray_address": cluster.address}):
+        prepare(small_params(), load_profile("local", REPOSITORY / "profiles").model_copy(update=changes))
+        made.append({file.name: file.read_bytes() for file in Path("data/clips").iterdir()})
+    assert made[0] == made[1]
+    assert len(made[0]) > 4
 
 
 def test_a_killed_node_costs_its_tasks_only(cluster: RayCluster, workers: RayWorkers) -> None:

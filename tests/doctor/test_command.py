@@ -61,7 +61,7 @@ def test_json_is_complete_and_the_exit_code_says_whether_something_failed(
 
 def test_a_wrong_configuration_is_exit_code_2(here: Project, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--profile", "b200"]) == 2
-    assert "must be one of a800, h100, local" in capsys.readouterr().err
+    assert "must be one of a800, h100, local, ray" in capsys.readouterr().err
     here.change_params({"seed": "none"})
     assert main(["doctor"]) == 2
     assert "seed" in capsys.readouterr().err

@@ -124,7 +124,7 @@ def test_a_dry_run_shows_the_targets_it_was_given() -> None:
 def test_an_unknown_profile_is_an_error_that_lists_the_known_ones() -> None:
     result = launch("--profile", "b200")
     assert result.returncode == 2
-    assert "must be one of a800, h100, local, got 'b200'" in result.stderr
+    assert "must be one of a800, h100, local, ray, got 'b200'" in result.stderr
 
 
 def test_a_broken_params_file_stops_before_dvc_starts(project: Project) -> None:
