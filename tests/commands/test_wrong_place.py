@@ -72,7 +72,7 @@ def test_a_store_that_is_no_database_is_one_clear_error(
 
 @pytest.mark.parametrize(
     ("folder", "arguments", "said"),
-    [("docs", [], "run it in the repository's root"), (".", ["--profile", ""], "must be one of a800, h100, local, ray")],
+    [("docs", [], "run it in the repository's root"), (".", ["--profile", ""], "must be one of a800, h100")],
 )
 def test_the_launcher_starts_nothing_in_a_subfolder_or_for_an_empty_profile(
     folder: str, arguments: list[str], said: str
