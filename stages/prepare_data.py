@@ -21,7 +21,7 @@ def main() -> int:
     params, profile = load_params(), load_profile()
     inputs = RecordedInputs.at_start("prepare_data", params)
     with stage_run("prepare_data", params, profile) as run:
-        dataset = prepare(params, profile)
+        dataset = prepare(params, profile, inputs.code)
         dump_resolved(params, paths.PREPARE_PARAMS)
         run.dataset(paths.DATASET, "preparation")
         run.metrics(0, {f"data/{split}_clips": float(facts["clips"]) for split, facts in dataset["splits"].items()})

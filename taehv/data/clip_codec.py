@@ -49,7 +49,7 @@ _RATE = Fraction(24)
 EQUAL_DB = 100.0
 """More than any clip has in which a single value differs by one."""
 _PADDING = 128
-"""Pixels by which a decoder's picture may be larger than the frame, along each side."""
+"""Pixels by which a decoder's output may be larger than the frame, along each side."""
 
 
 class ClipDecodeError(Exception):
@@ -185,8 +185,8 @@ class VideoCodec:
         cleaner = BitStreamFilterContext("filter_units=remove_types=6", stream) if self.standard == "h264" else None
         reformatter = VideoReformatter()
         frames: list[VideoFrame | None] = []
-        for number, picture in enumerate(np.ascontiguousarray(clip.transpose(0, 2, 3, 1))):
-            frame = self._as_encoded(VideoFrame.from_ndarray(picture, format="rgb24"), reformatter)
+        for number, frame_hwc in enumerate(np.ascontiguousarray(clip.transpose(0, 2, 3, 1))):
+            frame = self._as_encoded(VideoFrame.from_ndarray(frame_hwc, format="rgb24"), reformatter)
             frame.pts, frame.time_base = number, 1 / _RATE
             frames.append(frame)
         for end_or_frame in [*frames, None]:
@@ -212,7 +212,7 @@ class VideoCodec:
         import av
 
         frames, _, height, width = shape
-        # Damaged bytes may ask for any size. A decoder that goes on after an error would show another picture.
+        # Damaged bytes may ask for any size. A decoder that goes on after an error would show another frame.
         limits = {"max_pixels": str((height + _PADDING) * (width + _PADDING)), "err_detect": "explode"}
         number = 0
         try:

@@ -43,27 +43,27 @@ def covering(length: int, size: int) -> int:
 
 
 def cover_size(height: int, width: int, canvas_height: int, canvas_width: int) -> tuple[int, int]:
-    """Height and width of the picture scaled down, keeping its proportions, until it just covers the canvas.
+    """Height and width of the frame scaled down, keeping its proportions, until it just covers the canvas.
 
-    The picture must be at least as large as the canvas: nothing is ever scaled up.
+    The frame must be at least as large as the canvas: nothing is ever scaled up.
     """
     if canvas_height * width >= canvas_width * height:
         return canvas_height, max(canvas_width, _rounded(width * canvas_height, height))
     return max(canvas_height, _rounded(height * canvas_width, width)), canvas_width
 
 
-def training_boxes(part: Extent, canvas: Extent, *, at_most: int, whole_picture: bool) -> list[Box]:
+def training_boxes(part: Extent, canvas: Extent, *, at_most: int, whole_frame: bool) -> list[Box]:
     """Canvases that together cover a part of a video in space and time, thinned evenly to ``at_most``.
 
     Args:
-        part: the frames and picture to cover; at least as long and large as the canvas.
+        part: the frames to cover, and their size; at least as long and large as the canvas.
         canvas: what is stored of it at a time.
         at_most: the largest number of boxes.
-        whole_picture: cut tiles until the picture is covered; otherwise take one centred canvas per time window.
+        whole_frame: cut tiles until the frame is covered; otherwise take one centred canvas per time window.
     """
     starts = spread(covering(part.frames, canvas.frames), part.frames, canvas.frames)
-    rows = covering(part.height, canvas.height) if whole_picture else 1
-    columns = covering(part.width, canvas.width) if whole_picture else 1
+    rows = covering(part.height, canvas.height) if whole_frame else 1
+    columns = covering(part.width, canvas.width) if whole_frame else 1
     corners = _corners(part, canvas, rows, columns)
     return [Box(starts[time], *corners[place]) for time, place in thin(len(starts), len(corners), at_most)]
 
@@ -72,7 +72,7 @@ def held_out_boxes(part: Extent, clip: Extent, count: int) -> list[Box]:
     """Exactly ``count`` different clips on a fixed grid over a validation or test part.
 
     As many times as fit without overlap (at most ``count``), and at each time a grid of places whose proportions
-    follow the picture's. Where the picture leaves too few different places, times overlap instead; fewer boxes than
+    follow the frame's. Where the frame leaves too few different places, times overlap instead; fewer boxes than
     ``count`` come back only if the part does not hold that many different clips.
     """
     slack = Extent(part.frames - clip.frames, part.height - clip.height, part.width - clip.width)
@@ -94,7 +94,7 @@ def _corners(part: Extent, piece: Extent, rows: int, columns: int) -> list[tuple
 
 
 def _rows_and_columns(places: int, part: Extent, slack: Extent) -> tuple[int, int]:
-    """A grid of at least ``places``, all different, with columns / rows nearest to the picture's width / height."""
+    """A grid of at least ``places``, all different, with columns / rows nearest to the frame's width / height."""
     grids = [(rows, covering(places, rows)) for rows in range(1, min(places, slack.height + 1) + 1)]
     fitting = [(rows, columns) for rows, columns in grids if columns <= slack.width + 1]
     return min(fitting, key=lambda grid: (_times_apart(grid[1] * part.height, grid[0] * part.width), grid))

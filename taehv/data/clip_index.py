@@ -58,12 +58,12 @@ class ClipRecord:
     frame_stride: int
     frames: int
     top: int
-    """Upper border of the clip in the scaled picture, in pixels."""
+    """Upper border of the clip in the scaled frame, in pixels."""
     left: int
     height: int
     width: int
     scaled_height: int
-    """Height of the whole picture after scaling; the video's own for `native`."""
+    """Height of the whole frame after scaling; the video's own for `native`."""
     scaled_width: int
     sha256: str
     """Of the clip's pixels as they are read back, in T, 3, H, W order."""

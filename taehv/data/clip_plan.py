@@ -96,7 +96,7 @@ def plan_dataset(videos: Sequence[Video], data: ScaleData, samples: int) -> Data
 
 
 def scaled_size(video: Video, data: ScaleData) -> tuple[int, int]:
-    """Height and width of the picture that clips are cut from."""
+    """Height and width of the frame that clips are cut from."""
     if data.resize == "native":
         return video.info.height, video.info.width
     return cover_size(video.info.height, video.info.width, data.canvas_height, data.canvas_width)
@@ -198,7 +198,7 @@ def _plan(video: Video, data: ScaleData, parts: Parts, held_out: Mapping[SplitNa
         _require(f"its {split} part", part.frames, data.canvas_frames if split == "train" else data.frames, data)
         if split == "train":
             whole = data.resize == "native"
-            boxes, extent = training_boxes(part, canvas, at_most=data.clips_per_video, whole_picture=whole), canvas
+            boxes, extent = training_boxes(part, canvas, at_most=data.clips_per_video, whole_frame=whole), canvas
         else:
             boxes, extent = held_out_boxes(part, clip, held_out[split]), clip
             if len(boxes) < held_out[split]:

@@ -61,11 +61,11 @@ class Cut:
     shard: str
     growing: GrowingClip
 
-    def offer(self, number: int, picture: npt.NDArray[np.uint8]) -> None:
+    def offer(self, number: int, frame_hwc: npt.NDArray[np.uint8]) -> None:
         """Take the clip's part of frame ``number`` (counted after the stride) if the clip shows that frame."""
         box, extent = self.plan.box, self.plan.extent
         if box.start <= number < self.plan.stop:
-            crop = picture[box.top : box.top + extent.height, box.left : box.left + extent.width]
+            crop = frame_hwc[box.top : box.top + extent.height, box.left : box.left + extent.width]
             self.growing.append(crop.transpose(2, 0, 1))
 
 
@@ -77,7 +77,7 @@ def cut_shards(
 ) -> WrittenShards | UnusableVideos:
     """Write the shards of one number; runs in a worker process, one unit of work per frame used.
 
-    One picture is held at a time, whatever the videos' length and number of clips. A video that cannot be used does not
+    One frame is held at a time, whatever the videos' length and number of clips. A video that cannot be used does not
     keep the others from being tried: all of them are known after one round.
 
     Args:
@@ -124,7 +124,7 @@ def cut_video(
         for clip, size in extents
     ]
     try:
-        pictures = read_frames(
+        frames = read_frames(
             plan.video.file,
             plan.video.info,
             limits,
@@ -134,9 +134,9 @@ def cut_video(
             width=plan.scaled_width,
             stop=plan.stop,
         )
-        for number, picture in enumerate(pictures):
+        for number, frame_hwc in enumerate(frames):
             for clip in clips:
-                clip.offer(number, picture)
+                clip.offer(number, frame_hwc)
             advance()
     except VideoError as error:
         return CutFailed(error.reason, error.detail)

@@ -8,6 +8,7 @@ import shutil
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from taehv.data.clip_plan import DatasetPlan, plan_dataset
 from taehv.data.clip_store import ClipStore, complete_store
 from taehv.data.dataset import describe_dataset, write_quarantine
 from taehv.data.extract_clips import CutFailed, UnusableVideos, WrittenShards, cut_shards
+from taehv.data.finished_shards import FinishedShards
 from taehv.data.inspect_video import Quarantined, Video, inspect_video
 from taehv.data.manifest import read_manifest
 from taehv.data.ray_workers import RayWorkers
@@ -29,6 +31,7 @@ from taehv.data.workers import Mapper, Workers
 from taehv.model.variants import VARIANTS
 from taehv.runtime import atomic_files, paths
 from taehv.runtime.errors import UserError
+from taehv.runtime.failpoints import Failpoint, failpoint
 from taehv.runtime.machine import available_cores
 from taehv.runtime.user_files import shown
 from taehv.teachers.base import teacher_class
@@ -47,18 +50,24 @@ class NoDatasetError(UserError):
     """The videos do not make a dataset; the message lists why each is left out, and what to change."""
 
 
-def prepare(params: Params, profile: Profile) -> dict[str, Any]:
+def prepare(params: Params, profile: Profile, code: Mapping[str, str | None] | None = None) -> dict[str, Any]:
     """Make the dataset that ``params`` describes; returns the content of dataset.json.
 
-    Everything is built in a folder beside its final place and moved there at the end: a crash leaves no half dataset.
+    Everything is built in a folder beside its final place and moved there at the end: a crash leaves no half dataset,
+    and the next start goes on from the shards that were finished.
+
+    Args:
+        params: of the run.
+        profile: of this machine.
+        code: sha256 by path of the code that makes it: what other code had finished is not used.
 
     Raises:
         UserError: the manifest or source cannot be used, no dataset can be made of the videos, or the disk is too full.
     """
-    with _building() as folder:
+    with _building(params, profile, code or {}) as (folder, finished):
         with _mapper(profile) as workers:
             videos, unreadable = _inspect(params, workers)
-            plan, shards, undecodable = _cut(params, profile, videos, unreadable, folder / "clips", workers)
+            plan, shards, undecodable = _cut(params, profile, videos, unreadable, folder / "clips", finished, workers)
         quarantined = [*unreadable, *undecodable, *plan.quarantined]
         _report(plan, quarantined)
         files = complete_store(
@@ -114,6 +123,7 @@ def _cut(
     videos: list[Video],
     unreadable: Sequence[Quarantined],
     store: Path,
+    finished: FinishedShards,
     workers: Mapper,
 ) -> tuple[DatasetPlan, list[WrittenShards], list[Quarantined]]:
     """Plan and write the shards, and plan again without the videos that do not decode, until all of them do."""
@@ -130,6 +140,7 @@ def _cut(
         shards = shard_plans(plan, starts)
         # A shard whose plan changed is written over: only what the current plan wants stays valid.
         written = {shard: written[shard] for shard in shards if shard in written}
+        written |= _taken(finished, [shard for shard in shards if shard not in written])
         wanted = [shard for shard in shards if shard not in written]
         if not wanted:
             _remove_others(store, {name for shard in shards for name in shard.names})
@@ -154,8 +165,20 @@ def _cut(
             if isinstance(result, WrittenShards):
                 written[shard] = result
                 _upload(result, store, stored_as.url, profile)
+                finished.note(shard, result)
+                failpoint(Failpoint.SHARD)
             else:
                 videos = _without(videos, result, undecodable)
+
+
+def _taken(finished: FinishedShards, shards: Sequence[ShardPlan]) -> dict[ShardPlan, WrittenShards]:
+    """What an interrupted start has finished of these."""
+    if not len(finished):
+        return {}
+    found = ((shard, finished.take(shard)) for shard in shards)
+    taken = {shard: written for shard, written in found if written is not None}
+    print(f"{len(taken)} of {len(shards)} shards were finished before an interruption, and are used again")
+    return taken
 
 
 def _without(videos: Sequence[Video], unusable: UnusableVideos, undecodable: list[Quarantined]) -> list[Video]:
@@ -232,15 +255,31 @@ def _report(plan: DatasetPlan, quarantined: Sequence[Quarantined]) -> None:
 
 
 @contextmanager
-def _building() -> Iterator[Path]:
-    """A fresh folder on the same file system as the final places; removed in the end, whatever happens."""
+def _building(
+    params: Params, profile: Profile, code: Mapping[str, str | None]
+) -> Iterator[tuple[Path, FinishedShards]]:
+    """A folder on the same file system as the final places, with what was finished before an interruption.
+
+    It is deleted in the end, unless an interruption leaves finished shards in it.
+    """
     folder = paths.DATA / "prepare_data.partial"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    data = params.active.data
+    remote = None if data.store.url is None else RemoteShards.of(data.store.url, {}, profile)
+    made_by = {
+        "code": dict(code),
+        "av": metadata.version("av"),
+        "store": data.store.model_dump(),
+        "limits": params.data.limits.model_dump(),
+        "conversions": params.data.conversions.model_dump(),
+    }
+    finished = FinishedShards(folder, made_by, remote)
+    ended = False
     try:
-        yield folder
+        yield folder, finished
+        ended = True
     finally:
-        shutil.rmtree(folder)
+        if ended or not len(finished):
+            shutil.rmtree(folder)
 
 
 def _replace(new: Path, place: Path) -> None:

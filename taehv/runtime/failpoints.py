@@ -35,6 +35,8 @@ class Failpoint(enum.StrEnum):
 
     VIDEO = "video"
     """A worker of prepare_data is about to look at a video."""
+    SHARD = "shard"
+    """prepare_data has noted the shards of one number as finished."""
     STEP = "step"
     """A training step has changed the weights and is not counted yet."""
     VALIDATION = "validation"

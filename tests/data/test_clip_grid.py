@@ -41,7 +41,7 @@ def test_thinning_does_not_always_take_the_same_place() -> None:
 def test_unthinned_training_canvases_cover_every_pixel_of_every_frame(frames: int, height: int, width: int) -> None:
     canvas = Extent(9, 16, 20)
     seen = np.zeros((frames, height, width), dtype=bool)
-    for box in training_boxes(Extent(frames, height, width), canvas, at_most=10**6, whole_picture=True):
+    for box in training_boxes(Extent(frames, height, width), canvas, at_most=10**6, whole_frame=True):
         assert box.start + 9 <= frames
         assert box.top + 16 <= height
         assert box.left + 20 <= width
@@ -50,7 +50,7 @@ def test_unthinned_training_canvases_cover_every_pixel_of_every_frame(frames: in
 
 
 def test_after_covering_one_centred_canvas_is_taken_per_time() -> None:
-    boxes = training_boxes(Extent(24, 480, 853), Extent(12, 480, 720), at_most=8, whole_picture=False)
+    boxes = training_boxes(Extent(24, 480, 853), Extent(12, 480, 720), at_most=8, whole_frame=False)
     assert [(box.start, box.top, box.left) for box in boxes] == [(0, 0, 66), (12, 0, 66)]
 
 
