@@ -32,8 +32,9 @@ from unittest import mock
 
 import yaml
 
-from taehv.config.params import Params, parse_params, stage_params
+from taehv.config.params import Params, parse_params
 from taehv.config.profiles import Profile, load_profile
+from taehv.config.stage_keys import stage_params
 from taehv.data.clip_store import ClipStore, open_index
 from taehv.data.dataset import Dataset
 from taehv.data.list_videos import describe

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from taehv.config.params import Params, StageName, load_params, stage_params
+from taehv.config.params import Params, StageName, load_params
+from taehv.config.stage_keys import stage_params
 from taehv.launch.dvc_yaml import declared_stages
 from taehv.runtime import paths
 from taehv.runtime.errors import ConfigError, UserError

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from taehv.config.params import STAGE_KEYS
 from taehv.config.sections import AtLeastOne, AtLeastZero, Rules, Section, read_file, read_section
+from taehv.config.stage_keys import STAGE_KEYS
 from taehv.runtime import paths
 from taehv.runtime.errors import ConfigError, Problem
 

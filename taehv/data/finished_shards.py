@@ -4,8 +4,8 @@
     data/prepare_data.partial/clips/             shards, as in the finished store; some are not complete
     data/prepare_data.partial/finished/*.json    what each complete one is, and of which plan: written after it
 
-A shard is used again if the same code, versions and parameters have made it, of the same plan, and if its bytes are still
-those that were written.
+A shard is used again if the same code, versions and parameters have made it, of the same plan, and if its bytes are
+still those that were written.
 """
 
 from __future__ import annotations

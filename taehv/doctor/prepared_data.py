@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from taehv.config.params import STAGE_KEYS, Params, flatten, is_below, resolved
+from taehv.config.params import Params, resolved
 from taehv.config.profiles import Profile
+from taehv.config.stage_keys import STAGE_KEYS, flatten, is_below
 from taehv.data.dataset import Dataset
 from taehv.data.manifest import ManifestError, read_manifest
 from taehv.data.remote_shards import RemoteStoreError

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from taehv.config.params import STAGE_KEYS
+from taehv.config.stage_keys import STAGE_KEYS
 from taehv.doctor.check import Check, listed
 from taehv.doctor.context import RunContext
 from taehv.launch import dvc_locks, dvc_yaml

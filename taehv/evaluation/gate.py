@@ -11,7 +11,8 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from taehv.config.params import Params, stage_params
+from taehv.config.params import Params
+from taehv.config.stage_keys import stage_params
 from taehv.evaluation.diagnosis import diagnose
 from taehv.evaluation.gate_checks import PSNR_CHECK, GateCheck, all_checks, dataset_hash, describe_check, gather
 from taehv.evaluation.run_records import RecordError, finite, read_record

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from taehv.config.params import Params, stage_params
+from taehv.config.params import Params
+from taehv.config.stage_keys import stage_params
 from taehv.data.dataset import Dataset
 from taehv.data.store_files import StoreError
 from taehv.evaluation.run_records import HistoryRow, RecordError, finite, read_history, read_summary

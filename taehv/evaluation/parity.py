@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from taehv.config.params import STAGE_KEYS, TRAINING_KEYS, Evaluate, flatten, is_below
+from taehv.config.params import Evaluate
+from taehv.config.stage_keys import STAGE_KEYS, TRAINING_KEYS, flatten, is_below
 from taehv.evaluation.run_records import HistoryRow, RecordError, check_writable, finite, read_history, read_summary
 from taehv.runtime import atomic_files
 from taehv.runtime.paths import TrainingOutputs

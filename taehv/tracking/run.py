@@ -15,8 +15,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from taehv.config.params import Params, StageName, flatten, resolved
+from taehv.config.params import Params, StageName, resolved
 from taehv.config.profiles import Profile
+from taehv.config.stage_keys import flatten
 from taehv.data.dataset import read_dataset_json
 from taehv.evaluation.run_records import TrackingIds
 from taehv.runtime.hashing import sha256_of_file, sha256_of_json

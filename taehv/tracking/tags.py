@@ -8,8 +8,9 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from taehv.config.params import Params, StageName, stage_params
+from taehv.config.params import Params, StageName
 from taehv.config.profiles import Profile
+from taehv.config.stage_keys import stage_params
 from taehv.runtime.errors import Interrupted, UserError
 from taehv.runtime.hashing import sha256_of_json
 from taehv.tracking.environment import current_git, gpu_names

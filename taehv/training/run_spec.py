@@ -7,8 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from taehv.config.params import Params, TrainingStage, stage_params
+from taehv.config.params import Params, TrainingStage
 from taehv.config.profiles import Profile
+from taehv.config.stage_keys import stage_params
 from taehv.data.dataset import Dataset
 from taehv.runtime.hashing import sha256_of_json
 from taehv.runtime.paths import TrainingOutputs, work_folder

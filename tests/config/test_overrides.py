@@ -10,8 +10,9 @@ import pytest
 from support.project import REPOSITORY, Project
 
 from taehv.config.overrides import overridden_params, split_overrides
-from taehv.config.params import flatten, resolved
+from taehv.config.params import resolved
 from taehv.config.profiles import load_profile
+from taehv.config.stage_keys import flatten
 from taehv.launch.pipeline import describe_plan
 from taehv.runtime.errors import ConfigError
 

@@ -17,16 +17,13 @@ from hypothesis import strategies as st
 from support.project import REPOSITORY
 
 from taehv.config.params import (
-    ADDED_LATER,
-    STAGE_KEYS,
     Gate,
-    flatten,
     load_params,
     parse_params,
     resolved,
-    stage_params,
 )
 from taehv.config.params_rules import SMALLEST_SIDE
+from taehv.config.stage_keys import ADDED_LATER, STAGE_KEYS, flatten, stage_params
 from taehv.losses.metrics import SSIM_WINDOW
 from taehv.runtime.errors import ConfigError
 

@@ -8,7 +8,8 @@ import pytest
 import yaml
 from support.project import REPOSITORY
 
-from taehv.config.params import STAGE_KEYS, StageName
+from taehv.config.params import StageName
+from taehv.config.stage_keys import STAGE_KEYS
 from taehv.runtime import paths
 from taehv.runtime.paths import TrainingOutputs, training_outputs
 

@@ -10,7 +10,8 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from taehv.config.params import Params, TrainingStage, dump_resolved, parse_params, stage_params
+from taehv.config.params import Params, TrainingStage, dump_resolved, parse_params
+from taehv.config.stage_keys import stage_params
 from taehv.model.taehv import TAEHV
 from taehv.model.variants import VARIANTS
 from taehv.runtime.hashing import sha256_of_json

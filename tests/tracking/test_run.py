@@ -21,8 +21,9 @@ from support.mlflow_servers import free_port, wait_until
 from support.project import REPOSITORY
 from support.tracked_runs import PATIENCE_S, has_sent_metrics, runs, sqlite, start, steps
 
-from taehv.config.params import flatten, load_params, resolved
+from taehv.config.params import load_params, resolved
 from taehv.config.profiles import load_profile
+from taehv.config.stage_keys import flatten
 from taehv.runtime.errors import Interrupted, UserError
 from taehv.tracking import sender_process
 from taehv.tracking.journal import Journal, read_lines
