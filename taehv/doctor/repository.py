@@ -81,7 +81,7 @@ def _check_dvc_yaml() -> Check:
         if declared[stage] != set(keys)
     ]
     if wrong:
-        advice = "make params there equal to STAGE_KEYS of taehv/config/params.py, or DVC will not notice a change"
+        advice = "make params there equal to STAGE_KEYS of taehv/config/stage_keys.py, or DVC will not notice a change"
         return Check("dvc.yaml", "warn", f"params differ from what the results depend on: {listed(wrong)}", advice)
     return Check("dvc.yaml", "pass", "its params are those that the results depend on")
 
