@@ -173,11 +173,10 @@ def _cut(
 
 def _taken(finished: FinishedShards, shards: Sequence[ShardPlan]) -> dict[ShardPlan, WrittenShards]:
     """What an interrupted start has finished of these."""
-    if not len(finished):
-        return {}
     found = ((shard, finished.take(shard)) for shard in shards)
     taken = {shard: written for shard, written in found if written is not None}
-    print(f"{len(taken)} of {len(shards)} shards were finished before an interruption, and are used again")
+    if taken:
+        print(f"{len(taken)} of {len(shards)} shards were finished before an interruption, and are used again")
     return taken
 
 
@@ -270,7 +269,7 @@ def _building(
         "av": metadata.version("av"),
         "store": data.store.model_dump(),
         "limits": params.data.limits.model_dump(),
-        "conversions": params.data.conversions.model_dump(),
+        "conversions": dataclasses.asdict(params.data.conversions),
     }
     finished = FinishedShards(folder, made_by, remote)
     ended = False

@@ -471,10 +471,11 @@ def test_a_crash_leaves_no_half_dataset_and_keeps_the_old_one(videos: Path, monk
     def crash(*_: Any, **__: Any) -> None:
         raise RuntimeError("crash")
 
-    monkeypatch.setattr(PcaTeacher, "fit", crash)
-    with pytest.raises(RuntimeError, match="crash"):
+    with monkeypatch.context() as patched, pytest.raises(RuntimeError, match="crash"):
+        patched.setattr(PcaTeacher, "fit", crash)
         run(small_params(clips_per_video=1))
     assert (CLIPS / "index.arrow").read_bytes() == index
+    run(small_params(clips_per_video=1))
     assert not list(Path("data").glob("*.partial"))
 
 
