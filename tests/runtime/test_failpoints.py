@@ -97,7 +97,7 @@ def test_of_several_training_processes_only_the_first_acts() -> None:
 @pytest.mark.parametrize(
     ("asked", "problem"),
     [
-        ("steps:1:SIGKILL", "there is no moment 'steps', only video, step, "),
+        ("steps:1:SIGKILL", "there is no moment 'steps', only video, shard, step, "),
         ("step:0:SIGKILL", "needs a COUNT of 1 or more, not '0'"),
         ("step:SIGKILL", "needs a COUNT of 1 or more, not 'SIGKILL'"),
         ("step:1:SIGNONE", "there is no action 'SIGNONE', only signals"),

@@ -136,7 +136,7 @@ def wait_for(condition: Callable[[], object], what: str, seconds: float = 300.0)
 
 
 def copy_repository(target: Path) -> Project:
-    """What a fresh clone would hold, uncommitted changes included."""
+    """What a fresh clone would hold, uncommitted changes included, where no pipeline has run: without its dvc.lock."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=REPOSITORY,
@@ -146,7 +146,7 @@ def copy_repository(target: Path) -> Project:
     )
     for name in filter(None, listed.stdout.split("\0")):
         source = REPOSITORY / name
-        if source.is_file():
+        if source.is_file() and name != "dvc.lock":
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, target / name)
     project = Project(target)
