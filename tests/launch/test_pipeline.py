@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -107,10 +108,14 @@ def test_absent_gpus_stop_everything_with_one_message() -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_evaluate_on_its_own_says_the_same_about_absent_gpus() -> None:
+def test_evaluate_on_its_own_says_the_same_about_absent_gpus(tmp_path: Path) -> None:
+    """Not in the repository: a stage that starts deletes its metrics there."""
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(REPOSITORY / name, tmp_path / name)
+    shutil.copytree(REPOSITORY / "profiles", tmp_path / "profiles")
     command = [sys.executable, "-m", "stages.evaluate"]
-    environment = {**os.environ, "TAEHV_PROFILE": "h100", "CUDA_VISIBLE_DEVICES": ""}
-    result = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    environment = {**os.environ, "TAEHV_PROFILE": "h100", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(REPOSITORY)}
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert result.returncode == 2
     assert "needs 8 GPU(s) named H100, this machine has no GPU" in result.stderr
     assert "Traceback" not in result.stderr
