@@ -76,7 +76,7 @@ class FinishedShards:
 
     def _are_there(self, files: tuple[ShardFile, ...]) -> bool:
         if self._remote is not None:
-            return not self._remote.absent(files)
+            return all(self._remote.has(file) for file in files)
         paths = [(self._folder / "clips" / file.name, file) for file in files]
         return all(path.is_file() and sha256_of_file(path) == file.sha256 for path, file in paths)
 

@@ -64,10 +64,12 @@ def prepare(params: Params, profile: Profile, code: Mapping[str, str | None] | N
     Raises:
         UserError: the manifest or source cannot be used, no dataset can be made of the videos, or the disk is too full.
     """
-    with _building(params, profile, code or {}) as (folder, finished):
+    url = params.active.data.store.url
+    remote = None if url is None else RemoteShards.of(url, {}, profile)
+    with _building(params, code or {}, remote) as (folder, finished):
         with _mapper(profile) as workers:
             videos, unreadable = _inspect(params, workers)
-            plan, shards, undecodable = _cut(params, profile, videos, unreadable, folder / "clips", finished, workers)
+            plan, shards, undecodable = _cut(params, videos, unreadable, folder / "clips", finished, remote, workers)
         quarantined = [*unreadable, *undecodable, *plan.quarantined]
         _report(plan, quarantined)
         files = complete_store(
@@ -75,8 +77,7 @@ def prepare(params: Params, profile: Profile, code: Mapping[str, str | None] | N
             [file for shard in shards for file in shard.files],
             [record for shard in shards for record in shard.records],
         )
-        url = params.active.data.store.url
-        remote = None if url is None else RemoteShards.of(url, files.shards, profile)
+        remote = None if remote is None else dataclasses.replace(remote, files=files.shards)
         train = ClipStore.open(folder / "clips", "train", verify_reads=remote is not None, remote=remote)
         variant = VARIANTS[params.active.model.variant]
         teacher_class(params.active.teacher.name).fit(train, params.active.data.frames, variant, folder / "teacher")
@@ -119,11 +120,11 @@ def _inspect(params: Params, workers: Mapper) -> tuple[list[Video], list[Quarant
 
 def _cut(
     params: Params,
-    profile: Profile,
     videos: list[Video],
     unreadable: Sequence[Quarantined],
     store: Path,
     finished: FinishedShards,
+    remote: RemoteShards | None,
     workers: Mapper,
 ) -> tuple[DatasetPlan, list[WrittenShards], list[Quarantined]]:
     """Plan and write the shards, and plan again without the videos that do not decode, until all of them do."""
@@ -146,7 +147,7 @@ def _cut(
             _remove_others(store, {name for shard in shards for name in shard.names})
             return plan, [written[shard] for shard in shards], undecodable
         stored_as = params.active.data.store
-        _check_disk(wanted if stored_as.url is None else wanted[:_MOST_NOT_UPLOADED], store, stored_as.codec)
+        _check_disk(wanted if remote is None else wanted[:_MOST_NOT_UPLOADED], store, stored_as.codec)
         results = workers.map(
             functools.partial(
                 cut_shards,
@@ -164,7 +165,8 @@ def _cut(
         for shard, result in zip(wanted, results, strict=True):
             if isinstance(result, WrittenShards):
                 written[shard] = result
-                _upload(result, store, stored_as.url, profile)
+                if remote is not None:
+                    _upload(result, store, remote)
                 finished.note(shard, result)
                 failpoint(Failpoint.SHARD)
             else:
@@ -222,11 +224,9 @@ def _check_disk(shards: Sequence[ShardPlan], store: Path, codec: ClipCodecName) 
         )
 
 
-def _upload(written: WrittenShards, store: Path, url: str | None, profile: Profile) -> None:
-    """Move finished shards to the object store, where there is one: the disk never holds more than a few."""
-    if url is None:
-        return
-    RemoteShards.of(url, {}, profile).upload((store / file.name, file) for file in written.files)
+def _upload(written: WrittenShards, store: Path, remote: RemoteShards) -> None:
+    """Move finished shards to the object store: the disk never holds more than a few."""
+    remote.upload((store / file.name, file) for file in written.files)
     for file in written.files:
         (store / file.name).unlink()
 
@@ -255,7 +255,7 @@ def _report(plan: DatasetPlan, quarantined: Sequence[Quarantined]) -> None:
 
 @contextmanager
 def _building(
-    params: Params, profile: Profile, code: Mapping[str, str | None]
+    params: Params, code: Mapping[str, str | None], remote: RemoteShards | None
 ) -> Iterator[tuple[Path, FinishedShards]]:
     """A folder on the same file system as the final places, with what was finished before an interruption.
 
@@ -263,7 +263,6 @@ def _building(
     """
     folder = paths.DATA / "prepare_data.partial"
     data = params.active.data
-    remote = None if data.store.url is None else RemoteShards.of(data.store.url, {}, profile)
     made_by = {
         "code": dict(code),
         "av": metadata.version("av"),

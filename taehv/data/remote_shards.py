@@ -140,7 +140,7 @@ class RemoteShards:
         """
         for file, shard in files:
             what = f"writing {object_name(shard)}"
-            if self._size(shard) != shard.bytes:
+            if not self.has(shard):
                 self._patiently(what, functools.partial(self._put, file, shard))
             size = self._size(shard)
             if size != shard.bytes:
@@ -148,6 +148,14 @@ class RemoteShards:
                     f"{self.url}/{object_name(shard)} has {size} bytes after its upload, {shard.bytes:,} were sent; "
                     "run the same command again, and look into the store's log if it happens twice"
                 )
+
+    def has(self, shard: ShardFile) -> bool:
+        """Whether the store has this shard, whole, by its size; one question about one object.
+
+        Raises:
+            RemoteStoreError: the store does not answer, or refuses.
+        """
+        return self._size(shard) == shard.bytes
 
     def absent(self, shards: Iterable[ShardFile]) -> list[ShardFile]:
         """The shards that the store does not have, or not whole, by their sizes; one listing, no content is read.
